@@ -1,0 +1,1 @@
+"""graphopt: a compiler-style optimizer for neural networks in ONNX."""

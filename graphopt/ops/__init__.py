@@ -1,0 +1,9 @@
+"""Op kinds that passes and kernels know. Everything else is `opaque`. Importing registers them."""
+
+from graphopt.ir.builtin import Const, Fused, Opaque, Return
+from graphopt.ops import elementwise, linalg, movement, nn, reduce, resize
+
+__all__ = [
+    "Const", "Fused", "Opaque", "Return", "elementwise", "linalg", "movement", "nn", "reduce",
+    "resize",
+]  # fmt: skip

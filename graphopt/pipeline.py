@@ -1,0 +1,140 @@
+"""Passes and pipelines: a pass is a frozen dataclass, a pipeline is text.
+
+`"fold,fuse,prune{ratio=0.3}"` parses to a tuple of passes; `str` of each gives the text back.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from graphopt.errors import GraphoptError
+from graphopt.ir.core import Graph, Loc, Module, OpKind
+from graphopt.ir.types import Array
+from graphopt.rewrite.driver import Permission, Remark
+from graphopt.spec import Scanner, Spec, parse_spec
+
+Effect = Literal["exact", "reassociating", "lossy"]
+
+
+def permit_all(rule: str, loc: Loc) -> bool:
+    """Allow every rewrite."""
+    return True
+
+
+@dataclass
+class Context:
+    """What a pass may ask of the world; never global state.
+
+    `evaluate` computes an op that has no numpy meaning of its own (opaque ones): kind, operand
+    arrays, regions -> result arrays; None: such ops aren't folded. `fold_bytes` is the largest
+    result that folding may make. `lanes` is the float32 vector width of the target, 0 when none.
+    """
+
+    permit: Permission = permit_all
+    evaluate: Callable[[OpKind, tuple[Array | None, ...], tuple[Graph, ...]], tuple[Array, ...]] | None = None
+    fold_bytes: int = 1 << 20
+    lanes: int = 0
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """Whether the module changed, and the remarks to show."""
+
+    changed: bool
+    remarks: tuple[Remark, ...] = ()
+
+
+class Pass(Spec):
+    """A transformation of a Module; subclass as a frozen dataclass with `name="..."`.
+
+    `effect` is what it does to the numbers: nothing (`exact`), float rounding only
+    (`reassociating`), or an approximation (`lossy`).
+    """
+
+    effect: ClassVar[Effect] = "exact"
+
+    @abstractmethod
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """Transform the module in place."""
+
+
+class Hook:
+    """Something that watches a pipeline; subclass and override what is wanted."""
+
+    def start(self, module: Module) -> None:
+        """Called once, before the first pass."""
+
+    def before(self, number: int, p: Pass, module: Module) -> None:
+        """Called before pass `number` (from 1) runs."""
+
+    def after(self, number: int, p: Pass, module: Module, result: PassResult) -> None:
+        """Called after it ran."""
+
+    def failed(self, number: int, p: Pass, module: Module, error: Exception) -> None:
+        """Called when it raised."""
+
+
+def parse_pipeline(text: str, default: str = "", source: str = "--passes") -> tuple[Pass, ...]:
+    """Read pipeline text into passes.
+
+    Args:
+        text: `name{option=value,...},name,...`.
+        default: the text that the word `default` stands for.
+        source: what messages call the text.
+
+    Raises:
+        ParseError: with the column and a caret.
+    """
+    scan = Scanner(text, source)
+    found: list[Pass] = []
+    while scan.kind != "end":
+        if scan.token == "default" and default:
+            scan.advance()
+            found.extend(parse_pipeline(default, source="default"))
+        else:
+            found.append(parse_spec(Pass, scan, what="pass"))
+        if not scan.has(",") and scan.kind != "end":
+            scan.fail(f"expected ',' between passes, found {scan.token!r}")
+    return tuple(found)
+
+
+@dataclass
+class Record:
+    """What running one pass gave."""
+
+    number: int
+    text: str
+    effect: Effect
+    changed: bool
+    remarks: tuple[Remark, ...] = field(default=())
+
+
+def run_pipeline(
+    passes: Iterable[Pass], module: Module, ctx: Context, hooks: Iterable[Hook] = ()
+) -> list[Record]:
+    """Run passes in order on a module, in place.
+
+    Raises:
+        GraphoptError: a pass or a hook failed; the message names the pass.
+    """
+    hooks, records = tuple(hooks), list[Record]()
+    for h in hooks:
+        h.start(module)
+    for number, p in enumerate(passes, 1):
+        try:
+            for h in hooks:
+                h.before(number, p, module)
+            result = p.run(module, ctx)
+            for h in reversed(hooks):
+                h.after(number, p, module, result)
+        except Exception as error:
+            for h in hooks:
+                h.failed(number, p, module, error)
+            if isinstance(error, GraphoptError):
+                raise type(error)(f"pass {number} ({p}): {error}") from error
+            raise
+        records.append(Record(number, str(p), p.effect, result.changed, result.remarks))
+    return records

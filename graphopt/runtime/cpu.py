@@ -1,0 +1,73 @@
+"""What this machine's CPU can do, compared with what a bundle needs."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from graphopt.errors import UnsupportedError
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+# Where LLVM's name of a feature isn't the kernel's, punctuation aside.
+_KERNEL_NAMES = {
+    "sse3": "pni",
+    "lzcnt": "abm",
+    "pclmul": "pclmulqdq",
+    "rdrnd": "rdrand",
+    "prfchw": "3dnowprefetch",
+    "sahf": "lahflm",
+    "avxneconvert": "avxneconvert",
+    "sha": "shani",
+    "neon": "asimd",
+    "dotprod": "asimddp",
+    "fullfp16": "asimdhp",
+    "fp16": "asimdhp",
+    "fparmv8": "fp",
+    "crc": "crc32",
+    "lse": "atomics",
+    "rdm": "asimdrdm",
+    "fp16fml": "asimdfhm",
+}
+
+
+def check_machine(arch: str, features: Iterable[str]) -> None:
+    """Raise UnsupportedError, naming what is missing, if this machine can't run the code."""
+    machine = platform.machine()
+    if arch and machine and _arch(arch) != _arch(machine):
+        raise UnsupportedError(f"the bundle is for {arch}, and this machine is {machine}")
+    have = cpu_features()
+    missing = [f for f in features if _kernel_name(f) not in have] if have else []
+    if missing:
+        text = f"the bundle needs a CPU with {', '.join(missing)}, which this one does not have"
+        raise UnsupportedError(text)
+
+
+def cpu_features() -> frozenset[str]:
+    """The features that every CPU of the machine has (see /proc/cpuinfo), without punctuation.
+
+    Empty where the system doesn't tell.
+    """
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
+    if not lines:
+        return frozenset()
+    return frozenset.intersection(*(frozenset(map(_plain, set(n.split()))) for n in set(lines)))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _kernel_name(name: str) -> str:
+    plain = _plain(name)
+    return _KERNEL_NAMES.get(plain, plain)
+
+
+def _arch(name: str) -> str:
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name.lower(), name.lower())

@@ -1,0 +1,70 @@
+"""Arrays at the border: checked against their specs, and placed where kernels can read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphopt.errors import InputError
+from graphopt.runtime.manifest import TensorSpec
+
+Array = NDArray[Any]
+
+ALIGN = 64  # bytes; kernels use aligned loads and stores
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The numpy dtype of a name in a manifest; ml_dtypes is loaded for those that numpy lacks."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        pass
+    try:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"this bundle's {name} needs the package ml_dtypes") from error
+
+
+def aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """A new dense array, not filled, that starts at a multiple of ALIGN."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def is_placed(array: Array) -> bool:
+    """Whether kernels can read the array where it is."""
+    return (
+        array.flags.c_contiguous
+        and array.dtype.isnative
+        and not array.__array_interface__["data"][0] % ALIGN
+    )
+
+
+def check_names(specs: Sequence[TensorSpec], values: Mapping[str, object]) -> None:
+    """Raise InputError unless there is a value for each input and none for anything else."""
+    names = [s.name for s in specs]
+    wrong = [f"no input {n!r} was given" for n in names if n not in values]
+    wrong += [f"there is no input {n!r}" for n in values if n not in names]
+    if wrong:
+        raise InputError(f"{wrong[0]}: the model takes {', '.join(map(repr, names)) or 'none'}")
+
+
+def check_array(spec: TensorSpec, dtype: np.dtype[Any], value: object) -> Array:
+    """The value as an array of the type that the spec says; InputError if it is of another."""
+    array = np.asarray(value)
+    if array.dtype.newbyteorder("=") != dtype:
+        what = f"input {spec.name!r} is {array.dtype}, and the model takes {dtype}"
+        raise InputError(f"{what}: convert it with astype")
+    if array.shape != spec.shape:
+        takes = "x".join(map(str, spec.shape or ())) or "a scalar"
+        got = "x".join(map(str, array.shape)) or "a scalar"
+        raise InputError(f"input {spec.name!r} has shape {got}, and the model takes {takes}")
+    return array

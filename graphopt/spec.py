@@ -1,0 +1,376 @@
+"""One idiom for anything named and configurable: a frozen dataclass with a text form.
+
+A spec prints as `name{option=value,...}` (defaults left out) and parses back to an equal object.
+Pass pipelines, op attributes and targets share this value syntax:
+`true`, `3`, `-0.5`, `word`, `"quoted text"`, `none`, `[value,value]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NoReturn, TypeVar, cast
+
+from graphopt.errors import ParseError
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Spec")
+
+
+class Spec:
+    """Base of named, configurable things: subclass a family, as a frozen dataclass.
+
+    A direct subclass of Spec is a *family* (Pass, OpKind, Target) with a registry of its own; a
+    subclass of a family with `name="..."` is a member, found by that name when text is parsed.
+    """
+
+    name: ClassVar[str]
+    registry: ClassVar[dict[str, type[Any]]]
+
+    def __init_subclass__(cls, name: str = "", **kw: object) -> None:
+        """Register the class under `name` in its family."""
+        super().__init_subclass__(**kw)
+        if Spec in cls.__bases__:
+            cls.registry = {}
+        if not name:
+            return
+        cls.name = name
+        known = cls.registry.setdefault(name, cls)
+        if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
+            raise TypeError(f"two specs named {name!r}: {known} and {cls}")
+        cls.registry[name] = cls
+
+    def options(self) -> Iterator[tuple[str, object]]:
+        """Yield the (field, value) pairs that differ from the field's default."""
+        for field in dataclasses.fields(cast("Any", self)):
+            value: object = getattr(self, field.name)
+            if not _same(value, field.default):
+                yield field.name, value
+
+    def __str__(self) -> str:
+        """Give the text form, `name{option=value}`."""
+        return self.name + show_options(self.options())
+
+
+def _same(a: object, b: object) -> bool:
+    """Equality that tells 1 from 1.0 and True, so that text keeps the type."""
+    return type(a) is type(b) and a == b
+
+
+def show_options(options: Iterable[tuple[str, object]]) -> str:
+    """Give `{k=v,k=v}`, or the empty string when there are none."""
+    shown = ",".join(f"{k}={show(v)}" for k, v in options)
+    return f"{{{shown}}}" if shown else ""
+
+
+_WORD = re.compile(r"[A-Za-z_][\w.-]*\Z")
+_RESERVED = {"true", "false", "none", "nan", "inf"}
+
+
+def show(value: object) -> str:
+    """Print one option value so that it parses back to an equal one."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case float():
+            return repr(value)
+        case bytes():
+            return f"hex:{value.hex()}"
+        case str():
+            plain = _WORD.match(value) and value not in _RESERVED
+            return value if plain else json.dumps(value)
+        case tuple():
+            return f"[{','.join(map(show, cast('tuple[object, ...]', value)))}]"
+        case _:
+            return str(value)
+
+
+_TOKEN = re.compile(
+    r"""(?P<skip>(?:\s+|//[^\n]*)+)
+    |(?P<value>%(?:[\w./$-]+|"(?:[^"\\\n]|\\.)*"))
+    |(?P<string>"(?:[^"\\\n]|\\.)*")
+    |(?P<bytes>hex:[0-9a-f]*)
+    |(?P<number>[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf\b|nan\b))
+    |(?P<word>[A-Za-z_][\w.-]*)
+    |(?P<mark>[][(){},:=@*+/?<>-])""",
+    re.VERBOSE,
+)
+
+
+class Scanner:
+    """A one-token-lookahead scanner; every complaint shows file:line:column and a caret."""
+
+    def __init__(self, text: str, file: str = "<text>") -> None:
+        """Start at the first token of `text`; `file` is what messages call it."""
+        self.text, self.file = text, file
+        self.kind: str = ""
+        self.token: str = ""
+        self.start: int = 0
+        self.end: int = 0
+        self.advance()
+
+    def advance(self) -> str:
+        """Step to the next token and return the one just left."""
+        left, at = self.token, self.end
+        match = _TOKEN.match(self.text, at)
+        if match and match.lastgroup == "skip":
+            at = match.end()
+            match = _TOKEN.match(self.text, at)
+        self.start = at
+        if match:
+            self.kind, self.token, self.end = str(match.lastgroup), match[0], match.end()
+        elif at >= len(self.text):
+            self.kind, self.token, self.end = "end", "", at
+        else:
+            self.fail(f"unexpected character {self.text[at]!r}")
+        return left
+
+    def fail(self, why: str, at: int | None = None) -> NoReturn:
+        """Raise ParseError at a text offset (default: the current token)."""
+        at = self.start if at is None else at
+        line = self.text.count("\n", 0, at) + 1
+        begin = self.text.rfind("\n", 0, at) + 1
+        end = self.text.find("\n", at)
+        source = self.text[begin : end if end >= 0 else len(self.text)]
+        column = at - begin
+        if len(source) > 160:  # keep the caret in sight on very long lines
+            cut = max(0, column - 60)
+            source, column = source[cut : cut + 160], column - cut
+        place = f"{self.file}:{line}:{at - begin + 1}"
+        raise ParseError(f"{place}: {why}\n  {source}\n  {' ' * column}^")
+
+    def take(self, want: str) -> None:
+        """Step over the token `want`, or complain."""
+        if self.token != want:
+            found = repr(self.token) if self.token else "the end of the text"
+            self.fail(f"expected {want!r}, found {found}")
+        self.advance()
+
+    def has(self, want: str) -> bool:
+        """Step over the token `want` if it is next; tell whether it was."""
+        if self.token != want:
+            return False
+        self.advance()
+        return True
+
+    def word(self, what: str) -> str:
+        """Step over an identifier and return it."""
+        if self.kind != "word":
+            self.fail(f"expected {what}, found {self.token!r}")
+        return self.advance()
+
+    def string(self) -> str:
+        """Step over a quoted string and return its contents."""
+        if self.kind != "string":
+            self.fail(f"expected a quoted string, found {self.token!r}")
+        return self.unquote(self.advance())
+
+    def unquote(self, token: str) -> str:
+        """Decode a quoted token."""
+        try:
+            return str(json.loads(token))
+        except ValueError:
+            self.fail(f"bad string {token}")
+
+    def integer(self, what: str = "an integer") -> int:
+        """Step over an integer and return it."""
+        try:
+            number = int(self.token)
+        except ValueError:
+            self.fail(f"expected {what}, found {self.token!r}")
+        self.advance()
+        return number
+
+    def value(self) -> object:
+        """Read one option value: str, bool, int, float, bytes, None or a tuple of them."""
+        kind, start, token = self.kind, self.start, self.token
+        if token == "[":
+            return tuple(self.items("[", "]", self.value))
+        if kind not in ("string", "bytes", "number", "word"):
+            self.fail(f"expected a value, found {token!r}")
+        self.advance()
+        match kind:
+            case "string":
+                return self.unquote(token)
+            case "bytes":
+                return self._hex(token[4:], start)
+            case "number":
+                return number(token)
+            case _:
+                return {"true": True, "false": False, "none": None}.get(token, token)
+
+    def _hex(self, digits: str, at: int) -> bytes:
+        try:
+            return bytes.fromhex(digits)
+        except ValueError:
+            self.fail("an odd number of hex digits", at)
+
+    def items(self, opening: str, closing: str, one: typing.Callable[[], T]) -> list[T]:
+        """Read `opening one, one, ... closing`."""
+        self.take(opening)
+        found: list[T] = []
+        while self.token != closing:
+            found.append(one())
+            if not self.has(",") and self.token != closing:
+                self.fail(f"expected ',' or {closing!r}, found {self.token!r}")
+        self.take(closing)
+        return found
+
+
+def number(token: str) -> int | float:
+    """Read a number token: int where it is one, else float (nan and inf too)."""
+    try:
+        return int(token)
+    except ValueError:
+        return float(token)
+
+
+def parse_spec(family: type[S], scan: Scanner, *, what: str) -> S:
+    """Read one `name{options}` of a family.
+
+    Raises:
+        ParseError: an unknown name (the nearest is offered), option, or value.
+    """
+    start = scan.start
+    name = scan.word(f"the name of a {what}")
+    registry: Mapping[str, type[S]] = family.registry
+    if name not in registry:
+        scan.fail(f"no {what} named {name!r}{nearest(name, registry)}", start)
+    return build(registry[name], parse_options(scan, registry[name]), scan, start)
+
+
+def build(cls: type[S], options: Mapping[str, object], scan: Scanner, start: int) -> S:
+    """Construct a spec; the class's own complaint (ValueError) is reported at `start`."""
+    missing = [
+        f.name
+        for f in dataclasses.fields(cast("Any", cls))
+        if f.name not in options
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        scan.fail(f"{cls.name!r} needs {', '.join(missing)}", start)
+    try:
+        return cls(**options)
+    except ValueError as why:
+        scan.fail(f"{cls.name}: {why}", start)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Give `; did you mean 'x'?`, or what there is when nothing is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, 1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there are {', '.join(known)}" if 0 < len(known) <= 30 else ""
+
+
+def parse_options(scan: Scanner, cls: type[Spec]) -> dict[str, object]:
+    """Read an optional `{k=v,...}` as fields of the dataclass `cls`, converted to their types."""
+    found: dict[str, object] = {}
+    if scan.token != "{":
+        return found
+    hints = _hints(cls)
+
+    def one() -> None:
+        at = scan.start
+        key = scan.word("the name of an option")
+        if key not in hints:
+            has = ", ".join(sorted(hints)) or "none"
+            scan.fail(f"{cls.name!r} has no option {key!r}; it has {has}", at)
+        if key in found:
+            scan.fail(f"option {key!r} is given twice", at)
+        scan.take("=")
+        at = scan.start
+        raw = scan.value()
+        try:
+            found[key] = convert(raw, hints[key])
+        except (ValueError, TypeError):
+            scan.fail(f"option {key!r} of {cls.name!r} wants {describe(hints[key])}", at)
+
+    scan.items("{", "}", one)
+    return found
+
+
+_HINTS: dict[type, dict[str, Any]] = {}  # a cache of pure facts about classes
+
+
+def _hints(cls: type[Spec]) -> dict[str, Any]:
+    if cls not in _HINTS:
+        every = typing.get_type_hints(cls)
+        _HINTS[cls] = {f.name: every[f.name] for f in dataclasses.fields(cast("Any", cls))}
+    return _HINTS[cls]
+
+
+def describe(hint: Any) -> str:
+    """Say a field's type as a user would: `true or false`, `one of a, b`, `a list of int`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join("none" if a is type(None) else describe(a) for a in args)
+    if origin is tuple:
+        return f"a list like [{describe(args[0])}, ...]"
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def convert(raw: object, hint: Any) -> object:
+    """Convert a parsed value to the annotated type of a field.
+
+    Raises:
+        ValueError, TypeError: it doesn't fit.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or hint is object:
+        return raw
+    if origin in (types.UnionType, typing.Union):
+        return _convert_union(raw, args)
+    if origin is typing.Literal:
+        return _checked(raw, raw in args)
+    if origin is tuple:
+        return _convert_tuple(raw, args)
+    if hint is type(None):
+        return _checked(raw, raw is None)
+    if hint is float:
+        _checked(raw, isinstance(raw, int | float) and not isinstance(raw, bool))
+        return float(cast("float", raw))
+    if hint in (bool, int, str, bytes):
+        return _checked(raw, type(raw) is hint)
+    return hint.from_value(raw)
+
+
+def _checked(raw: object, good: bool) -> object:
+    if not good:
+        raise ValueError(raw)
+    return raw
+
+
+def _convert_union(raw: object, args: tuple[Any, ...]) -> object:
+    exact = [a for a in args if a is type(raw)]
+    for arg in (*exact, *args):
+        try:
+            return convert(raw, arg)
+        except (ValueError, TypeError):
+            continue
+    raise ValueError(raw)
+
+
+def _convert_tuple(raw: object, args: tuple[Any, ...]) -> tuple[object, ...]:
+    if not isinstance(raw, tuple):
+        raise TypeError(raw)
+    items = cast("tuple[object, ...]", raw)
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(convert(r, args[0]) for r in items)
+    if len(args) != len(items):
+        raise ValueError(raw)
+    return tuple(convert(r, a) for r, a in zip(items, args, strict=True))
+
+

@@ -1,0 +1,178 @@
+"""The C compiler: find one, and link kernels, driver and weights into one shared library.
+
+The result depends on the inputs only: the compiler runs in a directory of its own on files with
+fixed names, and nothing (paths, times, build ids) of the machine gets into the library.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from graphopt.errors import GraphoptError, UnsupportedError
+from graphopt.targets.driver.generate import WEIGHTS_FILE
+from graphopt.targets.program import WeightData
+
+COMPILE_FLAGS = (
+    *("-std=c11", "-O2", "-g0", "-fPIC"),
+    *("-ffile-prefix-map=.=", "-fno-ident", "-fno-sanitize=all"),
+    *("-Wall", "-Wextra", "-Werror"),
+)
+LINK_FLAGS = (
+    *("-shared", "-Wl,--build-id=none", "-Wl,--version-script=version.map", "-Wl,-S"),
+    *("-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-Bsymbolic"),
+)
+LIBRARIES = ("-lpthread", "-lm")
+
+_ZIG_GLIBC = "2.28"  # what zig links a library against: old enough for every supported system
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A C compiler driver, as the start of a command line; `text` names it in messages."""
+
+    command: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The command, as one would type it."""
+        return shlex.join(self.command)
+
+
+def find(triple: str | None = None) -> Toolchain:
+    """Find a C compiler.
+
+    Args:
+        triple: the machine to compile for, such as `aarch64-linux-gnu`; None: this machine.
+
+    Returns:
+        `$CC` or `cc` (for another machine `TRIPLE-gcc`), else PyPI's ziglang.
+
+    Raises:
+        UnsupportedError: there is none; the message has the command that installs one.
+    """
+    command = _cross(triple) if triple else _native()
+    command = command or _zig(triple)
+    if command:
+        return Toolchain(command)
+    what = f"C compiler for {triple}" if triple else "C compiler (cc)"
+    raise UnsupportedError(f"no {what} was found: run `pip install ziglang`, or set CC")
+
+
+def link(
+    objects: Sequence[Path],
+    sources: Mapping[str, str],
+    weights: Iterable[WeightData],
+    output: Path,
+    *,
+    weight_bytes: int | None = None,
+    toolchain: Toolchain | None = None,
+) -> Path:
+    """Compile the driver and link it with kernels and weights into the shared library `output`.
+
+    Args:
+        objects: the kernels' object files, linked in this order.
+        sources: the texts `driver.generate` gave.
+        weights: the constants; each is loaded, written and let go in turn.
+        output: the library's path; it appears there complete or not at all.
+        weight_bytes: the size of the weights blob; None: up to its last constant.
+        toolchain: the C compiler; None: `find()`.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UnsupportedError: there is no C compiler.
+        GraphoptError: the compiler failed (its first error is in the message).
+    """
+    toolchain = toolchain or find()
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
+        folder = Path(name)
+        for file, text in sources.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        with (folder / WEIGHTS_FILE).open("wb") as blob:
+            write_weights(weights, blob, weight_bytes)
+        kernels = _stage(objects, folder)
+        run(toolchain, [*COMPILE_FLAGS, "-c", "plan.c", "-o", "plan.o"], folder)
+        run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder)
+        soname = f"-Wl,-soname,{output.name}"
+        inputs = ["plan.o", *kernels, "weights.o", *LIBRARIES]
+        run(toolchain, [*LINK_FLAGS, soname, "-o", "library.so", *inputs], folder)
+        os.replace(folder / "library.so", output)
+    return output
+
+
+def write_weights(
+    weights: Iterable[WeightData], blob: BinaryIO, weight_bytes: int | None = None
+) -> None:
+    """Write the weights blob: each constant at its offset, zeros between, one in memory at a time.
+
+    Raises:
+        GraphoptError: a constant's array isn't as long as the plan says.
+    """
+    end = 0
+    for weight in weights:
+        array = np.ascontiguousarray(weight.load())
+        if array.nbytes != weight.nbytes:
+            text = f"a constant at +{weight.offset} has {array.nbytes} bytes, not {weight.nbytes}"
+            raise GraphoptError(text)
+        blob.seek(weight.offset)
+        blob.write(array.reshape(-1).view(np.uint8).data)
+        end = max(end, weight.offset + weight.nbytes)
+    blob.truncate(max(end, weight_bytes or 0))
+
+
+def run(toolchain: Toolchain, args: Sequence[str], folder: Path) -> None:
+    """Run the compiler in `folder`; GraphoptError with its first error line if it fails."""
+    environment = {**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
+    command = [*toolchain.command, *args]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise UnsupportedError(f"the C compiler {toolchain.text!r} does not start: {error}") from error
+    if done.returncode:
+        raise GraphoptError(f"the C compiler {toolchain.text!r} failed: {_first_error(done)}")
+
+
+def _first_error(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line or "undefined" in line]
+    return (errors or lines or [f"exit code {done.returncode}"])[0]
+
+
+def _stage(objects: Sequence[Path], folder: Path) -> list[str]:
+    """Give the objects names that don't depend on where they lie."""
+    names = [f"kernels{i}.o" for i in range(len(objects))]
+    for name, path in zip(names, objects, strict=True):
+        (folder / name).symlink_to(path.resolve(strict=True))
+    return names
+
+
+def _native() -> tuple[str, ...]:
+    if os.environ.get("CC"):
+        return tuple(shlex.split(os.environ["CC"]))
+    return ("cc",) if shutil.which("cc") else ()
+
+
+def _cross(triple: str) -> tuple[str, ...]:
+    return (f"{triple}-gcc",) if shutil.which(f"{triple}-gcc") else ()
+
+
+def _zig(triple: str | None) -> tuple[str, ...]:
+    if importlib.util.find_spec("ziglang") is None:
+        return ()
+    target = f"{triple}.{_ZIG_GLIBC}" if triple and triple.endswith("-gnu") else triple
+    return (sys.executable, "-m", "ziglang", "cc", *(("-target", target) if target else ()))
