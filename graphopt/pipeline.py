@@ -8,10 +8,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.core import Graph, Loc, Module, OpKind
+from graphopt.ir.core import Graph, Loc, Module, Op, OpKind
 from graphopt.ir.types import Array
 from graphopt.rewrite.driver import Permission, Remark
 from graphopt.spec import Scanner, Spec, parse_spec
@@ -24,18 +24,39 @@ def permit_all(rule: str, loc: Loc) -> bool:
     return True
 
 
+class Catalog(Protocol):
+    """What a target can compile, as grouping and layout need to know it."""
+
+    def family(self, op: Op) -> str | None:
+        """The kernel family that computes the op; None where there is none."""
+        ...
+
+    def anchors(self, op: Op) -> bool:
+        """Whether the op has a schedule of its own that an epilogue can join."""
+        ...
+
+    def joins(self, op: Op) -> bool:
+        """Whether the op (element-wise) may be the epilogue of a kernel."""
+        ...
+
+
+Evaluator = Callable[[OpKind, tuple[Array | None, ...], tuple[Graph, ...]], tuple[Array, ...]]
+
+
 @dataclass
 class Context:
     """What a pass may ask of the world; never global state.
 
     `evaluate` computes an op that has no numpy meaning of its own (opaque ones): kind, operand
     arrays, regions -> result arrays; None: such ops aren't folded. `fold_bytes` is the largest
-    result that folding may make. `lanes` is the float32 vector width of the target, 0 when none.
+    result that folding may make. `catalog` and `lanes` (the float32 vector width) describe the
+    target; None and 0 when there is none.
     """
 
     permit: Permission = permit_all
-    evaluate: Callable[[OpKind, tuple[Array | None, ...], tuple[Graph, ...]], tuple[Array, ...]] | None = None
+    evaluate: Evaluator | None = None
     fold_bytes: int = 1 << 20
+    catalog: Catalog | None = None
     lanes: int = 0
 
 

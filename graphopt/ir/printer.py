@@ -33,9 +33,16 @@ class Store(Protocol):
 class Printer:
     """Gives every value a name, unique in the module, and prints line by line."""
 
-    def __init__(self, *, elide: bool = False, store: Store | None = None, locs: bool = True) -> None:
-        """See to_text."""
-        self.elide, self.store, self.locs = elide, store, locs
+    def __init__(
+        self,
+        *,
+        elide: bool = False,
+        store: Store | None = None,
+        locs: bool = True,
+        hints: bool = True,
+    ) -> None:
+        """See to_text; without `hints`, values are numbered, so that equal graphs print equal."""
+        self.elide, self.store, self.locs, self.hints = elide, store, locs, hints
         self.names: dict[Value, str] = {}
         self.taken: dict[str, int] = {}
 
@@ -44,7 +51,7 @@ class Printer:
         if value is None:
             return "_"
         if value not in self.names:
-            self.names[value] = self._fresh(value.hint or str(len(self.names)))
+            self.names[value] = self._fresh((self.hints and value.hint) or str(len(self.names)))
         return self.names[value]
 
     def _fresh(self, base: str) -> str:

@@ -13,6 +13,7 @@ from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Loc, Op, OpKind, Value
 from graphopt.ir.data import Computed, Data, Inline
 from graphopt.ir.types import Array, DType, ValueType
+from graphopt.rewrite.retype import less_known, retype
 
 K = TypeVar("K", bound=OpKind)
 
@@ -49,7 +50,10 @@ Replacement = tuple[Value, ...] | Value | None
 
 @dataclass(frozen=True)
 class Rule(Generic[K]):
-    """Rewrites ops of one kind: `fn` returns the new values, None (no match), or raises Miss."""
+    """Rewrites ops of one kind, or of a family of kinds (`root` is then their base class).
+
+    `fn` returns the new values, None (no match), or raises Miss.
+    """
 
     name: str
     root: type[K]
@@ -131,7 +135,7 @@ def rewrite(
 
     Args:
         graph: rewritten in place, with all its regions.
-        rules: tried in order on each op of their root kind.
+        rules: tried in order on each op whose kind is an instance of their root.
         permit: asked before each rewrite.
         limit: rewrites after which the rules are taken to be cyclic (default: 20 an op + 1000).
 
@@ -144,13 +148,12 @@ def rewrite(
 
 class _Run:
     def __init__(self, graph: Graph, rules: Iterable[Rule[Any]], permit: Permission) -> None:
-        self.by_kind: dict[type[OpKind], list[Rule[Any]]] = {}
-        for r in rules:
-            self.by_kind.setdefault(r.root, []).append(r)
+        self.rules = tuple(rules)
+        self.by_kind: dict[type[OpKind], tuple[Rule[Any], ...]] = {}
         self.permit = permit
         self.work: dict[Op, None] = dict.fromkeys(reversed(list(graph.walk())))
         self.remarks: list[Remark] = []
-        self.missed: dict[Remark, None] = {}
+        self.missed: dict[tuple[Op, str], Remark] = {}
         self.changed = False
 
     def to_fixed_point(self, limit: int) -> Outcome:
@@ -166,7 +169,8 @@ class _Run:
                 if steps > limit:
                     last = self.remarks[-1].rule
                     raise GraphoptError(f"rule {last} reached no fixed point in {limit} rewrites")
-        return Outcome(self.changed, self.remarks + list(self.missed))
+        still = [remark for (op, _), remark in self.missed.items() if op.graph]
+        return Outcome(self.changed, self.remarks + list(dict.fromkeys(still)))
 
     def erase(self, op: Op) -> None:
         makers = [v.op for v in op.operands if v and v.op]
@@ -175,17 +179,27 @@ class _Run:
         self.work.update(dict.fromkeys(makers))
         self.changed = True
 
+    def rules_for(self, kind: type[OpKind]) -> tuple[Rule[Any], ...]:
+        """The rules whose root is the kind or one of its bases, in order."""
+        if kind not in self.by_kind:
+            self.by_kind[kind] = tuple(r for r in self.rules if issubclass(kind, r.root))
+        return self.by_kind[kind]
+
     def visit(self, op: Op) -> bool:
-        for r in self.by_kind.get(type(op.kind), ()):
+        for r in self.rules_for(type(op.kind)):
             rw = Rewriter(op)
             try:
                 new = r.fn(rw, op, op.kind)
+                news = (new,) if isinstance(new, Value) else new
+                if news is not None:
+                    _check_types(op, news)
             except Miss as why:
-                self.missed[Remark(r.name, op.loc, False, str(why))] = None
+                self.missed[op, r.name] = Remark(r.name, op.loc, False, str(why))
                 continue
-            if new is None or not self.permit(r.name, rw.loc):
+            self.missed.pop((op, r.name), None)
+            if news is None or not self.permit(r.name, rw.loc):
                 continue
-            self.replace(op, (new,) if isinstance(new, Value) else new, rw)
+            self.replace(op, news, rw)
             self.remarks.append(Remark(r.name, rw.loc, True))
             return True
         return False
@@ -194,17 +208,25 @@ class _Run:
         graph = op.graph
         assert graph is not None
         for made in rw.made:
-            if made.kind.name != "const":
+            if not made.loc.nodes and made.kind.name != "const":
                 made.loc = rw.loc
             graph.insert(made, before=op)
             self.work[made] = None
         touched = [u.op for res in op.results for u in res.uses]
         touched += [v.op for v in op.operands if v and v.op]
         touched += [v.op for v in news if v.op]
+        refined = [new for res, new in zip(op.results, news, strict=True) if res.type != new.type]
         for res, value in zip(op.results, news, strict=True):
             if not value.hint and value.op in rw.made:
                 value.hint = res.hint
             res.replace_all_uses_with(value)
         graph.erase(op)
+        touched += retype(refined)
         self.work.update(dict.fromkeys(touched))
         self.changed = True
+
+
+def _check_types(op: Op, news: tuple[Value, ...]) -> None:
+    for res, new in zip(op.results, news, strict=True):
+        if less_known(res.type, new.type):
+            raise Miss(f"{res.type} would become {new.type}, of which less is known")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 from collections.abc import Iterable
@@ -19,7 +20,6 @@ _KERNEL_NAMES = {
     "rdrnd": "rdrand",
     "prfchw": "3dnowprefetch",
     "sahf": "lahflm",
-    "avxneconvert": "avxneconvert",
     "sha": "shani",
     "neon": "asimd",
     "dotprod": "asimddp",
@@ -55,9 +55,8 @@ def cpu_features() -> frozenset[str]:
     except OSError:
         return frozenset()
     lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
-    if not lines:
-        return frozenset()
-    return frozenset.intersection(*(frozenset(map(_plain, set(n.split()))) for n in set(lines)))
+    every = [frozenset(map(_plain, line.split())) for line in set(lines)]
+    return functools.reduce(lambda a, b: a & b, every, every[0]) if every else frozenset()
 
 
 def _plain(name: str) -> str:

@@ -42,7 +42,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class BufferSpec:
-    """A buffer of the plan that a segment reads or writes, or that is an output of the model.
+    """A buffer of the plan that is known outside the library.
 
     `index` is its number in the plan; `position` that of the model's input or output it is.
     """
@@ -106,9 +106,10 @@ class Manifest:
         prefix: of the library's functions.
         inputs: the model's inputs, in its order.
         outputs: the model's outputs, in its order.
+        input_buffers: the number of each input's buffer.
         output_buffers: the number of each output's buffer.
         steps: what to run, in order.
-        buffers: those that a segment or an output needs.
+        buffers: those of inputs and outputs, and those that a segment reads or writes.
         layers: one for each step of the plan.
         arena_bytes: temporary memory of one context.
         weight_bytes: constants inside the library.
@@ -127,6 +128,7 @@ class Manifest:
     prefix: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    input_buffers: tuple[int, ...]
     output_buffers: tuple[int, ...]
     steps: tuple[KernelRange | Segment, ...]
     buffers: tuple[BufferSpec, ...]
@@ -191,13 +193,16 @@ def _read(d: Json) -> Manifest:
         prefix=str(d["prefix"]),
         inputs=_all(d["inputs"], _read_tensor),
         outputs=_all(d["outputs"], _read_tensor),
+        input_buffers=tuple(map(int, d["input_buffers"])),
         output_buffers=tuple(map(int, d["output_buffers"])),
         steps=_all(d["steps"], _read_step),
         buffers=_all(d["buffers"], _read_buffer),
         layers=_all(d["layers"], _read_layer),
         arena_bytes=int(d["arena_bytes"]),
         weight_bytes=int(d["weight_bytes"]),
-        files={inside(k): FileInfo(int(v["bytes"]), str(v["sha256"])) for k, v in d["files"].items()},
+        files={
+            inside(k): FileInfo(int(v["bytes"]), str(v["sha256"])) for k, v in d["files"].items()
+        },
         hashes=_strings(d["hashes"]),
         extra=dict(d["extra"]),
     )

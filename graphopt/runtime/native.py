@@ -100,7 +100,7 @@ class Context:
         if not address:
             raise GraphoptError(f"the library has no buffer {index}: the bundle is damaged")
         nbytes = math.prod(shape) * dtype.itemsize
-        raw = (ctypes.c_uint8 * nbytes).from_address(address)
+        raw = memoryview((ctypes.c_uint8 * nbytes).from_address(address))
         return np.frombuffer(raw, np.uint8).view(dtype).reshape(shape)
 
     def close(self) -> None:

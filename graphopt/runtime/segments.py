@@ -1,7 +1,8 @@
-"""Segments of the model that aren't compiled: run by ONNX Runtime, which is loaded for them only."""
+"""Segments of the model that aren't compiled, run by ONNX Runtime (loaded for them only)."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class SegmentRunner:
         if not models:
             return
         try:
-            import onnxruntime as ort
+            ort: Any = importlib.import_module("onnxruntime")
         except ImportError as error:
             text = "parts of this bundle run in onnxruntime: run `pip install onnxruntime`"
             raise UnsupportedError(text) from error

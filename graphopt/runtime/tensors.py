@@ -41,11 +41,7 @@ def aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
 
 def is_placed(array: Array) -> bool:
     """Whether kernels can read the array where it is."""
-    return (
-        array.flags.c_contiguous
-        and array.dtype.isnative
-        and not array.__array_interface__["data"][0] % ALIGN
-    )
+    return array.flags.c_contiguous and not array.__array_interface__["data"][0] % ALIGN
 
 
 def check_names(specs: Sequence[TensorSpec], values: Mapping[str, object]) -> None:
@@ -63,8 +59,17 @@ def check_array(spec: TensorSpec, dtype: np.dtype[Any], value: object) -> Array:
     if array.dtype.newbyteorder("=") != dtype:
         what = f"input {spec.name!r} is {array.dtype}, and the model takes {dtype}"
         raise InputError(f"{what}: convert it with astype")
-    if array.shape != spec.shape:
-        takes = "x".join(map(str, spec.shape or ())) or "a scalar"
-        got = "x".join(map(str, array.shape)) or "a scalar"
-        raise InputError(f"input {spec.name!r} has shape {got}, and the model takes {takes}")
-    return array
+    if spec.shape is not None and not _fits(array.shape, spec.shape):
+        text = f"has shape {_dims(array.shape)}, and the model takes {_dims(spec.shape)}"
+        raise InputError(f"input {spec.name!r} {text}")
+    return array if array.dtype.isnative else array.astype(dtype)
+
+
+def _fits(shape: tuple[int, ...], dims: Sequence[int | str | None]) -> bool:
+    """Whether the shape has these sizes; a named or unknown one may be any."""
+    sizes = zip(shape, dims, strict=False)
+    return len(shape) == len(dims) and all(not isinstance(d, int) or n == d for n, d in sizes)
+
+
+def _dims(shape: Sequence[int | str | None]) -> str:
+    return "x".join("?" if d is None else str(d) for d in shape) or "a scalar"

@@ -135,7 +135,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the output is C
+        autoescape=False,
     )
     env.filters["cstring"] = c_string
     env.filters["comment"] = _comment

@@ -31,7 +31,7 @@ COMPILE_FLAGS = (
 )
 LINK_FLAGS = (
     *("-shared", "-Wl,--build-id=none", "-Wl,--version-script=version.map", "-Wl,-S"),
-    *("-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-Bsymbolic"),
+    *("-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs", "-Wl,-Bsymbolic"),
 )
 LIBRARIES = ("-lpthread", "-lm")
 
@@ -142,7 +142,8 @@ def run(toolchain: Toolchain, args: Sequence[str], folder: Path) -> None:
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
     except OSError as error:
-        raise UnsupportedError(f"the C compiler {toolchain.text!r} does not start: {error}") from error
+        text = f"the C compiler {toolchain.text!r} does not start: {error}"
+        raise UnsupportedError(text) from error
     if done.returncode:
         raise GraphoptError(f"the C compiler {toolchain.text!r} failed: {_first_error(done)}")
 

@@ -1,0 +1,1 @@
+"""Facts about modules: the numpy interpreter, cost counts, shape binding."""

@@ -1,0 +1,403 @@
+"""The library's front door: load, optimize, and the result."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from graphopt import onnx as onnx_io
+from graphopt.analysis.bind import Shapes, bind
+from graphopt.analysis.interpret import random_inputs
+from graphopt.data import Feed, load_samples
+from graphopt.errors import InputError, MismatchError
+from graphopt.ir.clone import clone_module
+from graphopt.ir.core import Module
+from graphopt.ir.parser import parse as parse
+from graphopt.ir.store import load_gir, save_gir
+from graphopt.ir.types import TensorType
+from graphopt.ir.verify import verify
+from graphopt.passes import DEFAULT
+from graphopt.pipeline import Context, Hook, Pass, Record, parse_pipeline, run_pipeline
+from graphopt.report.html import html_page
+from graphopt.report.model import Fallback, Latency, Report, Size
+from graphopt.runtime import Session
+from graphopt.runtime.manifest import Manifest, TensorSpec
+from graphopt.targets import bundle
+from graphopt.targets.base import Build, Progress, Target, parse_target, silent
+from graphopt.targets.bundle import Meta
+from graphopt.targets.program import Program
+from graphopt.targets.x86 import X86 as X86
+from graphopt.verify import Check, Tolerance, compare, tolerance
+
+SEEDED_SAMPLES = 3
+DATA_SAMPLES = 16
+
+
+def load(source: Any, *, input_shapes: Shapes | None = None) -> Module:
+    """Read a model.
+
+    Args:
+        source: a path of an ONNX file or of IR text (.gir), the bytes of a model, or a ModelProto.
+        input_shapes: shapes to fix, by input name; the others stay as the model says.
+
+    Raises:
+        InputError: not a valid model.
+        UnsupportedError: an opset that is too old or too new.
+    """
+    if isinstance(source, str | os.PathLike) and Path(source).suffix == ".gir":
+        module = load_gir(Path(source))
+        verify(module)
+    else:
+        module = onnx_io.load(source)
+    if input_shapes:
+        bind(module, input_shapes)
+    return module
+
+
+def save(module: Module, path: str | os.PathLike[str], *, opset: int | None = None) -> None:
+    """Write a module as ONNX, or as IR text where the name ends in .gir.
+
+    Raises:
+        InputError: the path can't be written.
+    """
+    if Path(path).suffix == ".gir":
+        save_gir(module, Path(path))
+    else:
+        onnx_io.save(module, path, opset=opset)
+
+
+def context(**options: Any) -> Context:
+    """A Context that can evaluate opaque ops, through ONNX Runtime."""
+    return Context(evaluate=onnx_io.evaluate_opaque, **options)
+
+
+def default_passes(text: str | None, target: Target | None) -> tuple[Pass, ...]:
+    """Read pipeline text, None being the target's default pipeline."""
+    standard = target.default if target else DEFAULT
+    return parse_pipeline(text or "default", standard)
+
+
+@dataclass
+class Result:
+    """An optimized model: `module`, `report`, and (with a target) a verified bundle to `save`."""
+
+    module: Module
+    report: Report
+    manifest: Manifest | None = None
+    program: Program | None = None
+    _staged: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    @property
+    def bundle(self) -> Path | None:
+        """The verified bundle before it is saved; None without a target."""
+        return Path(self._staged.name) / "bundle" if self._staged else None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the bundle's folder (without a target: the ONNX file), all of it or nothing.
+
+        Raises:
+            InputError: the path can't be written, or holds something that isn't a bundle.
+        """
+        if self.bundle is None:
+            save(self.module, path)
+        else:
+            page = {"report.html": html_page(self.report).encode()}
+            bundle.publish(self.bundle, Path(path), page)
+        return Path(path)
+
+
+def optimize(
+    model: Any,
+    target: str | Target | None = None,
+    passes: str | Sequence[Pass] | None = None,
+    data: Any = None,
+    input_shapes: Shapes | None = None,
+    threads: int | None = None,
+    *,
+    check: bool = True,
+    hooks: Sequence[Hook] = (),
+    build: Build | None = None,
+    measure: bool = False,
+) -> Result:
+    """Optimize a model, and compile it for a target.
+
+    Args:
+        model: what `load` takes.
+        target: `x86`, `x86:avx2`, ... or a Target; None: passes only.
+        passes: pipeline text or passes; None: the target's default, which is exact.
+        data: samples to verify on: an .npz, a folder of them, or `{name: array}`s; None: seeded.
+        input_shapes: shapes to fix, by input name.
+        threads: of the Session that verifies and measures; None: all cores.
+        check: verify against the original in ONNX Runtime with its optimizer off.
+        hooks: watch the pipeline.
+        build: parallel compilations, cache, progress.
+        measure: time the bundle and ONNX Runtime, and profile the layers.
+
+    Raises:
+        InputError, UnsupportedError: what was given can't be used.
+        MismatchError: the numbers differ from the original's.
+    """
+    job = _Job(model, target, passes, input_shapes, threads, hooks, build or Build())
+    job.run_passes()
+    try:
+        if job.target:
+            job.compile()
+        if check:
+            job.verify(data)
+        if job.target and measure:
+            job.measure()
+    except BaseException:
+        job.cleanup()
+        raise
+    return job.result()
+
+
+class _Job:
+    """The steps of `optimize`, sharing what they have learnt."""
+
+    def __init__(
+        self,
+        model: Any,
+        target: str | Target | None,
+        passes: str | Sequence[Pass] | None,
+        input_shapes: Shapes | None,
+        threads: int | None,
+        hooks: Sequence[Hook],
+        build: Build,
+    ) -> None:
+        self.source = model
+        self.target = parse_target(target) if isinstance(target, str) else target
+        text = passes if isinstance(passes, str) or passes is None else None
+        self.passes = default_passes(text, self.target) if text or passes is None else tuple(passes)
+        self.threads = threads or os.cpu_count() or 1
+        self.hooks, self.build = tuple(hooks), build
+        self.seconds: dict[str, float] = {}
+        self.progress: Progress = build.progress
+        self.progress("read the model", 0, 1)
+        self.module = self.timed("read", lambda: load(model))
+        self.notes = bind(self.module, input_shapes)
+        self.original = clone_module(self.module)
+        self.before = Size.of(self.module)
+        self.shapes = input_shapes
+        self.program: Program | None = None
+        self.manifest: Manifest | None = None
+        self.staged: tempfile.TemporaryDirectory[str] | None = None
+        self.records: list[Record] = []
+        self.checks: list[Check] = []
+        self.latency: list[Latency] = []
+        self.layers: list[dict[str, Any]] = []
+
+    def timed(self, what: str, work: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = work()
+        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
+        return result
+
+    def run_passes(self) -> None:
+        self.progress("run the passes", 0, 1)
+        run = lambda: run_pipeline(self.passes, self.module, context(), self.hooks)  # noqa: E731
+        self.records = self.timed("passes", run)
+        verify(self.module)
+
+    def cleanup(self) -> None:
+        if self.staged:
+            self.staged.cleanup()
+
+    def compile(self) -> None:
+        target = self.target
+        assert target is not None
+        self.staged = tempfile.TemporaryDirectory(prefix="graphopt-")
+        place = Path(self.staged.name) / "bundle"
+        copy = clone_module(self.module)
+        self.progress("plan kernels and memory", 0, 1)
+        self.program = self.timed("lower", lambda: target.lower(copy))
+        meta = Meta(
+            target=_target_text(target),
+            pipeline=",".join(map(str, self.passes)),
+            versions=_versions(),
+            inputs=_specs(self.module, outputs=False),
+            outputs=_specs(self.module, outputs=True),
+        )
+        write = lambda path: onnx_io.save(self.module, path)  # noqa: E731
+        build = lambda: target.build(self.program, place, model=write, meta=meta, options=self.build)  # noqa: E731
+        self.manifest = self.timed("compile", build)
+
+    def feeds(self, data: Any) -> tuple[str, list[Feed]]:
+        graph = self.module.main
+        if data is not None:
+            return "given", list(load_samples(data, graph).feeds(graph, DATA_SAMPLES))
+        seeds = range(SEEDED_SAMPLES)
+        return "seeded", [random_inputs(self.original, seed=s) for s in seeds]
+
+    def verify(self, data: Any) -> None:
+        self.progress("verify the numbers", 0, 1)
+        self.timed("verify", lambda: self._verify(data))
+
+    def _verify(self, data: Any) -> None:
+        what, feeds = self.feeds(data)
+        if not feeds:
+            raise InputError("the data has too few samples for one run of the model")
+        reference = onnx_io.Reference(self.source if not _is_gir(self.source) else self.original)
+        wanted = [reference.run(f) for f in feeds]
+        limit = tolerance(self.original.main)
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            path = self._model_path(Path(folder))
+            again = onnx_io.Reference(path)
+            got = [again.run(f) for f in feeds]
+        self._checked(compare("the optimized model.onnx", what, limit, wanted, got))
+        if self.staged:
+            with Session(Path(self.staged.name) / "bundle", threads=self.threads) as session:
+                ours = [session.run(f) for f in feeds]
+            self._checked(compare("the compiled bundle", what, limit, wanted, ours))
+
+    def _model_path(self, folder: Path) -> Path:
+        if self.staged:
+            return Path(self.staged.name) / "bundle" / "model.onnx"
+        onnx_io.save(self.module, folder / "model.onnx")
+        return folder / "model.onnx"
+
+    def _checked(self, check: Check) -> None:
+        self.checks.append(check)
+        if not check.ok:
+            raise MismatchError(f"{self.before and _name(self.source)}: {check}")
+
+    def measure(self) -> None:
+        self.progress("measure", 0, 1)
+        self.timed("measure", self._measure)
+
+    def _measure(self) -> None:
+        assert self.staged
+        feed = random_inputs(self.original, seed=0)
+        place = Path(self.staged.name) / "bundle"
+        peer = onnx_io.Reference(
+            self.source if not _is_gir(self.source) else self.original,
+            optimize=True, threads=self.threads,
+        )  # fmt: skip
+        with Session(place, threads=self.threads) as session:
+            rows = interleave({"graphopt": lambda: session.run(feed),
+                               "onnxruntime": lambda: peer.run(feed)})  # fmt: skip
+            self.latency = [latency(n, self.threads, r) for n, r in rows.items()]
+            self.layers = profile_layers(session, feed)
+
+    def result(self) -> Result:
+        report = Report(
+            model=_name(self.source),
+            target=_target_text(self.target) if self.target else "",
+            pipeline=",".join(map(str, self.passes)),
+            before=self.before,
+            after=Size.of(self.module),
+            passes=self.records,
+            seconds=self.seconds,
+            notes=self.notes,
+            checks=self.checks,
+            latency=self.latency,
+            layers=self.layers,
+        )
+        if self.program and self.manifest and self.staged:
+            _describe_build(report, self.program, self.manifest, self.layers)
+        return Result(self.module, report, self.manifest, self.program, self.staged)
+
+
+def _describe_build(
+    report: Report, program: Program, manifest: Manifest, layers: list[dict[str, Any]]
+) -> None:
+    report.kernels = len(program.kernels)
+    report.calls = len(program.steps)
+    report.arena_bytes = program.arena_bytes
+    report.files = {name: info.bytes for name, info in manifest.files.items()}
+    outside = list(program.fallbacks())
+    if not outside:
+        return
+    total = sum(s.macs for s in program.steps) or 1
+    why = {kind: reason for call in outside for kind, reason in call.reasons}
+    spent = sum(row["us"] for row in layers) or 1
+    share = sum(row["us"] for row in layers if row["kernel"] == "onnxruntime") / spent
+    report.fallback = Fallback(
+        len(outside), sum(c.macs for c in outside) / total, why, share if layers else None
+    )
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], Any]], seconds: float = 0.6, least: int = 5, most: int = 2000
+) -> dict[str, list[float]]:
+    """Time callables in turn, A B A B ..., so that drift hits all alike; seconds a call."""
+    for run in runs.values():
+        run()
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    until = time.perf_counter() + seconds * len(runs)
+    rounds = 0
+    while rounds < least or (time.perf_counter() < until and rounds < most):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - began)
+        rounds += 1
+    return times
+
+
+def latency(what: str, threads: int, seconds: Sequence[float]) -> Latency:
+    """Sum up measured runs."""
+    milliseconds = [1000 * s for s in seconds]
+    return Latency(what, threads, statistics.median(milliseconds), min(milliseconds), len(seconds))
+
+
+def profile_layers(session: Session, feed: Mapping[str, Any], repeats: int = 10) -> list[dict[str, Any]]:
+    """Time every step: `layers: [{name, nodes, kernel, us, share}]`, in order."""
+    rows = session.profile(feed, repeats)
+    total = sum(r.median_us for r in rows) or 1
+    return [
+        {"name": r.name, "nodes": list(r.nodes), "kernel": r.kernel, "macs": r.macs,
+         "us": r.median_us, "share": r.median_us / total}
+        for r in rows
+    ]  # fmt: skip
+
+
+def _is_gir(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike) and Path(source).suffix == ".gir"
+
+
+def _name(source: Any) -> str:
+    return Path(source).name if isinstance(source, str | os.PathLike) else "model"
+
+
+def _target_text(target: Target) -> str:
+    return f"{target.name}:{target.cpu}" if target.cpu else target.name
+
+
+def _versions() -> dict[str, str]:
+    packages = ("graphopt", "apache-tvm", "onnx", "onnxruntime", "numpy")
+    found: dict[str, str] = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _specs(module: Module, *, outputs: bool) -> tuple[TensorSpec, ...]:
+    graph = module.main
+    if not outputs:
+        return tuple(_spec(a.hint, a.type) for a in graph.args)
+    names = getattr(graph.terminator.kind, "names", ())
+    return tuple(_spec(n, v.type) for n, v in zip(names, graph.outputs, strict=True))
+
+
+def _spec(name: str, type_: Any) -> TensorSpec:
+    if not isinstance(type_, TensorType):
+        return TensorSpec(name, None, None)
+    if type_.shape is None:
+        return TensorSpec(name, type_.dtype.value[0], None)
+    dims = tuple(d if isinstance(d, int) else str(d) for d in type_.shape)
+    return TensorSpec(name, type_.dtype.value[0], dims)
+
+
+__all__ = ["Result", "Tolerance", "load", "optimize", "parse", "save"]

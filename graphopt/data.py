@@ -1,0 +1,149 @@
+"""Sample data: an .npz keyed by input name with a leading sample axis, a folder of them, or arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from graphopt.errors import InputError
+from graphopt.ir.core import Graph
+from graphopt.ir.types import Array, DType, TensorType
+
+LABELS = "labels"
+Feed = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of every input, stacked along a leading axis; `labels` where the data has them."""
+
+    inputs: Mapping[str, Array]
+    labels: Array | None = None
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return min(len(a) for a in self.inputs.values())
+
+    def feeds(self, graph: Graph, limit: int | None = None) -> Iterator[Feed]:
+        """Give what one run of the model takes, run after run; a last partial batch is left out.
+
+        An input of static shape [B, ...] takes B samples a run when the samples have the shape of
+        the rest, or one sample when they have the whole shape.
+        """
+        takes = {a.hint: self._per_run(a.type, self.inputs[a.hint]) for a in graph.args}
+        runs = min(len(self.inputs[n]) // (k or 1) for n, k in takes.items())
+        for i in range(runs if limit is None else min(runs, limit)):
+            yield {n: self._cut(self.inputs[n], i, k) for n, k in takes.items()}
+
+    @staticmethod
+    def _per_run(type_: object, array: Array) -> int | None:
+        """Samples a run along the batch axis; None: a sample is a whole input."""
+        assert isinstance(type_, TensorType)
+        rank = len(type_.shape or ())
+        if array.ndim == rank + 1:
+            return None
+        batch = (type_.shape or (1,))[0]
+        return batch if isinstance(batch, int) else 1
+
+    @staticmethod
+    def _cut(array: Array, i: int, per_run: int | None) -> Array:
+        if per_run is None:
+            return array[i]
+        return array[i * per_run : (i + 1) * per_run]
+
+
+def load_samples(source: object, graph: Graph) -> Samples:
+    """Read samples for a model's inputs and check them.
+
+    Args:
+        source: a path (.npz or folder of .npz) or an iterable of `{name: array}` without the
+            leading sample axis.
+        graph: the model's main graph.
+
+    Raises:
+        InputError: unreadable, or wrong names, shapes, types, NaN.
+    """
+    if isinstance(source, str | Path):
+        found = _from_path(Path(source))
+        place = str(source)
+    elif isinstance(source, Iterable):
+        found = _stack([dict(s) for s in cast("Iterable[Mapping[str, Array]]", source)])
+        place = "data"
+    else:
+        raise InputError(f"data is a path or an iterable of {{name: array}}, not {source!r}")
+    labels = found.pop(LABELS, None)
+    return Samples(_check(found, graph, place), labels)
+
+
+def _from_path(path: Path) -> dict[str, Array]:
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise InputError(f"{path}: the folder has no .npz files")
+        return _join([_read(f) for f in files], path)
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {k: file[k] for k in file.files}
+    except (OSError, ValueError, EOFError, KeyError, AttributeError) as why:
+        raise InputError(f"{path}: can't read it as .npz: {why}") from why
+    except Exception as why:  # zipfile and zlib raise classes of their own
+        raise InputError(f"{path}: broken .npz: {why}") from why
+
+
+def _join(parts: list[dict[str, Array]], place: Path) -> dict[str, Array]:
+    names = parts[0].keys()
+    if any(p.keys() != names for p in parts):
+        raise InputError(f"{place}: the .npz files don't have the same keys")
+    try:
+        return {n: np.concatenate([p[n] for p in parts]) for n in names}
+    except ValueError as why:
+        raise InputError(f"{place}: the .npz files don't fit together: {why}") from why
+
+
+def _stack(samples: list[dict[str, Array]]) -> dict[str, Array]:
+    if not samples:
+        raise InputError("the data has no samples")
+    try:
+        return {n: np.stack([np.asarray(s[n]) for s in samples]) for n in samples[0]}
+    except (KeyError, ValueError) as why:
+        raise InputError(f"the samples of the data don't have the same names and shapes: {why}") from why
+
+
+def _check(found: dict[str, Array], graph: Graph, place: str) -> dict[str, Array]:
+    wanted = {a.hint: a.type for a in graph.args}
+    missing = [n for n in wanted if n not in found]
+    if missing:
+        has = ", ".join(found) or "nothing"
+        raise InputError(f"{place}: no data for input {missing[0]!r}; it has {has}")
+    for name, type_ in wanted.items():
+        if not isinstance(type_, TensorType):
+            raise InputError(f"{place}: input {name!r} is {type_}, which an .npz can't hold")
+        _check_one(name, found[name], type_, place)
+    return {n: found[n] for n in wanted}
+
+
+def _check_one(name: str, array: Array, type_: TensorType, place: str) -> None:
+    shape = type_.shape
+    if DType.of(array) is not type_.dtype:
+        raise InputError(f"{place}: {name!r} is {DType.of(array)}, but the model takes {type_.dtype}")
+    if shape is not None:
+        dims = array.shape[1:] if array.ndim == len(shape) + 1 else array.shape
+        rest = shape if array.ndim == len(shape) + 1 else (-1, *shape[1:])
+        fits = len(dims) == len(shape) and all(
+            not isinstance(want, int) or want in (-1, have)
+            for have, want in zip(dims, rest, strict=True)
+        )
+        if not fits:
+            raise InputError(f"{place}: {name!r} has shape {list(array.shape)}, but a sample is {type_}")
+    if not len(array):
+        raise InputError(f"{place}: {name!r} has no samples")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"{place}: {name!r} has NaN or infinite values")

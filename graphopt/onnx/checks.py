@@ -1,0 +1,119 @@
+"""Whether a node is one that its ONNX schema allows: op, attributes, numbers of operands."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import onnx
+from onnx import defs
+
+from graphopt.errors import InputError, UnsupportedError
+
+MIN_OPSET = 7  # the first with numpy's broadcasting
+MAX_OPSET = defs.onnx_opset_version()
+
+A = onnx.AttributeProto
+
+
+def check_opsets(opsets: dict[str, int], label: str) -> None:
+    """Refuse models without a standard opset, and opsets that aren't known.
+
+    Raises:
+        InputError: the model imports no opset of the standard domain, but a nonsensical one.
+        UnsupportedError: it is older than 7, or newer than the installed onnx.
+    """
+    version = opsets.get("", MAX_OPSET)
+    if version < 1:
+        raise InputError(f"{label}: imports opset {version}, which doesn't exist")
+    if version < MIN_OPSET:
+        raise UnsupportedError(f"{label}: has opset {version}; graphopt reads {MIN_OPSET} and later")
+    if version > MAX_OPSET:
+        raise UnsupportedError(
+            f"{label}: has opset {version}, and the installed onnx {onnx.__version__} knows "
+            f"opsets up to {MAX_OPSET}; a newer onnx may read it"
+        )
+
+
+@lru_cache(maxsize=4096)
+def schema(op_type: str, version: int, domain: str) -> defs.OpSchema | None:
+    """The op's schema at an opset; None where there is none."""
+    try:
+        return defs.get_schema(op_type, version, domain)
+    except defs.SchemaError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def domains() -> frozenset[str]:
+    """The domains whose ops have schemas, so that an unknown op there is an error."""
+    return frozenset({s.domain for s in defs.get_all_schemas()})
+
+
+class Known(NamedTuple):
+    """What a schema says of a node's form."""
+
+    operands: tuple[int, int]
+    results: tuple[int, int]
+    attributes: dict[str, int]  # name -> AttributeProto.AttributeType
+    required: tuple[str, ...]
+    deprecated: bool
+
+
+@lru_cache(maxsize=4096)
+def known(op_type: str, version: int, domain: str) -> Known | None:
+    """The schema's essentials, read once."""
+    found = schema(op_type, version, domain)
+    if found is None:
+        return None
+    attributes = {k: int(v.type.value) for k, v in found.attributes.items()}
+    required = tuple(k for k, v in found.attributes.items() if v.required)
+    counts = (found.min_input, found.max_input), (found.min_output, found.max_output)
+    return Known(*counts, attributes, required, found.deprecated)
+
+
+def check_node(node: onnx.NodeProto, domain: str, version: int, where: str) -> None:
+    """Check one node against its schema.
+
+    Raises:
+        InputError: the op doesn't exist at that opset; an attribute is unknown, missing or of the
+            wrong sort; there are too many or too few operands or results.
+    """
+    if domain not in domains():
+        return
+    found = known(node.op_type, version, domain)
+    if found is None:
+        raise InputError(
+            f"{where}: opset {version} of {domain or 'ai.onnx'} has no op {node.op_type!r}"
+        )
+    if found.deprecated:
+        raise InputError(f"{where}: {node.op_type} no longer exists at opset {version}")
+    _count(len(node.input), found.operands, "operands", where)
+    _count(len(node.output), found.results, "results", where)
+    _attributes(node, found, where)
+
+
+def _count(number: int, bounds: tuple[int, int], what: str, where: str) -> None:
+    least, most = bounds
+    if not least <= number <= most:
+        bound = f"at least {least}" if number < least else f"at most {most}"
+        raise InputError(f"{where}: has {number} {what}; the op has {bound}")
+
+
+def _attributes(node: onnx.NodeProto, found: Known, where: str) -> None:
+    seen: set[str] = set()
+    for a in node.attribute:
+        want = found.attributes.get(a.name)
+        if want is None:
+            raise InputError(f"{where}: {node.op_type} has no attribute {a.name!r} at this opset")
+        if a.ref_attr_name:
+            raise InputError(f"{where}: attribute {a.name!r} refers to a function's, outside of one")
+        if a.name in seen:
+            raise InputError(f"{where}: attribute {a.name!r} is given twice")
+        seen.add(a.name)
+        if a.type != want:
+            got, wanted = (A.AttributeType.Name(t) for t in (a.type, want))
+            raise InputError(f"{where}: attribute {a.name!r} is of type {got}, not {wanted}")
+    for name in found.required:
+        if name not in seen:
+            raise InputError(f"{where}: attribute {name!r} is missing")

@@ -1,0 +1,67 @@
+"""Types of values as ONNX's own shape inference tells them; run once, and only if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import shape_inference
+
+from graphopt.errors import InputError
+from graphopt.ir.types import UnknownType, ValueType
+from graphopt.onnx.attrs import GRAPHS
+from graphopt.onnx.types import read_type
+
+Path = tuple[int, ...]  # of a graph: node, attribute, position in it, and so on inwards
+
+
+class Inferred:
+    """The types of all values of a model, graph by graph."""
+
+    def __init__(self, model: onnx.ModelProto, label: str) -> None:
+        """Remember the model; inference runs at the first question."""
+        self.model, self.label = model, label
+        self.graphs: dict[Path, dict[str, onnx.TypeProto]] | None = None
+
+    def type(self, path: Path, name: str) -> ValueType:
+        """The type of a value of the graph at `path`; UnknownType where nothing is known."""
+        if self.graphs is None:
+            self.graphs = dict(_walk(_infer(self.model).graph, ()))
+        proto = self.graphs.get(path, {}).get(name)
+        return UnknownType() if proto is None else read_type(proto, f"{self.label}: {name!r}")
+
+
+def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with types, as far as inference comes; a model that it rejects is given back."""
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True)
+    except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
+        return model  # ONNX has no narrower class for "unknown opset", "bad attribute" and so on
+
+
+def _walk(graph: onnx.GraphProto, path: Path) -> Iterator[tuple[Path, dict[str, onnx.TypeProto]]]:
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    yield path, {i.name: i.type for i in infos if i.HasField("type")}
+    for n, node in enumerate(graph.node):
+        for a, attribute in enumerate(node.attribute):
+            if attribute.type not in GRAPHS:
+                continue
+            for g, inner in enumerate([attribute.g, *attribute.graphs]):
+                yield from _walk(inner, (*path, n, a, g))
+
+
+def check_types(node: onnx.NodeProto, operands: dict[str, onnx.TypeProto], opset: int) -> None:
+    """Run ONNX's strict inference on one node.
+
+    Raises:
+        InputError: the operands don't fit the op; the message is ONNX's.
+    """
+    infos = [onnx.ValueInfoProto(name=k, type=v) for k, v in operands.items()]
+    outputs = [onnx.ValueInfoProto(name=o) for o in node.output if o]
+    graph = onnx.GraphProto(name="node", node=[node], input=infos, output=outputs)
+    domains = [onnx.OperatorSetIdProto(domain="", version=opset)]
+    model = onnx.ModelProto(ir_version=8, graph=graph, opset_import=domains)
+    try:
+        shape_inference.infer_shapes(model, strict_mode=True)
+    except (shape_inference.InferenceError, RuntimeError) as why:
+        raise InputError(str(why)) from why

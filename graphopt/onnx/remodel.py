@@ -1,0 +1,49 @@
+"""From a node to the kinds that express it; and again, once operands have become constant."""
+
+from __future__ import annotations
+
+from graphopt.ir.builtin import Opaque
+from graphopt.ir.core import Op, OpKind, Value
+from graphopt.onnx import (  # noqa: F401  (importing them fills the table)
+    convert_elementwise,
+    convert_movement,
+    convert_nn,
+    convert_reduce,
+    convert_resize,
+)
+from graphopt.onnx.attrs import plain
+from graphopt.onnx.node import CONVERTERS, Modelled, NodeView, Step
+
+
+def convert(node: NodeView) -> Modelled | None:
+    """The kinds that express a node; None where none does."""
+    converter = CONVERTERS.get((node.domain, node.op_type))
+    return converter(node) if converter else None
+
+
+def remodel(op: Op) -> tuple[OpKind, tuple[Value | None, ...]] | None:
+    """Express an opaque op by a modelled kind, now that its parameters may be constants.
+
+    Args:
+        op: any op.
+
+    Returns:
+        The kind and its operands, well-typed, or None. The kind's results are the first results
+        of `op` (nothing uses the others).
+    """
+    kind = op.kind
+    if not isinstance(kind, Opaque) or op.regions:
+        return None
+    named = tuple(i not in kind.missing for i in range(len(op.results)))
+    used = tuple(r.use_count > 0 for r in op.results)
+    attrs = {k: plain(v) for k, v in kind.attrs}
+    view = NodeView(kind.op_type, kind.domain, kind.version, attrs, op.operands, named, used)
+    found = convert(view)
+    if not isinstance(found, Step):
+        return None
+    operands = tuple(v for v in found.operands if not isinstance(v, int))
+    try:
+        types = found.kind.infer(*(v and v.type for v in found.kind.pad(operands)))
+    except ValueError:
+        return None
+    return (found.kind, operands) if types else None

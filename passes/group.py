@@ -1,0 +1,149 @@
+"""Group ops into kernels: one `fused` op (an anchor and its epilogue) is one kernel call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.builtin import Const, Fused, Return
+from graphopt.ir.clone import clone_op
+from graphopt.ir.core import Graph, Loc, Module, Op, Value
+from graphopt.ir.data import size
+from graphopt.ir.types import TensorType
+from graphopt.ops.elementwise import Identity
+from graphopt.ops.movement import Reorder, Reshape, Squeeze, Unsqueeze
+from graphopt.pipeline import Catalog, Context, Pass, PassResult
+from graphopt.rewrite import Remark
+
+VIEWS = (Reshape, Squeeze, Unsqueeze)
+
+
+@dataclass(frozen=True)
+class Group(Pass, name="group"):
+    """Put every op that the target can compile into a `fused` op, with its element-wise users.
+
+    A user joins when it is the only one, element-wise, and of the same type; so a convolution takes
+    in bias, residual and activation. Ops that only rename dense memory (reshape) stay outside: they
+    cost nothing. What the target can't compile stays as it is.
+    """
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """Group the main graph."""
+        if ctx.catalog is None:
+            raise UnsupportedError("group needs a target: its kernels decide what can be grouped")
+        own_outputs(module.main)
+        groups = list(_groups(module.main, ctx.catalog))
+        remarks = [Remark("group", _loc(ops), True, f"{len(ops)} ops") for ops, _ in groups]
+        for ops, family in groups:
+            _fuse(module.main, ops, family)
+        return PassResult(bool(groups), tuple(remarks))
+
+
+def is_view(op: Op) -> bool:
+    """Whether the op only gives dense memory another shape."""
+    types = [v.type for v in (op.operands[0], *op.results) if v]
+    dense = all(isinstance(t, TensorType) and t.static is not None and not t.layout for t in types)
+    return isinstance(op.kind, VIEWS) and dense
+
+
+def is_constant(value: Value) -> bool:
+    """Whether a value is known at compile time: a constant, or one in another layout."""
+    op = value.op
+    while op and isinstance(op.kind, Reorder):
+        op = op.operand(0).op
+    return op is not None and isinstance(op.kind, Const)
+
+
+def own_outputs(graph: Graph) -> None:
+    """Give each output a kernel result of its own: copy what is an input, constant, view or repeat."""
+    last, seen = graph.terminator, set[Value]()
+    for i, value in enumerate(last.operands):
+        if value is None or not isinstance(value.type, TensorType) or value.type.static is None:
+            continue
+        maker = value.op
+        if maker is None or is_constant(value) or is_view(maker) or value in seen:
+            copy = Op(Identity(), [value], loc=maker.loc if maker else Loc(), hints=[value.hint])
+            graph.insert(copy, before=last)
+            last.set_operand(i, copy.result)
+        seen.add(value)
+
+
+def _groups(graph: Graph, catalog: Catalog) -> Iterable[tuple[list[Op], str]]:
+    taken: set[Op] = set()
+    for op in graph:
+        if op in taken or _skip(op):
+            continue
+        family = catalog.family(op)
+        if family is None:
+            continue
+        ops = [op]
+        while follower := _follower(ops[-1], taken, catalog):
+            ops.append(follower)
+        taken.update(ops)
+        yield ops, family
+
+
+def _skip(op: Op) -> bool:
+    if isinstance(op.kind, Const | Return | Fused) or is_view(op):
+        return True
+    return isinstance(op.kind, Reorder) and is_constant(op.result)
+
+
+def _follower(op: Op, taken: set[Op], catalog: Catalog) -> Op | None:
+    """The op that may join the kernel that ends in `op`."""
+    if len(op.results) != 1 or op.result.use_count != 1:
+        return None
+    user = op.result.uses[0].op
+    if user in taken or user.graph is not op.graph or len(user.results) != 1:
+        return None
+    same = user.result.type == op.result.type
+    if not same and not _retypes(user, op):
+        return None
+    return user if catalog.joins(user) and catalog.family(user) is not None else None
+
+
+def _retypes(user: Op, op: Op) -> bool:
+    """A cast or comparison keeps shape and layout and changes the element type only."""
+    a, b = user.result.type, op.result.type
+    if not isinstance(a, TensorType) or not isinstance(b, TensorType):
+        return False
+    return (a.shape, a.layout) == (b.shape, b.layout)
+
+
+def _loc(ops: list[Op]) -> Loc:
+    loc = Loc()
+    for op in ops:
+        loc = loc | op.loc
+    return loc
+
+
+def _fuse(graph: Graph, ops: list[Op], family: str) -> None:
+    """Move ops into the region of a new `fused` op that stands where the last of them stood."""
+    region, mapped, operands = Graph(name="body"), dict[Value, Value](), list[Value]()
+    inside = {r for op in ops for r in op.results}
+    for value in dict.fromkeys(v for op in ops for v in op.operands if v and v not in inside):
+        if _immediate(value):
+            assert value.op
+            region.insert(clone_op(value.op, mapped))
+        else:
+            operands.append(value)
+            mapped[value] = region.add_arg(value.type, value.hint)
+    for op in ops:
+        region.insert(clone_op(op, mapped))
+    results = ops[-1].results
+    region.insert(Op(Return(), [mapped[r] for r in results]))
+    fused = Op(
+        Fused(family), operands, [r.type for r in results],
+        loc=_loc(ops), regions=[region], hints=[r.hint for r in results],
+    )  # fmt: skip
+    graph.insert(fused, before=ops[-1])
+    for old, new in zip(results, fused.results, strict=True):
+        old.replace_all_uses_with(new)
+    for op in reversed(ops):
+        graph.erase(op)
+
+
+def _immediate(value: Value) -> bool:
+    """A constant of one element becomes an immediate of the kernel's code."""
+    return bool(value.op) and isinstance(value.op.kind, Const) and size(value.op.kind.data) == 1

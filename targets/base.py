@@ -1,0 +1,86 @@
+"""What a target is: the pipeline it wants, what it compiles, and how it makes a bundle."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from graphopt.errors import InputError
+from graphopt.ir.core import Module
+from graphopt.passes import DEFAULT
+from graphopt.pipeline import Hook, Pass
+from graphopt.runtime.manifest import Manifest
+from graphopt.spec import Spec, nearest
+from graphopt.targets.bundle import Meta
+from graphopt.targets.program import Program
+
+Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """How to build: parallel compilations, the kernel cache (None: the user's), progress."""
+
+    jobs: int = 2
+    cache: Path | None = None
+    progress: Progress = silent
+
+
+class Target(Spec):
+    """A device family; a member is a frozen dataclass with a `cpu` field.
+
+    `default` is the pipeline text that the word `default` stands for.
+    """
+
+    default: ClassVar[str] = DEFAULT
+    summary: ClassVar[str] = ""
+    cpu: str
+
+    @classmethod
+    @abstractmethod
+    def cpus(cls) -> list[str]:
+        """The CPUs that may be named."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The machine on one line."""
+
+    @abstractmethod
+    def lower(self, module: Module, hooks: tuple[Hook, ...] = ()) -> Program:
+        """Make a Program of an optimized module; the module is changed on the way."""
+
+    @abstractmethod
+    def lowering(self) -> tuple[Pass, ...]:
+        """The passes that `lower` runs first."""
+
+    @abstractmethod
+    def build(
+        self, program: Program, directory: Path, *, model: Any, meta: Meta, options: Build
+    ) -> Manifest:
+        """Compile a Program and write the bundle.
+
+        Raises:
+            UnsupportedError: the machine lacks a compiler.
+        """
+
+
+def parse_target(text: str) -> Target:
+    """Read `name` or `name:cpu`.
+
+    Raises:
+        InputError: an unknown target or CPU; the nearest is offered.
+    """
+    name, _, cpu = text.partition(":")
+    if name not in Target.registry:
+        raise InputError(f"no target named {name!r}{nearest(name, Target.registry)}")
+    cls: type[Any] = Target.registry[name]
+    if cpu and cpu not in cls.cpus():
+        raise InputError(f"target {name} has no cpu named {cpu!r}{nearest(cpu, cls.cpus())}")
+    return cls(cpu)

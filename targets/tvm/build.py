@@ -1,0 +1,70 @@
+# pyright: basic
+# TVM ships no types.
+"""From a region's graph to a TIR function, and from functions to an object file."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.core import Graph
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm.legal import family, is_anchor
+from graphopt.targets.tvm.region import Region
+
+PACKAGE = "graphopt.targets.tvm.kernels"
+
+
+def graph_family(graph: Graph) -> str:
+    """The family of a region: that of its anchor, or elementwise.
+
+    Raises:
+        UnsupportedError: the region has several anchors.
+    """
+    anchors = [op for op in graph if is_anchor(op)]
+    if len(anchors) > 1:
+        raise UnsupportedError(f"a region with {len(anchors)} anchors")
+    return family(anchors[0]) if anchors else "elementwise"
+
+
+def primfunc(graph: Graph, machine: Machine, symbol: str) -> Any:
+    """The scheduled tvm.tirx.PrimFunc of a region.
+
+    Its arguments are the graph's, then the returned values, in their physical shapes.
+
+    Raises:
+        UnsupportedError: no kernel computes the region.
+    """
+    kernel = importlib.import_module(f"{PACKAGE}.{graph_family(graph)}")
+    func = kernel.build(Region(graph, machine))
+    return func.with_attr("global_symbol", symbol).with_attr("tirx.noalias", True)
+
+
+def target(machine: Machine) -> Any:
+    """TVM's description of a machine."""
+    fields = {"kind": "llvm", "mtriple": machine.triple, "mcpu": machine.mcpu}
+    if machine.mattr:
+        fields["mattr"] = list(machine.mattr)
+    return tvm.target.Target(fields)
+
+
+def compile_module(funcs: Mapping[str, Any], machine: Machine) -> Any:
+    """A loadable tvm module of functions by symbol.
+
+    Assertions on the arguments are off: callers pass contiguous 64-byte aligned buffers.
+    """
+    with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
+        return tvm.tirx.build(tvm.IRModule(dict(funcs)), target=target(machine))
+
+
+def compile_object(funcs: Mapping[str, Any], machine: Machine, path: Path) -> None:
+    """Write an object file of functions by symbol, atomically; the same input gives the same bytes."""
+    made = path.with_name(f".{path.stem}.{os.getpid()}.o")
+    compile_module(funcs, machine).write_to_file(str(made))
+    made.replace(path)

@@ -1,0 +1,307 @@
+# pyright: basic
+# TVM ships no types.
+"""Scalar expressions of the elementwise kinds: `scalar(kind, operands)`, one rule a kind.
+
+Meaning is numpy's, as the kinds' `evaluate` says: NaN goes through min and max, integer division
+truncates and is defined (though meaningless) for a zero divisor. Float32 transcendentals are those
+of `vecmath`; the trigonometric and hyperbolic rest, and float64, call libm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.core import OpKind
+from graphopt.ir.types import DType
+from graphopt.targets.tvm import vecmath
+from graphopt.targets.tvm.vecmath import is_nan, let, select
+
+Expr = Any
+
+
+def tvm_dtype(dtype: DType) -> str:
+    """TVM's name of an element type."""
+    return "bool" if dtype is DType.bool_ else dtype.value[0]
+
+
+def of(x: Expr) -> str:
+    """The element type of an expression, as TVM names it."""
+    return str(x.ty.dtype)
+
+
+def const(value: Any, dtype: str) -> Expr:
+    """An immediate; a float bound of an integer type is rounded into the type."""
+    if dtype == "bool":
+        return tirx.const(bool(value), "bool")
+    if dtype.startswith("float"):
+        return tirx.const(float(value), dtype)
+    info = np.iinfo(dtype)
+    number = value if isinstance(value, int) else math.trunc(float(np.clip(value, -2e18, 2e18)))
+    return tirx.const(min(max(int(number), int(info.min)), int(info.max)), dtype)
+
+
+def like(x: Expr, value: Any) -> Expr:
+    """An immediate of the type of x."""
+    return const(value, of(x))
+
+
+def is_float(x: Expr) -> bool:
+    """Whether an expression is a float."""
+    return of(x).startswith("float")
+
+
+def cast(x: Expr, dtype: str) -> Expr:
+    """Conversion as numpy's astype."""
+    if of(x) == dtype:
+        return x
+    if dtype == "bool":
+        return let(x, lambda v: v != like(v, 0))
+    if of(x) == "bool":
+        return select(x, const(1, dtype), const(0, dtype))
+    if is_float(x) and dtype in ("uint8", "int8", "uint16", "int16"):
+        return tirx.Cast(dtype, tirx.Cast("int32", x))  # wraps, as numpy does on x86
+    return tirx.Cast(dtype, x)
+
+
+def maximum(a: Expr, b: Expr) -> Expr:
+    """The larger; NaN if either is."""
+    return _extreme(a, b, lambda x, y: x > y)
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    """The smaller; NaN if either is."""
+    return _extreme(a, b, lambda x, y: x < y)
+
+
+def _extreme(a: Expr, b: Expr, better: Callable[[Expr, Expr], Expr]) -> Expr:
+    def body(a: Expr, b: Expr) -> Expr:
+        wins = tirx.any(better(a, b), is_nan(a)) if is_float(a) else better(a, b)
+        return select(wins, a, b)
+
+    if isinstance(a, tirx.FloatImm | tirx.IntImm):
+        a, b = b, a
+    if isinstance(b, tirx.FloatImm | tirx.IntImm):  # a NaN in a fails the test and stays
+        return let(a, lambda a: select(better(b, a), b, a))
+    return let(a, lambda a: let(b, lambda b: body(a, b)))
+
+
+def bounded(x: Expr, low: Any, high: Any) -> Expr:
+    """min(max(x, low), high), NaN staying NaN; None is no bound."""
+    y = x if low is None else let(x, lambda v: select(v < like(v, low), like(v, low), v))
+    return y if high is None else let(y, lambda v: select(v > like(v, high), like(v, high), v))
+
+
+def divide(a: Expr, b: Expr) -> Expr:
+    """a / b; of integers truncated, with divisors 0 and -1 kept from the trapping instruction."""
+    if is_float(a):
+        return a / b
+    if of(a).startswith("uint"):
+        return let(b, lambda b: tirx.truncdiv(a, select(b == like(b, 0), like(b, 1), b)))
+
+    def body(a: Expr, b: Expr) -> Expr:
+        safe = select(tirx.any(b == like(b, 0), b == like(b, -1)), like(b, 1), b)
+        return select(b == like(b, -1), like(a, 0) - a, tirx.truncdiv(a, safe))
+
+    return let(a, lambda a: let(b, lambda b: body(a, b)))
+
+
+def modulo(a: Expr, b: Expr, fmod: bool) -> Expr:
+    """The remainder, with the sign of a (fmod) or of b; 0 for an integer divisor 0."""
+    if is_float(a):
+        return _float_modulo(a, b, fmod)
+    bad = (lambda b: b == like(b, 0)) if of(a).startswith("uint") else (
+        lambda b: tirx.any(b == like(b, 0), b == like(b, -1)))  # fmt: skip
+
+    def body(a: Expr, b: Expr) -> Expr:
+        rest = tirx.truncmod(a, select(bad(b), like(b, 1), b))
+        return rest if fmod or of(a).startswith("uint") else let(rest, lambda r: signed(r, b))
+
+    def signed(r: Expr, b: Expr) -> Expr:
+        off = tirx.all(r != like(r, 0), (r < like(r, 0)) != (b < like(b, 0)))
+        return select(off, r + b, r)
+
+    return let(a, lambda a: let(b, lambda b: body(a, b)))
+
+
+def _float_modulo(a: Expr, b: Expr, fmod: bool) -> Expr:
+    if fmod:
+        return tirx.fmod(a, b)
+
+    def signed(r: Expr, b: Expr) -> Expr:
+        off = tirx.all(r != like(r, 0), (r < like(r, 0)) != (b < like(b, 0)))
+        return select(off, r + b, r)
+
+    return let(b, lambda b: let(tirx.fmod(a, b), lambda r: signed(r, b)))
+
+
+def power(a: Expr, b: Expr) -> Expr:
+    """a ^ b; small constant exponents as products and roots, else libm."""
+    exponent = b.value if isinstance(b, tirx.FloatImm | tirx.IntImm) else None
+    if is_float(a) and exponent is not None and float(exponent) in _POWERS:
+        return let(a, _POWERS[float(exponent)])
+    if is_float(a):
+        return tirx.pow(a, cast(b, of(a)))
+    return cast(tirx.pow(cast(a, "float64"), cast(b, "float64")), of(a))
+
+
+_POWERS: dict[float, Callable[[Expr], Expr]] = {
+    0.5: lambda x: tirx.sqrt(x),
+    1.0: lambda x: x,
+    2.0: lambda x: x * x,
+    3.0: lambda x: x * x * x,
+    4.0: lambda x: let(x * x, lambda y: y * y),
+    -1.0: lambda x: like(x, 1) / x,
+    -2.0: lambda x: like(x, 1) / (x * x),
+}
+
+
+def sign(x: Expr) -> Expr:
+    """-1, 0 or 1; NaN stays NaN."""
+
+    def body(x: Expr) -> Expr:
+        y = select(x > like(x, 0), like(x, 1), select(x < like(x, 0), like(x, -1), like(x, 0)))
+        return select(is_nan(x), x, y) if is_float(x) else y
+
+    return x if of(x).startswith("uint") else let(x, body)
+
+
+def _by_width(
+    single: Callable[[Expr], Expr], double: Callable[[Expr], Expr]
+) -> Callable[[Any, Expr], Expr]:
+    """Ours for float32, libm for float64."""
+    return lambda kind, x: single(x) if of(x) == "float32" else double(x)
+
+
+def _gelu(kind: Any, x: Expr) -> Expr:
+    def exact(x: Expr) -> Expr:
+        return x * (erf(None, x * like(x, math.sqrt(0.5))) + like(x, 1)) * like(x, 0.5)
+
+    def approximate(x: Expr) -> Expr:
+        inner = like(x, math.sqrt(2 / math.pi)) * (x + like(x, 0.044715) * (x * x * x))
+        return x * (tanh(None, inner) + like(x, 1)) * like(x, 0.5)
+
+    return let(x, exact if kind.approximate == "none" else approximate)
+
+
+def _softplus64(x: Expr) -> Expr:
+    return let(x, lambda x: bounded(x, 0, None) + tirx.log1p(tirx.exp(like(x, 0) - tirx.abs(x))))
+
+
+def _hard_swish(kind: Any, x: Expr) -> Expr:
+    return let(x, lambda x: x * bounded(x / like(x, 6) + like(x, 0.5), 0, 1))
+
+
+def _leaky(x: Expr, slope: Expr) -> Expr:
+    return let(x, lambda x: select(x >= like(x, 0), x, slope * x))
+
+
+def _round(kind: Any, x: Expr) -> Expr:
+    return tirx.nearbyint(x) if is_float(x) else x
+
+
+exp = _by_width(vecmath.exp, tirx.exp)
+expm1 = _by_width(vecmath.expm1, lambda x: tirx.exp(x) - like(x, 1))
+log = _by_width(vecmath.log, tirx.log)
+tanh = _by_width(vecmath.tanh, tirx.tanh)
+erf = _by_width(vecmath.erf, tirx.erf)
+softplus = _by_width(vecmath.softplus, _softplus64)
+sigmoid = _by_width(
+    vecmath.sigmoid, lambda x: like(x, 1) / (like(x, 1) + tirx.exp(like(x, 0) - x))
+)
+
+
+def _libm(name: str) -> Callable[[Any, Expr], Expr]:
+    """A scalar call of the C library (TVM's own series for some of these are not accurate)."""
+
+    def call(kind: Any, x: Expr) -> Expr:
+        symbol = name + ("f" if of(x) == "float32" else "")
+        return tirx.call_pure_extern(of(x), symbol, x)
+
+    return call
+
+
+RULES: dict[str, Callable[..., Expr]] = {
+    "abs": lambda k, x: x if of(x).startswith("uint") else tirx.abs(x),
+    "neg": lambda k, x: x * like(x, -1) if is_float(x) else like(x, 0) - x,
+    "exp": exp,
+    "log": log,
+    "sqrt": lambda k, x: tirx.sqrt(x),
+    "reciprocal": lambda k, x: divide(like(x, 1), x),
+    "floor": lambda k, x: tirx.floor(x) if is_float(x) else x,
+    "ceil": lambda k, x: tirx.ceil(x) if is_float(x) else x,
+    "round": _round,
+    "sign": lambda k, x: sign(x),
+    "sin": _libm("sin"),
+    "cos": _libm("cos"),
+    "tan": _libm("tan"),
+    "asin": _libm("asin"),
+    "acos": _libm("acos"),
+    "atan": _libm("atan"),
+    "sinh": _libm("sinh"),
+    "cosh": _libm("cosh"),
+    "asinh": _libm("asinh"),
+    "acosh": _libm("acosh"),
+    "atanh": _libm("atanh"),
+    "tanh": tanh,
+    "erf": erf,
+    "sigmoid": sigmoid,
+    "relu": lambda k, x: bounded(x, 0, None),
+    "softplus": softplus,
+    "softsign": lambda k, x: let(x, lambda x: x / (like(x, 1) + tirx.abs(x))),
+    "mish": lambda k, x: let(x, lambda x: x * tanh(None, softplus(None, x))),
+    "hard_swish": _hard_swish,
+    "gelu": _gelu,
+    "silu": lambda k, x: let(x, lambda x: x * sigmoid(None, like(x, k.alpha) * x)),
+    "leaky_relu": lambda k, x: _leaky(x, like(x, k.alpha)),
+    "elu": lambda k, x: let(
+        x, lambda x: select(x >= like(x, 0), x, like(x, k.alpha) * expm1(None, x))
+    ),
+    "hard_sigmoid": lambda k, x: bounded(like(x, k.alpha) * x + like(x, k.beta), 0, 1),
+    "clip": lambda k, x: bounded(x, k.lo, k.hi),
+    "identity": lambda k, x: x,
+    "cast": lambda k, x: cast(x, tvm_dtype(k.to)),
+    "not": lambda k, x: tirx.Not(cast(x, "bool")),
+    "is_nan": lambda k, x: is_nan(x),
+    "add": lambda k, a, b: a + b if of(a) != "bool" else tirx.any(a, b),
+    "sub": lambda k, a, b: a - b,
+    "mul": lambda k, a, b: a * b if of(a) != "bool" else tirx.all(a, b),
+    "div": lambda k, a, b: divide(a, b),
+    "pow": lambda k, a, b: power(a, b),
+    "mod": lambda k, a, b: modulo(a, b, k.fmod),
+    "min": lambda k, a, b: minimum(a, b),
+    "max": lambda k, a, b: maximum(a, b),
+    "prelu": lambda k, a, b: _leaky(a, b),
+    "equal": lambda k, a, b: a == b if of(a) != "bool" else tirx.Not(_differ(a, b)),
+    "less": lambda k, a, b: a < b,
+    "less_equal": lambda k, a, b: a <= b,
+    "greater": lambda k, a, b: a > b,
+    "greater_equal": lambda k, a, b: a >= b,
+    "and": lambda k, a, b: tirx.all(cast(a, "bool"), cast(b, "bool")),
+    "or": lambda k, a, b: tirx.any(cast(a, "bool"), cast(b, "bool")),
+    "xor": lambda k, a, b: _differ(cast(a, "bool"), cast(b, "bool")),
+    "where": lambda k, c, a, b: select(c, a, b),
+}
+
+
+def _differ(a: Expr, b: Expr) -> Expr:
+    return let(
+        a, lambda a: let(b, lambda b: tirx.any(tirx.all(a, tirx.Not(b)), tirx.all(tirx.Not(a), b)))
+    )
+
+
+def scalar(kind: OpKind, operands: list[Expr]) -> Expr:
+    """The expression of an elementwise kind.
+
+    Raises:
+        UnsupportedError: there is no rule for it.
+    """
+    rule = RULES.get(kind.name)
+    if rule is None:
+        raise UnsupportedError(f"no expression for {kind.name}")
+    return rule(kind, *operands)

@@ -1,0 +1,1 @@
+"""Kernel templates, one file a family: computation, knobs and schedule apart."""

@@ -1,0 +1,282 @@
+# pyright: basic
+# TVM ships no types.
+"""Direct convolution in blocked layouts.
+
+    y[n, ob, s.., oi] = sum over ib, k.., ii of x[n, ib, s*stride + k*dilation.., ii]
+                                              * w[ob, ib, k.., ii, oi]
+
+A tile of `columns` x `blocks` vectors of y stays in registers over the whole sum. Where the
+operand needs padding, another layout, or columns past its end (so that the tile divides the row),
+it is copied once into a padded buffer; else it is read in place. The epilogue is computed from the
+registers as the tile is stored.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+
+from graphopt.ir.core import Op, Value
+from graphopt.ir.layout import parse_layout, physical_shape
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import loops
+from graphopt.targets.tvm.region import Region, shape_of, static
+
+Ints = tuple[int, ...]
+LETTERS = "abcdef"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a convolution: `outs` output channels, `ins` input channels of one group."""
+
+    n: int
+    ins: int
+    outs: int
+    group: int
+    size: Ints
+    out: Ints
+    kernel: Ints
+    strides: Ints
+    pads: Ints
+    dilations: Ints
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds."""
+        return self.n * self.outs * self.ins * math.prod(self.out) * math.prod(self.kernel)
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The free choices of a schedule.
+
+    block: channels of a vector block of y; inner: of x (1: dense); columns, blocks: the register
+    tile; input_first: whether a tile of x stays while all of w passes; copy: whether x is padded
+    into a buffer.
+    """
+
+    block: int
+    inner: int
+    columns: int
+    blocks: int
+    input_first: bool
+    copy: bool
+
+
+def shape(op: Op) -> Shape:
+    """Read the sizes off the op."""
+    kind: Any = op.kind
+    x, w = shape_of(op.operand(0)), shape_of(op.operand(1))
+    return Shape(x[0], w[1], w[0], kind.group, x[2:], shape_of(op.result)[2:], w[2:],
+                 kind.strides, kind.pads, kind.dilations)  # fmt: skip
+
+
+def channel_block(value: Value) -> int:
+    """How many channels a value's layout keeps together (1: it is dense)."""
+    tag = static(value).layout
+    return dict(parse_layout(tag).blocks).get(1, 1) if tag else 1
+
+
+def blocked(rank: int, block: int) -> str:
+    """The tag of activations with blocked channels: aBcd16b for rank 4."""
+    return f"aB{LETTERS[2:rank]}{block}b" if block > 1 else ""
+
+
+def weight_tag(rank: int, inner: int, block: int) -> str:
+    """The tag of packed weights: ABcd16b16a, or Abcd16a for dense input channels."""
+    rest = LETTERS[2:rank]
+    return f"AB{rest}{inner}b{block}a" if inner > 1 else f"Ab{rest}{block}a"
+
+
+def choose(s: Shape, op: Op, machine: Machine) -> Knobs:
+    """The schedule for a shape, by rule."""
+    stored = channel_block(op.result)
+    block = stored if stored > 1 else max(machine.lanes, 8)
+    inner = channel_block(op.operand(0))
+    if inner == 1 and s.ins >= block:
+        inner = block
+    if s.ins % inner and s.group > 1:
+        inner = 1
+    columns, blocks = tile(s.out[-1], -(-s.outs // s.group // block), block, machine)
+    bytes_w = 4 * s.ins * s.outs * math.prod(s.kernel)
+    moved = channel_block(op.operand(0)) != inner or any(s.pads)
+    return Knobs(block, inner, columns, blocks, bytes_w <= machine.l2_bytes // 2,
+                 moved or s.out[-1] % columns != 0)  # fmt: skip
+
+
+def tile(width: int, blocks: int, block: int, machine: Machine) -> tuple[int, int]:
+    """The register tile (columns, blocks) with the least estimated cost a useful product."""
+    per = max(1, block // machine.lanes)
+    budget = machine.registers - (1 if machine.lanes == 16 else 2)
+
+    def cost(columns: int, count: int) -> float:
+        vectors = columns * count * per
+        useful = width / (-(-width // columns) * columns)
+        loads = (columns + count * per) / vectors  # a broadcast a column, a vector of w a block
+        latency = max(1.0, 8 / vectors)  # two products a cycle, four cycles each
+        copy = 0.02 if width % columns else 0.0
+        return (latency + 0.4 * loads) / useful + copy
+
+    fitting = [
+        (cost(c, b), -b, c)
+        for b in loops.divisors(blocks, 4)
+        for c in range(1, min(width, 28) + 1)
+        if (c * b + b) * per <= budget
+    ]
+    _, b, c = min(fitting)
+    return c, -b
+
+
+def compute(region: Region, op: Op, s: Shape, k: Knobs) -> None:
+    """Bind the op's result to the stage `anchor`, its operands to `pad` and `pack` if copied."""
+    rank = len(s.size) + 2
+    cols = -(-s.out[-1] // k.columns) * k.columns
+    x = padded(region, op, s, k, (*s.out[:-1], cols)) if k.copy else region.tensors[op.operand(0)]
+    w = packed(region, op.operand(1), weight_tag(rank, k.inner, k.block))
+    per_group = s.outs // s.group
+    ib = region.reduce_axis(-(-s.ins // k.inner), "ib")
+    ii = region.reduce_axis(k.inner, "ii")
+    taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
+
+    def body(*at: Any) -> Any:
+        n, ob, *space, oi = at
+        where = [p * st + t.var * d for p, st, t, d in
+                 zip(space, s.strides, taps, s.dilations, strict=True)]  # fmt: skip
+        group = tirx.floordiv(ob * k.block, per_group) if s.group > 1 else 0
+        channel = group * (s.ins // k.inner) + ib.var if s.group > 1 else ib.var
+        t = [t.var for t in taps]
+        if k.inner > 1:
+            return te.sum(x(n, channel, *where, ii.var) * w(ob, ib.var, *t, ii.var, oi),
+                          axis=[ib, *taps, ii])  # fmt: skip
+        return te.sum(x(n, channel, *where) * w(ob, ib.var, *t, oi), axis=[ib, *taps])
+
+    full = (s.n, -(-s.outs // k.block), *s.out[:-1], cols, k.block)
+    y = region.compute(full, body, "anchor")
+    bias = op.operands[2]
+    tag = blocked(rank, k.block)
+
+    def read(index: Any) -> Any:
+        value = y(*region.physical(tag, index))
+        return value if bias is None else value + region.at(bias, [index[1]])
+
+    region.bind(op.result, read)
+
+
+def padded(region: Region, op: Op, s: Shape, k: Knobs, out: Ints) -> Any:
+    """A copy of x with its padding and as many columns as `out` reads, in blocks of `inner`."""
+    value = op.operand(0)
+    dims = len(s.size)
+    need = tuple((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
+                 zip(out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
+    channels = s.ins * s.group
+    outer = -(-channels // k.inner)
+    full = (s.n, outer, *need, k.inner) if k.inner > 1 else (s.n, outer, *need)
+    exact = channel_block(value) == k.inner  # padded lanes are stored, and zero
+
+    def body(*at: Any) -> Any:
+        n, cb, *rest = at
+        space, c = rest[:dims], cb
+        if k.inner > 1:
+            c = cb * k.inner + rest[dims]
+        at_x = [p - b for p, b in zip(space, s.pads[:dims], strict=True)]
+        checks = [] if exact or channels % k.inner == 0 else [c < channels]
+        for p, begin, size, whole in zip(at_x, s.pads, s.size, need, strict=False):
+            checks += [p >= 0] if begin else []
+            checks += [p < size] if whole - begin > size else []
+        inside = region.at(value, [n, c, *at_x])
+        return tirx.if_then_else(tirx.all(*checks), inside, tirx.const(0.0, "float32")) if (
+            checks) else inside  # fmt: skip
+
+    return region.compute(full, body, "pad")
+
+
+def packed(region: Region, w: Value, tag: str) -> Any:
+    """The weights in the layout wanted: the argument itself, or a stage `pack` that makes it."""
+    if static(w).layout == tag and w in region.tensors:
+        return region.tensors[w]
+    shape, layout = shape_of(w), parse_layout(tag)
+    full = physical_shape(shape, tag)
+
+    def body(*at: Any) -> Any:
+        index = region.logical(tag, at)
+        checks = [index[a] < shape[a] for a, size in layout.blocks if shape[a] % size]
+        value = region.at(w, index)
+        return tirx.if_then_else(tirx.all(*checks), value, tirx.const(0.0, "float32")) if (
+            checks) else value  # fmt: skip
+
+    return region.compute(full, body, "pack")
+
+
+def apply(region: Region, s: Shape, k: Knobs) -> Any:
+    """Schedule the stages pad, pack, anchor and out0."""
+    (output,) = region.graph.outputs
+    stage = region.store(output, "out0")
+    sch = loops.schedule(region.primfunc([stage]))
+    names = loops.names(sch)
+    for copy in ("pad", "pack"):
+        if copy in names:
+            vector = copy == "pad" and channel_block(region.graph.args[0]) == k.inner
+            loops.padding_stage(sch, sch.get_sblock(copy), region.machine, vector=vector)
+    dense = not static(output).layout
+    outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
+    parallel = loops.parallel_worth(s.macs)
+    register_tile(sch, outer, region.machine, parallel=parallel, dense=dense)
+    return sch.mod["main"]
+
+
+def tile_loops(sch: Any, block: Any, s: Shape, k: Knobs, dense: bool) -> tuple[Any, list[Any]]:
+    """Order the store's loops; give the fused parallel loop, and the ones within it."""
+    n, c, *space, last = sch.get_loops(block)
+    if dense:
+        space, last = [*space, last], None
+        c, last = sch.split(c, [None, k.block])
+    column = space.pop()
+    co, ci = sch.split(c, [None, k.blocks])
+    wo, wi = sch.split(column, [None, k.columns])
+    if k.input_first:
+        sch.reorder(n, *space, wo, co, ci, wi, last)
+        return sch.fuse(n, *space, wo), [co, ci, wi, last]
+    sch.reorder(n, co, *space, wo, ci, wi, last)
+    return sch.fuse(n, co, *space), [wo, ci, wi, last]
+
+
+def register_tile(
+    sch: Any, outer: tuple[Any, list[Any]], machine: Machine, *, parallel: bool, dense: bool
+) -> None:
+    """Compute the anchor's tile in registers inside the store's tile loop."""
+    fused, (inner, ci, wi, last) = outer
+    y = sch.get_sblock("anchor")
+    sch.compute_at(y, inner, preserve_unit_loops=True)
+    if parallel and loops.extent(sch, fused) > 1:
+        sch.parallel(fused)
+    loops_y = sch.get_loops(y)[2:]
+    count = sum(1 for it in sch.get(y).iter_vars if int(it.iter_type) == 2)
+    space, reduce = loops_y[:-count], loops_y[-count:]
+    sch.reorder(*reduce, *space)
+    sch.vectorize(space[-1])
+    for loop in space[:-1]:
+        sch.unroll(loop)
+    sch.decompose_reduction(y, reduce[0])
+    init = sch.get_loops(sch.get_sblock("anchor_init"))[2:]
+    sch.vectorize(init[-1])
+    for loop in init[:-1]:
+        sch.unroll(loop)
+    sch.set_scope(sch.get_sblock("anchor_update"), 0, "local")
+    if not dense:
+        sch.vectorize(last)
+    for loop in (ci, wi):
+        sch.unroll(loop)
+
+
+def build(region: Region) -> Any:
+    """The scheduled function of a convolution and its epilogue."""
+    op = region.anchor
+    assert op is not None
+    s = shape(op)
+    knobs = choose(s, op, region.machine)
+    compute(region, op, s, knobs)
+    return apply(region, s, knobs)

@@ -1,0 +1,221 @@
+"""Which ops have a kernel, in which family, and which may join another's epilogue. No TVM here.
+
+Kinds are of three sorts: an *anchor* is computed by a loop nest of its own (convolution, product,
+pool, reduction, normalisation, attention); *elementwise* and *movement* kinds are injective: each
+result element is an expression of elements of the operands. A region holds one anchor and
+elementwise ops of its result's shape after it, or any chain of injective ops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.builtin import Const
+from graphopt.ir.core import Op
+from graphopt.ir.types import DType, TensorType
+from graphopt.ops.elementwise import Elementwise
+
+FLOATS = frozenset({DType.f32})
+NUMBERS = frozenset({DType.f32, DType.f64, DType.i64, DType.i32, DType.u8, DType.i8})
+ELEMENTS = NUMBERS | {DType.bool_}
+FLOAT_ONLY = frozenset(
+    "exp log sqrt reciprocal sin cos tan asin acos atan sinh cosh asinh acosh atanh tanh erf "
+    "sigmoid softplus softsign mish hard_swish gelu silu elu hard_sigmoid is_nan".split()
+)
+MOVEMENT = frozenset(
+    "reshape transpose concat split slice gather pad expand squeeze unsqueeze tile depth_to_space "
+    "space_to_depth reorder resize".split()
+)
+VIEWS = frozenset({"reshape", "squeeze", "unsqueeze", "identity"})
+ANCHORS = {
+    "conv": "conv",
+    "conv_transpose": "conv_transpose",
+    "matmul": "matmul",
+    "gemm": "matmul",
+    "max_pool": "pool",
+    "avg_pool": "pool",
+    "softmax": "softmax",
+    "log_softmax": "softmax",
+    "layer_norm": "norm",
+    "rms_norm": "norm",
+    "instance_norm": "norm",
+    "lrn": "norm",
+    "attention": "attention",
+    "arg_max": "reduce",
+    "arg_min": "reduce",
+    **{f"reduce_{how}": "reduce"
+       for how in ("sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum_exp")},
+}  # fmt: skip
+
+
+def is_anchor(op: Op) -> bool:
+    """Whether an op is computed by a loop nest of its own."""
+    return op.kind.name in ANCHORS
+
+
+def is_injective(op: Op) -> bool:
+    """Whether an op's result elements are expressions of its operands' elements."""
+    return isinstance(op.kind, Elementwise) or op.kind.name in MOVEMENT or op.kind.name == "batch_norm"
+
+
+def is_movement(op: Op) -> bool:
+    """Whether an op only moves elements."""
+    return op.kind.name in MOVEMENT
+
+
+def joins_epilogue(op: Op) -> bool:
+    """Whether an op may follow an anchor in its region: elementwise, and it has a kernel."""
+    return isinstance(op.kind, Elementwise) and refusal(op) is None
+
+
+def depthwise(op: Op) -> bool:
+    """Whether a convolution filters each channel by itself."""
+    kind: Any = op.kind
+    shape = op.operand(1).tensor.static
+    return kind.group > 1 and shape is not None and shape[0] == kind.group and shape[1] == 1
+
+
+def family(op: Op) -> str:
+    """The kernel family of a top-level op.
+
+    Raises:
+        UnsupportedError: there is no kernel; the message says why.
+    """
+    reason = refusal(op)
+    if reason is not None:
+        raise UnsupportedError(reason)
+    if op.kind.name == "conv" and depthwise(op):
+        return "depthwise"
+    return ANCHORS.get(op.kind.name, "elementwise")
+
+
+def refusal(op: Op) -> str | None:
+    """Why an op has no kernel; None if it has one."""
+    name = op.kind.name
+    if not (is_anchor(op) or isinstance(op.kind, Elementwise) or name in MOVEMENT):
+        return f"{name} has no kernel"
+    types = [v.type for v in (*op.operands, *op.results) if v is not None]
+    for t in types:
+        if not isinstance(t, TensorType) or t.static is None:
+            return f"{name} of {t}: its shape isn't known when compiling"
+        if t.dtype not in ELEMENTS:
+            return f"{name} of {t.dtype} has no kernel"
+    if any(t.size == 0 for t in types if isinstance(t, TensorType)):
+        return f"{name} of an empty tensor has no kernel"
+    if any((t.size or 0) >= 2**31 for t in types if isinstance(t, TensorType)):
+        return f"{name} of 2^31 elements or more has no kernel"
+    return _CHECKS.get(name, _default)(op)
+
+
+def _dtype(op: Op) -> DType:
+    return op.operand(0).tensor.dtype
+
+
+def _wants(op: Op, allowed: frozenset[DType]) -> str | None:
+    if _dtype(op) in allowed:
+        return None
+    return f"{op.kind.name} of {_dtype(op)} has no kernel"
+
+
+def _default(op: Op) -> str | None:
+    if op.kind.name in FLOAT_ONLY:
+        return _wants(op, frozenset({DType.f32, DType.f64}))
+    if op.kind.name in ANCHORS:
+        return _wants(op, FLOATS)
+    return None
+
+
+def _numeric(op: Op) -> str | None:
+    return _wants(op, NUMBERS)
+
+
+def _conv(op: Op) -> str | None:
+    kind: Any = op.kind
+    if not 1 <= len(kind.strides) <= 3:
+        return f"{op.kind.name} over {len(kind.strides)} spatial axes has no kernel"
+    if any(p < 0 for p in kind.pads):
+        return f"{op.kind.name} with negative padding has no kernel"
+    return _wants(op, FLOATS)
+
+
+def _pool(op: Op) -> str | None:
+    kind: Any = op.kind
+    if not 1 <= len(kind.strides) <= 3 or any(p < 0 for p in kind.pads):
+        return f"{op.kind.name}{{strides={kind.strides},pads={kind.pads}}} has no kernel"
+    counted = op.kind.name == "avg_pool" and not kind.count_include_pad
+    if counted and any(kind.pads) and any(d > 1 for d in kind.dilations):
+        return "avg_pool with both padding and dilation has no kernel"
+    return _wants(op, FLOATS)
+
+
+def _reduce(op: Op) -> str | None:
+    float_only = op.kind.name in ("reduce_l2", "reduce_log_sum_exp", "reduce_mean")
+    if float_only:
+        return _wants(op, FLOATS)
+    return _wants(op, frozenset({DType.f32, DType.f64, DType.i64, DType.i32}))
+
+
+def _matmul(op: Op) -> str | None:
+    if len(op.operand(0).tensor.shape or ()) < 1:
+        return "a product of scalars"
+    return _wants(op, FLOATS)
+
+
+def _gather(op: Op) -> str | None:
+    indices = op.operand(1).tensor
+    if indices.dtype not in (DType.i64, DType.i32):
+        return f"gather with indices of {indices.dtype} has no kernel"
+    return None
+
+
+def _pad(op: Op) -> str | None:
+    kind: Any = op.kind
+    if kind.mode != "constant" and any(p < 0 for p in kind.pads):
+        return f"pad that crops in mode {kind.mode} has no kernel"
+    return None
+
+
+def _resize(op: Op) -> str | None:
+    kind: Any = op.kind
+    return _wants(op, FLOATS) if kind.mode == "linear" else None
+
+
+def _where(op: Op) -> str | None:
+    return None if _dtype(op) is DType.bool_ else "where wants a bool condition"
+
+
+def _reshape(op: Op) -> str | None:
+    return None if math.prod(op.result.tensor.static or (0,)) else "an empty reshape"
+
+
+_CHECKS: dict[str, Callable[[Op], str | None]] = {
+    "conv": _conv,
+    "conv_transpose": _conv,
+    "max_pool": _pool,
+    "avg_pool": _pool,
+    "matmul": _matmul,
+    "gemm": _matmul,
+    "gather": _gather,
+    "pad": _pad,
+    "resize": _resize,
+    "where": _where,
+    "reshape": _reshape,
+    "arg_max": _reduce,
+    "arg_min": _reduce,
+    "neg": _numeric, "abs": _numeric, "sign": _numeric, "relu": _numeric, "clip": _numeric,
+    "leaky_relu": _numeric, "sub": _numeric, "div": _numeric, "pow": _numeric, "mod": _numeric,
+    "min": _numeric, "max": _numeric, "prelu": _numeric, "less": _numeric,
+    "less_equal": _numeric, "greater": _numeric, "greater_equal": _numeric,
+    **{name: _reduce for name in ANCHORS if name.startswith("reduce_")},
+}  # fmt: skip
+
+
+def is_small_const(op: Op, limit: int = 64) -> bool:
+    """Whether a constant may stand inside a region, as immediates."""
+    if not isinstance(op.kind, Const):
+        return False
+    t = op.result.tensor
+    return t.dtype in ELEMENTS and t.size is not None and t.size <= limit

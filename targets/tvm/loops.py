@@ -1,0 +1,89 @@
+# pyright: basic
+# TVM ships no types.
+"""Scheduling steps that the families share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import s_tir
+
+from graphopt.targets.machine import Machine
+
+PARALLEL_OPS = 60_000  # scalar operations worth a parallel call (about 1 us)
+
+
+def extent(sch: Any, loop: Any) -> int:
+    """The number of turns of a loop."""
+    return int(sch.get(loop).extent)
+
+
+def parallel_worth(work: int) -> bool:
+    """Whether `work` scalar operations (a load, an add, ...) gain from several threads."""
+    return work >= PARALLEL_OPS
+
+
+def vectorize_inner(sch: Any, loop: Any, lanes: int) -> None:
+    """Vectorize a loop by whole registers; leave it to LLVM where its length doesn't divide."""
+    size = extent(sch, loop)
+    for width in (lanes, lanes // 2, lanes // 4):
+        if width >= 4 and size % width == 0:
+            inner = loop if size == width else sch.split(loop, [None, width])[1]
+            sch.vectorize(inner)
+            return
+
+
+def simple_stage(
+    sch: Any, block: Any, machine: Machine, *, work: int, vector: bool = True
+) -> None:
+    """Run a stage in the order of its result: outer loops parallel, the last one vectorized."""
+    loops = list(sch.get_loops(block))
+    last = loops[-1]
+    if len(loops) == 1:
+        size = extent(sch, last)
+        chunk = next((c for c in (4096, 1024, 256, 64, 16) if size % c == 0 and size > c), None)
+        if chunk is None:
+            return vectorize_inner(sch, last, machine.lanes) if vector else None
+        outer, last = sch.split(last, [None, chunk])
+        loops = [outer, last]
+    fused = sch.fuse(*loops[:-1]) if len(loops) > 2 else loops[0]
+    if parallel_worth(work) and extent(sch, fused) > 1:
+        sch.parallel(fused)
+    if vector:
+        vectorize_inner(sch, last, machine.lanes)
+    return None
+
+
+def padding_stage(sch: Any, block: Any, machine: Machine, *, vector: bool = True) -> None:
+    """Run a padded copy at the root of a kernel, over all cores."""
+    loops = sch.get_loops(block)
+    work = math.prod(extent(sch, loop) for loop in loops)
+    simple_stage(sch, block, machine, work=4 * work, vector=vector)
+
+
+def schedule(func: Any) -> Any:
+    """A schedule of one function."""
+    return s_tir.Schedule(func)
+
+
+def divisors(n: int, limit: int) -> list[int]:
+    """The divisors of n up to a limit, descending."""
+    return [d for d in range(min(n, limit), 0, -1) if n % d == 0]
+
+
+def names(sch: Any) -> list[str]:
+    """The names of the stages that are left in a schedule, in order."""
+    main = sch.mod["main"]
+    return [str(b.name_hint) for b in _blocks(main.body)]
+
+
+def _blocks(body: Any) -> Sequence[Any]:
+    from tvm.tirx import stmt_functor
+
+    found: list[Any] = []
+    stmt_functor.post_order_visit(
+        body, lambda n: found.append(n) if type(n).__name__ == "SBlock" else None
+    )
+    return [b for b in found if b.name_hint != "root"]

@@ -1,0 +1,259 @@
+# pyright: basic
+# TVM ships no types.
+"""A fused region as TE: every value is an expression of its logical index.
+
+A kernel's arguments are placeholders of their *physical* shapes; `Region.at(value, index)` reads a
+value at a *logical* index, through its layout, computing elementwise and movement ops on the way.
+The op that a kernel is built around (its anchor) is bound by its family with `bind`.
+
+Padded lanes: an output whose channels don't fill its blocks gets zeros there, whatever was
+computed, so that every blocked tensor in memory is finite and zero in its padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm
+from tvm import te, tirx
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.builtin import Const
+from graphopt.ir.core import Graph, Op, Value
+from graphopt.ir.layout import parse_layout, physical_shape
+from graphopt.ir.types import Array, TensorType
+from graphopt.ops.elementwise import Elementwise
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import expr, movement
+from graphopt.targets.tvm.legal import is_anchor
+
+Expr = Any
+Index = Sequence[Expr]
+Reader = Callable[[Index], Expr]
+ZERO = tirx.const(0, "int32")
+
+
+@dataclass
+class Frame:
+    """Values computed once in one branch of an expression."""
+
+    seen: dict[tuple[Value, tuple[int, ...]], tuple[Expr, Index]] = field(default_factory=dict)
+    lets: list[tuple[Expr, Expr]] = field(default_factory=list)
+
+
+class Region:
+    """The values of one region, readable at logical indices."""
+
+    def __init__(self, graph: Graph, machine: Machine) -> None:
+        """Make placeholders of the arguments."""
+        self.graph, self.machine = graph, machine
+        self.analyzer = tvm.sym.Analyzer()
+        self.frames: list[Frame] = []
+        self.lazy = True  # whether repeated values may be let-bound
+        self.clamping = False
+        self.readers: dict[Value, Reader] = {}
+        self.args = [self._placeholder(i, a) for i, a in enumerate(graph.args)]
+        self.tensors = dict(zip(graph.args, self.args, strict=True))
+        for arg, tensor in self.tensors.items():
+            self.bind_tensor(arg, tensor, static(arg).layout)
+
+    def _placeholder(self, i: int, arg: Value) -> Any:
+        t = static(arg)
+        shape = physical_shape(shape_of(arg), t.layout) or (1,)
+        return te.placeholder(shape, dtype=expr.tvm_dtype(t.dtype), name=f"p{i}")
+
+    @property
+    def anchor(self) -> Op | None:
+        """The op that the kernel is built around, if any."""
+        return next((op for op in self.graph if is_anchor(op)), None)
+
+    def bind(self, value: Value, reader: Reader) -> None:
+        """Say how a value is read at a logical index."""
+        self.readers[value] = reader
+
+    def bind_tensor(self, value: Value, tensor: Any, tag: str) -> None:
+        """Say that a value is stored in a tensor, by a layout tag."""
+        shape = shape_of(value)
+        self.bind(value, lambda index: self._load(tensor, tag, shape, index))
+
+    def _load(self, tensor: Any, tag: str, shape: tuple[int, ...], index: Index) -> Expr:
+        if not shape:
+            return tensor(ZERO)
+        at = self.physical(tag, index)
+        if self.clamping:
+            at = [self._clamped(i, int(d)) for i, d in zip(at, tensor.shape, strict=True)]
+        return tensor(*at)
+
+    def _clamped(self, i: Expr, size: int) -> Expr:
+        bound = self.analyzer.const_int_bound(i)
+        inside = bound.max_value < size and bound.min_value >= 0
+        return i if inside else tirx.max(tirx.min(i, tirx.const(size - 1, "int32")), ZERO)
+
+    def physical(self, tag: str, index: Index) -> list[Expr]:
+        """Where a logical index is stored."""
+        if not tag:
+            return list(index)
+        layout = parse_layout(tag)
+        block = dict(layout.blocks)
+        simple = self.analyzer.simplify
+        outer = [
+            simple(tirx.floordiv(index[a], block[a])) if a in block else index[a]
+            for a in layout.order
+        ]
+        return outer + [simple(tirx.floormod(index[a], size)) for a, size in layout.blocks]
+
+    def logical(self, tag: str, at: Index) -> list[Expr]:
+        """The logical index of a physical position (the inverse of `physical`)."""
+        if not tag:
+            return list(at)
+        layout = parse_layout(tag)
+        found: dict[int, Expr] = dict(zip(layout.order, at, strict=False))
+        for (axis, size), inner in zip(layout.blocks, at[len(layout.order) :], strict=True):
+            found[axis] = found[axis] * tirx.const(size, "int32") + inner
+        return [found[a] for a in range(len(layout.order))]
+
+    def at(self, value: Value, index: Index) -> Expr:
+        """The expression of a value at a logical index."""
+        if value in self.readers:
+            return self.readers[value](index)
+        key = (value, tuple(map(id, index)))
+        for frame in self.frames:
+            if key in frame.seen:
+                return frame.seen[key][0]
+        return self._keep(key, index, self._compute(value, index))
+
+    def _keep(self, key: tuple[Value, tuple[int, ...]], index: Index, found: Expr) -> Expr:
+        """Bind a value with several uses to a variable, so that it is computed once."""
+        if not self.lazy or not self.frames or key[0].use_count < 2 or simple(found):
+            return found
+        var = tirx.Var(f"v{len(self.frames[-1].lets)}", found.ty)
+        self.frames[-1].lets.append((var, found))
+        self.frames[-1].seen[key] = (var, index)
+        return var
+
+    def _compute(self, value: Value, index: Index) -> Expr:
+        op = value.op
+        if op is None:
+            raise UnsupportedError("a region uses a value from outside")
+        if isinstance(op.kind, Const):
+            return table(op.kind.data.numpy(), expr.tvm_dtype(static(value).dtype), index)
+        if isinstance(op.kind, Elementwise):
+            return expr.scalar(op.kind, [self._operand(v, value, index) for v in op.operands if v])
+        return movement.move(self, op, value, index)
+
+    def _operand(self, operand: Value, result: Value, index: Index) -> Expr:
+        """Read an operand at the result's index, broadcast as numpy does."""
+        return self.at(operand, broadcast(index, shape_of(operand), shape_of(result)))
+
+    def branch(self, make: Callable[[], Expr]) -> Expr:
+        """An expression whose repeated values are computed inside it alone."""
+        self.frames.append(Frame())
+        body = make()
+        for var, value in reversed(self.frames.pop().lets):
+            body = tirx.Let(var, value, body)
+        return body
+
+    def eager(self, make: Callable[[], Expr]) -> Expr:
+        """An expression without variables, fit to be an index."""
+        before, self.lazy = self.lazy, False
+        try:
+            return make()
+        finally:
+            self.lazy = before
+
+    def compute(self, shape: Sequence[int], body: Callable[..., Expr], name: str) -> Any:
+        """te.compute with the index variables' ranges known to the simplifier."""
+
+        def bound(*at: Any) -> Expr:
+            for var, extent in zip(at, shape, strict=True):
+                self.analyzer.bind(var, tvm.ir.Range(0, extent))
+            return body(*at)
+
+        return te.compute(tuple(shape), bound, name=name)
+
+    def reduce_axis(self, extent: int, name: str) -> Any:
+        """te.reduce_axis with its range known to the simplifier."""
+        axis = te.reduce_axis((0, extent), name=name)
+        self.analyzer.bind(axis.var, tvm.ir.Range(0, extent))
+        return axis
+
+    def store(self, value: Value, name: str, tag: str | None = None) -> Any:
+        """A stage that stores a value in its layout (or another), padding zeroed."""
+        t, shape = static(value), shape_of(value)
+        tag = t.layout if tag is None else tag
+        blocks = parse_layout(tag).blocks if tag else ()
+        ragged = [(a, shape[a]) for a, size in blocks if shape[a] % size]
+
+        def body(*at: Any) -> Expr:
+            index = self.logical(tag, at) if shape else []
+            return self.branch(lambda: self._padded(value, index, ragged))
+
+        return self.compute(physical_shape(shape, tag) or (1,), body, name)
+
+    def _padded(self, value: Value, index: Index, ragged: list[tuple[int, int]]) -> Expr:
+        self.clamping = bool(ragged)
+        found = self.at(value, index)
+        self.clamping = False
+        for axis, size in ragged:
+            found = tirx.Select(index[axis] < size, found, expr.like(found, 0))
+        return found
+
+    def outputs(self) -> list[Any]:
+        """The stages of the returned values: out0, out1, ..."""
+        return [self.store(v, f"out{i}") for i, v in enumerate(self.graph.outputs)]
+
+    def primfunc(self, outputs: Sequence[Any]) -> Any:
+        """The TIR function of the arguments and outputs."""
+        return te.create_prim_func([*self.args, *outputs])
+
+
+def static(value: Value) -> TensorType:
+    """The type of a value, whose shape must be static."""
+    if value.tensor.static is None:
+        raise UnsupportedError(f"%{value.hint}: {value.tensor} has no static shape")
+    return value.tensor
+
+
+def shape_of(value: Value) -> tuple[int, ...]:
+    """The logical static shape."""
+    shape = static(value).static
+    assert shape is not None
+    return shape
+
+
+def broadcast(index: Index, shape: tuple[int, ...], result: tuple[int, ...]) -> list[Expr]:
+    """The index into an operand of `shape` for an index into the broadcast result."""
+    tail = list(index)[len(index) - len(shape) :]
+    whole = result[len(result) - len(shape) :]
+    return [ZERO if d == 1 and r != 1 else i for i, d, r in zip(tail, shape, whole, strict=True)]
+
+
+def simple(e: Expr) -> bool:
+    """Whether an expression costs nothing to repeat."""
+    return isinstance(e, tirx.Var | tirx.IntImm | tirx.FloatImm)
+
+
+def table(array: Array, dtype: str, index: Index) -> Expr:
+    """An element of a small constant: an immediate, or a tree of choices."""
+    if array.size and (array == array.reshape(-1)[0]).all():
+        return expr.const(array.reshape(-1)[0].item(), dtype)
+    if array.size > 4096:
+        raise UnsupportedError(f"a constant of {array.size} elements inside a region")
+    axes = [a for a, d in enumerate(array.shape) if d > 1]
+    flat: Expr = ZERO
+    for a in axes:
+        flat = flat * tirx.const(array.shape[a], "int32") + index[a]
+    items = [expr.const(v, dtype) for v in array.reshape(-1).tolist()]
+    return _choose(flat, items, 0)
+
+
+def _choose(i: Expr, items: list[Expr], first: int) -> Expr:
+    if len(items) == 1:
+        return items[0]
+    half = len(items) // 2
+    middle = tirx.const(first + half, "int32")
+    return tirx.Select(
+        i < middle, _choose(i, items[:half], first), _choose(i, items[half:], first + half)
+    )

@@ -1,0 +1,80 @@
+"""The x86-64 target: TVM kernels for AVX2 or AVX-512, ONNX Runtime for what they don't cover."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.core import Graph, Module
+from graphopt.onnx import to_proto
+from graphopt.passes.group import Group
+from graphopt.passes.layout import Layout
+from graphopt.pipeline import Context, Hook, Pass, run_pipeline
+from graphopt.runtime.manifest import Manifest
+from graphopt.targets import bundle, machine
+from graphopt.targets.base import Build, Target
+from graphopt.targets.bundle import Meta
+from graphopt.targets.lower import lower
+from graphopt.targets.program import Program
+from graphopt.targets.tvm.compile import compile_kernels, salt
+from graphopt.targets.tvm.legal import KERNELS
+
+
+def _segment(graph: Graph, module: Module) -> bytes:
+    """A part of the model as an ONNX model of its own."""
+    return to_proto(Module(graph, graph.name, dict(module.opsets))).SerializeToString()
+
+
+@dataclass(frozen=True)
+class X86(Target, name="x86"):
+    """`x86` is this computer's own CPU; `x86:avx2`, `x86:avx512`, `x86:x86-64-v2` name a level."""
+
+    cpu: str = ""
+    summary: ClassVar[str] = "64-bit x86 on Linux; kernels by TVM, the rest in ONNX Runtime"
+
+    @classmethod
+    def cpus(cls) -> list[str]:
+        """The levels that may be named."""
+        return [n for n in machine.names() if machine.load(n).arch == "x86_64"]
+
+    def machine(self) -> machine.Machine:
+        """The machine compiled for.
+
+        Raises:
+            UnsupportedError: no level is named and this computer is no x86.
+        """
+        if self.cpu:
+            return machine.load(self.cpu)
+        if platform.machine() not in ("x86_64", "AMD64"):
+            raise UnsupportedError(
+                f"this computer is {platform.machine()}, so name the CPU: --target x86:avx2"
+            )
+        return machine.detect()
+
+    def describe(self) -> str:
+        """The machine on one line."""
+        m = self.machine()
+        return f"{m.name}: {m.lanes * 32}-bit vectors, {m.registers} registers"
+
+    def lowering(self) -> tuple[Pass, ...]:
+        """Layouts, then kernels."""
+        return (Layout(), Group())
+
+    def lower(self, module: Module, hooks: tuple[Hook, ...] = ()) -> Program:
+        """Choose layouts, group ops into kernels, plan memory."""
+        m = self.machine()
+        run_pipeline(self.lowering(), module, Context(catalog=KERNELS, lanes=m.lanes), hooks)
+        return lower(module, salt=salt(m), reason=KERNELS.reason, segment=_segment)
+
+    def build(
+        self, program: Program, directory: Path, *, model: Any, meta: Meta, options: Build
+    ) -> Manifest:
+        """Compile the kernels in worker processes, link them with the driver, write the bundle."""
+        m = self.machine()
+        objects = compile_kernels(program.kernels, m, jobs=options.jobs, cache_dir=options.cache,
+                                  progress=options.progress)  # fmt: skip
+        features = bundle.Meta(**{**vars(meta), "arch": m.arch, "cpu_features": m.cpu_features})
+        return bundle.write(program, list(objects.values()), directory, model=model, meta=features)

@@ -1,0 +1,70 @@
+"""Imports go one way; the front door is fast; the compiler stays in its folder."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [
+    {"errors"}, {"spec"}, {"ir"}, {"ops"}, {"onnx", "rewrite", "analysis"}, {"pipeline"},
+    {"hooks", "choices", "data", "verify"}, {"passes"}, {"targets"}, {"report"}, {"api"}, {"cli"},
+]  # fmt: skip
+RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+# The facade: Module.save and the public names, each loading the layer above on first use.
+FACADE = {("graphopt/ir/core.py", "graphopt.api")}
+
+
+def files() -> Iterator[tuple[str, str]]:
+    for folder, package in (("graphopt", ""), ("passes", "passes"), ("targets", "targets")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            relative = path.relative_to(ROOT / folder)
+            if not package and relative.parts[0] in ("passes", "targets"):
+                continue  # the symlinks
+            part = package or relative.parts[0].removesuffix(".py")
+            yield str(path.relative_to(ROOT)), part
+
+
+def imports(path: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize(("path", "part"), list(files()))
+def test_imports_go_one_way(path: str, part: str) -> None:
+    if part == "__init__":
+        return
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "graphopt" or len(parts) < 2 or (path, ".".join(parts[:2])) in FACADE:
+            continue
+        if part == "runtime":
+            assert parts[1] in ("errors", "runtime"), f"{path} imports {name}"
+        elif parts[1] in RANK:
+            assert RANK[parts[1]] <= RANK[part], f"{path} ({part}) imports {name}"
+
+
+@pytest.mark.parametrize(("path", "part"), list(files()))
+def test_heavy_packages_stay_in_their_folders(path: str, part: str) -> None:
+    for name in imports(path):
+        top = name.split(".")[0]
+        if top == "tvm":
+            assert path.startswith("targets/tvm/"), f"{path} imports tvm"
+        if top in ("onnx", "onnx_graphsurgeon"):
+            assert path.startswith("graphopt/onnx/"), f"{path} imports {top}"
+        assert top not in ("passes", "targets"), f"{path} imports the bare name {top}"
+
+
+def test_the_front_door_loads_nothing_heavy() -> None:
+    code = "import graphopt, sys; print([m for m in ('tvm','onnxruntime','onnx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
