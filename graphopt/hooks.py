@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from graphopt.errors import InputError
-from graphopt.ir.core import Loc, Module
+from graphopt.errors import InputError, MismatchError
+from graphopt.ir.clone import clone_module
+from graphopt.ir.core import Loc, Module, Op
 from graphopt.ir.printer import to_text
 from graphopt.ir.store import FileStore
+from graphopt.ir.types import Array, TensorType
 from graphopt.ir.verify import verify
 from graphopt.pipeline import Hook, Pass, PassResult
+from graphopt.verify import OutputError, Tolerance, compare
+
+Feed = Mapping[str, Array]
+Run = Callable[[Module, Feed], Mapping[str, Any]]
+"""Gives the outputs of a module, by name, for inputs by name."""
+
+_DUMP = re.compile(r"\d{3,}_\w+\.gir")
 
 
 class VerifyEach(Hook):
@@ -47,21 +59,23 @@ class Dump(Hook):
     """Write `000_input.gir`, then `003_fuse.gir` after each pass that changed something.
 
     Large constants of all dumps share one file, `weights.bin`, so that each dump parses back to the
-    same module, constants included.
+    same module, constants included. Dumps of an earlier run in the same folder are removed.
     """
 
     def __init__(self, folder: Path) -> None:
         """Make the folder.
 
         Raises:
-            InputError: it can't be made.
+            InputError: it can't be made or written.
         """
+        self.folder = made(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.iterdir():
+                if _DUMP.fullmatch(old.name):
+                    old.unlink()
+            self.store = FileStore(folder / "weights.bin")
         except OSError as why:
-            raise InputError(f"{folder}: can't make the folder: {why.strerror}") from why
-        self.folder = folder
-        self.store = FileStore(folder / "weights.bin")
+            raise InputError(f"{folder}: can't write there: {why.strerror}") from why
 
     def start(self, module: Module) -> None:
         """Dump what was loaded."""
@@ -75,8 +89,24 @@ class Dump(Hook):
     def write(self, number: int, name: str, module: Module) -> Path:
         """Write one dump; give its path."""
         path = self.folder / f"{number:03}_{name}.gir"
-        path.write_text(to_text(module, store=self.store), "utf-8")
+        try:
+            path.write_text(to_text(module, store=self.store), "utf-8")
+        except OSError as why:
+            raise InputError(f"{path}: can't write the dump: {why.strerror}") from why
         return path
+
+
+def made(folder: Path) -> Path:
+    """Make a folder, if it isn't there; give it.
+
+    Raises:
+        InputError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as why:
+        raise InputError(f"{folder}: can't make the folder: {why.strerror}") from why
+    return folder
 
 
 class PrintAfter(Hook):
@@ -107,23 +137,152 @@ class BisectLimit:
 
 
 class Reproducer(Hook):
-    """When a pass fails, write the IR before it and the command that replays it."""
+    """When a pass fails, tell which, and the command that replays it.
 
-    def __init__(self, folder: Path) -> None:
-        """Where `reproducer.gir` goes; made when needed."""
-        self.folder = folder
+    With a folder, the IR before the failing pass is written there as `reproducer.gir` and the
+    command runs that pass alone; without, the command runs the passes up to it on `source`.
+    """
+
+    def __init__(self, folder: Path | None = None, source: str = "MODEL") -> None:
+        """Where `reproducer.gir` goes, made when needed; `source` is the model's path."""
+        self.folder, self.source = folder, source
         self.command = ""
-        self._text = ""
-        self._store = FileStore(None)
+        self.failing = ""
+        self._ran: list[str] = []
+        self._before: Module | None = None
 
     def before(self, number: int, p: Pass, module: Module) -> None:
-        """Keep the IR as it was."""
-        self._text = to_text(module, store=self._store)
+        """Keep the IR as it was: a clone shares all constants, so it costs little."""
+        self._ran.append(str(p))
+        if self.folder:
+            self._before = clone_module(module)
 
     def failed(self, number: int, p: Pass, module: Module, error: Exception) -> None:
         """Write the files and the command."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.failing = f"pass {number} ({p})"
+        model, passes = self.source, ",".join(self._ran)
+        if self.folder and self._before:
+            first = str(error).split("\n", 1)[0]
+            model = str(self._write(self._before, f"{type(error).__name__}: {first}"))
+            passes = str(p)
+        self.command = f"graphopt opt {shlex.quote(model)} --passes {shlex.quote(passes)}"
+        if isinstance(error, MismatchError):
+            self.command += " --check-each"
+
+    def _write(self, module: Module, why: str) -> Path:
+        assert self.folder
+        store = FileStore(made(self.folder) / "reproducer.bin")
         path = self.folder / "reproducer.gir"
-        self._store.save(self.folder / "weights.bin")
-        path.write_text(f"// {type(error).__name__}: {str(error).splitlines()[0]}\n{self._text}", "utf-8")
-        self.command = f"graphopt opt {path} --passes '{p}'"
+        path.write_text(f"// {why}\n{to_text(module, store=store)}", "utf-8")
+        return path
+
+
+@dataclass(frozen=True)
+class PassError:
+    """How far the model's outputs are from the reference's after a pass (0: as it was read)."""
+
+    number: int
+    text: str
+    worst: OutputError | None
+
+
+class NumericCheck(Hook):
+    """Run the model after each pass that changed it, and compare with the reference.
+
+    The first pass whose result differs beyond the tolerance is stopped with a MismatchError that
+    names the first op that differs, by its ONNX nodes.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        feeds: Sequence[Feed],
+        wanted: Sequence[Mapping[str, Any]],
+        limit: Tolerance,
+    ) -> None:
+        """`wanted` are the reference's outputs for `feeds`."""
+        self.run, self.feeds, self.wanted, self.limit = run, feeds, wanted, limit
+        self.errors: list[PassError] = []
+        self._before: Module | None = None
+
+    def start(self, module: Module) -> None:
+        """Check that the model was read right."""
+        self._check(0, "read", module, None)
+
+    def before(self, number: int, p: Pass, module: Module) -> None:
+        """Keep the IR as it was, to find the op that differs."""
+        self._before = clone_module(module)
+
+    def after(self, number: int, p: Pass, module: Module, result: PassResult) -> None:
+        """Check what the pass made.
+
+        Raises:
+            MismatchError: the numbers differ.
+        """
+        if result.changed:
+            self._check(number, str(p), module, self._before)
+
+    def _check(self, number: int, text: str, module: Module, before: Module | None) -> None:
+        got = [self.run(module, feed) for feed in self.feeds]
+        check = compare("the model", "checked", self.limit, self.wanted, got)
+        self.errors.append(PassError(number, text, check.worst))
+        if check.ok:
+            return
+        found = first_difference(before, module, self.feeds[0], self.run, self.limit)
+        raise MismatchError(f"{check}{describe(found)}")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An op whose result isn't what the value of that name was before."""
+
+    op: Op
+    value: str
+    error: OutputError
+
+
+def describe(found: Difference | None) -> str:
+    """Say which op differs first; the empty string where none does."""
+    if found is None:
+        return ""
+    why = found.error.why or f"{found.error.relative:.1e} of its range"
+    return f"; the first op that differs is {found.op.kind.name} at {found.op.loc} ({why})"
+
+
+def first_difference(
+    before: Module | None, after: Module, feed: Feed, run: Run, limit: Tolerance
+) -> Difference | None:
+    """The first op of `after` whose result differs from the value of the same name in `before`.
+
+    Passes let a value that replaces another carry its name, so equal names mean equal numbers.
+    """
+    if before is None:
+        return None
+    want, got = observe(before, feed, run), observe(after, feed, run)
+    for op in after.main:
+        for name in (r.hint for r in op.results if r.hint in want and r.hint in got):
+            check = compare("", "", limit, [{name: want[name]}], [{name: got[name]}])
+            if check.worst and not check.ok:
+                return Difference(op, name, check.worst)
+    return None
+
+
+def observe(module: Module, feed: Feed, run: Run) -> dict[str, Any]:
+    """Every value of the main graph that ops compute, by its name; repeated names are left out."""
+    from graphopt.ir.builtin import Return
+
+    copy = clone_module(module)
+    seen: dict[str, Any] = {}
+    for op in copy.main:
+        if op.kind.name not in ("const", "return"):
+            for r in op.results:
+                known = isinstance(r.type, TensorType) and bool(r.hint)
+                if known:
+                    seen[r.hint] = None if r.hint in seen else r
+    values = {name: v for name, v in seen.items() if v is not None}
+    end = copy.main.terminator
+    copy.main.erase(end)
+    names = tuple(f"observed/{i}" for i in range(len(values)))
+    copy.main.insert(Op(Return(names), values.values()))
+    got = run(copy, feed)
+    return {name: got[n] for name, n in zip(values, names, strict=True) if n in got}

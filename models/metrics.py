@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
+import onnxruntime
 from numpy.typing import NDArray
 
+ort: Any = onnxruntime  # its annotations are incomplete
 Array = NDArray[Any]
 BATCH = 100
 
@@ -20,7 +21,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def open_session(path: Path) -> ort.InferenceSession:
+def open_session(path: Path) -> Any:
     """Open a model on the CPU with ONNX Runtime's own graph optimizer switched off."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -31,7 +32,7 @@ def predict(path: Path, inputs: dict[str, Array]) -> Array:
     """Run a model in batches and return its first output for all samples."""
     session = open_session(path)
     samples = len(next(iter(inputs.values())))
-    parts = []
+    parts: list[Array] = []
     for start in range(0, samples, BATCH):
         batch = {name: value[start : start + BATCH] for name, value in inputs.items()}
         parts.append(session.run(None, batch)[0])
@@ -40,7 +41,7 @@ def predict(path: Path, inputs: dict[str, Array]) -> Array:
 
 def top1(logits: Array, labels: Array) -> float:
     """Return the percentage of samples whose largest logit is at the label."""
-    return 100.0 * float(np.mean(logits.argmax(axis=1) == labels))
+    return 100.0 * float((logits.argmax(axis=1) == labels).mean())
 
 
 def mean_iou(logits: Array, labels: Array) -> float:

@@ -27,7 +27,7 @@ class Cse(Pass, name="cse"):
     def run(self, module: Module, ctx: Context) -> PassResult:
         """One pass in order; what is merged makes later ops equal."""
         remarks: list[Remark] = []
-        _Numbering(ctx, remarks).graph(module.main, {})
+        _Numbering(ctx, remarks).graph(module.main, None)
         return PassResult(bool(remarks), tuple(remarks))
 
 
@@ -35,18 +35,18 @@ class _Numbering:
     def __init__(self, ctx: Context, remarks: list[Remark]) -> None:
         self.ctx, self.remarks = ctx, remarks
 
-    def graph(self, graph: Graph, around: dict[Key, Op]) -> None:
+    def graph(self, graph: Graph, around: _Scope | None) -> None:
         """Number a graph; a region sees what is around it, not the other way round."""
         seen = _Scope(around)
         for op in graph:
             key = None if op.regions or not op.results or not op.kind.pure() else _key(op)
             if key is None:
                 for region in op.regions:
-                    self.graph(region, seen.all())
+                    self.graph(region, seen)
                 continue
             first = seen.find(key)
             if first is None:
-                seen.enter(key, op)
+                seen.here[key] = op
             elif _stands_for(first, op) and self.ctx.permit("same-value", first.loc | op.loc):
                 self.merge(graph, op, first)
 
@@ -62,19 +62,18 @@ class _Numbering:
 
 
 class _Scope:
-    """Keys of a graph over those of the graphs around it."""
+    """The ops of a graph by key, over those of the graphs around it."""
 
-    def __init__(self, around: dict[Key, Op]) -> None:
+    def __init__(self, around: _Scope | None) -> None:
         self.around, self.here = around, dict[Key, Op]()
 
     def find(self, key: Key) -> Op | None:
-        return self.here.get(key) or self.around.get(key)
-
-    def enter(self, key: Key, op: Op) -> None:
-        self.here[key] = op
-
-    def all(self) -> dict[Key, Op]:
-        return self.around | self.here
+        scope: _Scope | None = self
+        while scope:
+            if key in scope.here:
+                return scope.here[key]
+            scope = scope.around
+        return None
 
 
 def _stands_for(first: Op, op: Op) -> bool:
@@ -109,22 +108,16 @@ def _exact(value: object) -> object:
 
 def _data_key(data: Data) -> Key | None:
     head: Key = (Const, data.dtype, data.shape)
+    if data.dtype is DType.string:
+        return None
     match data:
-        case Mapped(file=file, offset=offset):
-            return (*head, "file", id(file), offset)
+        case Splat(value=value, dtype=dtype):
+            return (*head, "splat", np.asarray(value, dtype.numpy).tobytes())
         case Rand(seed=seed):
             return (*head, "rand", seed)
-        case Splat(value=value, dtype=dtype):
-            return (*head, "splat", _number(value, dtype))
+        case _ if nbytes(data) <= HASHED:
+            return (*head, "bytes", to_bytes(data.numpy(), data.dtype))
+        case Mapped(file=file, offset=offset):
+            return (*head, "file", id(file), offset)
         case _:
-            return _content_key(head, data)
-
-
-def _number(value: object, dtype: DType) -> object:
-    return value if dtype is DType.string else np.asarray(value, dtype.numpy).tobytes()
-
-
-def _content_key(head: Key, data: Data) -> Key | None:
-    if data.dtype is DType.string or nbytes(data) > HASHED:
-        return None
-    return (*head, "bytes", to_bytes(data.numpy(), data.dtype))
+            return None

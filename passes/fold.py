@@ -89,9 +89,8 @@ class Folder:
     def _opaque(self, op: Op, datas: Sequence[Data | None]) -> list[Data]:
         if self.ctx.evaluate is None:
             raise Miss("nothing here can evaluate it")
-        arrays = tuple(d and d.numpy() for d in datas)
         try:
-            results = self.ctx.evaluate(op.kind, arrays, op.regions)
+            results = self.ctx.evaluate(op.kind, _arrays(datas), op.regions)
         except GraphoptError as why:
             raise Miss(str(why)) from why
         return [Inline(np.asarray(r)) for r in results]
@@ -106,7 +105,7 @@ class Folder:
         return rw.const(fact.astype(op.result.tensor.dtype.numpy))
 
     def known_sizes(self, rw: Rewriter, op: Op, kind: Opaque) -> Value | None:
-        """reshape(x, [x.0, 8, M]), expand(x, [x.0, 8]) -> sizes as attributes: 0, -1, 1 for symbols."""
+        """reshape(x, [x.0, 8, M]), expand(x, [x.0, 8]) -> sizes as attributes; 0, -1, 1: symbols."""
         if kind.domain or kind.op_type not in ("Reshape", "Expand") or kind.attr("allowzero"):
             return None
         x, sizes = op.operand(0), op.operand(1)
@@ -120,15 +119,14 @@ class Folder:
 
     def remodel(self, rw: Rewriter, op: Op, kind: Opaque) -> Value | tuple[Value, ...] | None:
         """opaque op whose parameters are constant now -> modelled op."""
-        from graphopt.onnx import remodel
+        from graphopt.onnx.remodel import remodel
 
         found = remodel(op)
         if found is None:
             return None
         new = rw.op(found[0], *found[1])
-        if len(new.results) < len(op.results):
-            raise Miss("the model uses a result that the modelled kind does not have")
-        return new.results[: len(op.results)]
+        unused = (new.results[0],) * len(op.results)  # nothing uses what the kind doesn't give
+        return (*new.results, *unused)[: len(op.results)]
 
 
 def _foldable(op: Op, kind: OpKind) -> bool:
@@ -155,12 +153,16 @@ def _uniform(op: Op, kind: OpKind, datas: Sequence[Data | None]) -> Data | None:
     return Splat(type_.dtype, type_.static, kind.evaluate(*numbers)[0].item())
 
 
+def _arrays(datas: Sequence[Data | None]) -> tuple[Array | None, ...]:
+    return tuple(None if d is None else d.numpy() for d in datas)
+
+
 def _modelled(op: Op, datas: Sequence[Data | None]) -> list[Data]:
     """Evaluate with numpy: at once, or, where the result is large, when it is wanted."""
     kind, kept = op.kind, tuple(datas)
 
     def evaluate(index: int) -> Array:
-        return kind.evaluate(*(d and d.numpy() for d in kept))[index]
+        return kind.evaluate(*_arrays(kept))[index]
 
     types = [r.tensor for r in op.results]
     if sum(t.nbytes or 0 for t in types) > LAZY:
@@ -168,7 +170,7 @@ def _modelled(op: Op, datas: Sequence[Data | None]) -> list[Data]:
             Computed(t.dtype, t.static or (), lambda i=i: evaluate(i)) for i, t in enumerate(types)
         ]
     try:
-        results = kind.evaluate(*(d and d.numpy() for d in kept))
+        results = kind.evaluate(*_arrays(kept))
     except (ValueError, IndexError, GraphoptError) as why:
         raise Miss(str(why)) from why
     return [Inline(r) for r in results]

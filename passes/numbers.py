@@ -7,7 +7,7 @@ evaluate on it as they are, and `shape -> gather -> mul -> concat` is followed s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ LIMIT = 64  # elements; shapes are shorter
 Fact = Array  # of objects: int, bool or Sym
 
 
-class Unknown(Exception):
+class Unknown(Exception):  # noqa: N818  (it is caught here)
     """Nothing can be said of a value."""
 
 
@@ -153,7 +153,7 @@ def _prod(kind: reduce.ReduceProd, x: Fact | None) -> Fact:
 def _each(fn: Callable[[Dim, Dim], Dim], a: Fact | None, b: Fact | None) -> Fact:
     if a is None or b is None:
         raise Unknown
-    left, right = np.broadcast_arrays(a, b)
+    left, right = (cast("Any", x) for x in np.broadcast_arrays(a, b))
     out = np.empty(left.shape, object)
     for i in np.ndindex(left.shape):
         out[i] = fn(left[i], right[i])
@@ -161,7 +161,10 @@ def _each(fn: Callable[[Dim, Dim], Dim], a: Fact | None, b: Fact | None) -> Fact
 
 
 def _binary(fn: Callable[[Dim, Dim], Dim]) -> Callable[..., Fact]:
-    return lambda kind, a, b: _each(fn, a, b)
+    def meaning(kind: Any, a: Fact | None, b: Fact | None) -> Fact:
+        return _each(fn, a, b)
+
+    return meaning
 
 
 def _positive(d: Dim) -> bool:

@@ -20,7 +20,7 @@ from graphopt.targets.bundle import Meta
 from graphopt.targets.lower import lower
 from graphopt.targets.program import Program
 from graphopt.targets.tvm.compile import compile_kernels, salt
-from graphopt.targets.tvm.legal import KERNELS
+from graphopt.targets.catalog import KERNELS
 
 
 def _segment(graph: Graph, module: Module) -> bytes:

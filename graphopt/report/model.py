@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt.analysis import cost
+from graphopt.hooks import PassError
 from graphopt.ir.core import Module
 from graphopt.pipeline import Record
 from graphopt.verify import Check
@@ -55,7 +56,12 @@ class Latency:
 
 @dataclass
 class Report:
-    """Everything there is to say about one optimization."""
+    """Everything there is to say about one optimization.
+
+    `seconds` are wall times by stage; `layers` the profile (see `graphopt profile`); `files` the
+    bundle's, in bytes; `source_bytes` the original model's file, with its external data;
+    `pass_seconds` and `pass_errors` are there only where they were asked for.
+    """
 
     model: str
     target: str
@@ -73,17 +79,28 @@ class Report:
     latency: list[Latency] = field(default_factory=list[Latency])
     layers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     files: dict[str, int] = field(default_factory=dict[str, int])
+    source_bytes: int = 0
+    pass_seconds: list[float] = field(default_factory=list[float])
+    pass_errors: list[PassError] = field(default_factory=list[PassError])
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was verified, and agreed."""
+        return bool(self.checks) and all(c.ok for c in self.checks)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; infinite numbers as null."""
-        return _plain(dataclasses.asdict(self))
+        checks = [{**dataclasses.asdict(c), "ok": c.ok, "text": str(c)} for c in self.checks]
+        return plain({**dataclasses.asdict(self), "checks": checks, "verified": self.ok})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Values that JSON can hold: infinite and undefined numbers become null."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}  # pyright: ignore
+        return {str(k): plain(v) for k, v in value.items()}  # pyright: ignore
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]  # pyright: ignore
+        return [plain(v) for v in value]  # pyright: ignore
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -33,7 +33,7 @@ class Remark:
         return f"{head}: {self.text}" if self.text else head
 
 
-class Miss(Exception):
+class Miss(Exception):  # noqa: N818  (to decline is no error)
     """Raised inside a rule to decline, with the reason to report."""
 
 
@@ -228,5 +228,5 @@ class _Run:
 
 def _check_types(op: Op, news: tuple[Value, ...]) -> None:
     for res, new in zip(op.results, news, strict=True):
-        if less_known(res.type, new.type):
+        if res.use_count and less_known(res.type, new.type):
             raise Miss(f"{res.type} would become {new.type}, of which less is known")

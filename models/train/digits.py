@@ -1,6 +1,6 @@
 """Train the recognisers of spoken digits.
 
-    python models/train/digits.py dscnn bilstm --out models/
+Usage: python models/train/digits.py dscnn bilstm --out models/
 """
 
 from __future__ import annotations

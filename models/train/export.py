@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -39,4 +38,4 @@ def export_onnx(
         training=mode.PRESERVE if keep_batch_norm else mode.EVAL,
         do_constant_folding=not keep_batch_norm,
     )
-    os.replace(temporary, path)
+    temporary.replace(path)

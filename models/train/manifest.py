@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ def save_data(path: Path, arrays: dict[str, Array]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, **arrays)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def describe(card: Card, folder: Path, full: dict[str, Array]) -> dict[str, Value]:
@@ -90,5 +89,5 @@ def record(card: Card, folder: Path, full: dict[str, Array]) -> None:
     entries = sorted([*entries, entry], key=lambda item: str(item["name"]))
     temporary = path.with_suffix(".tmp")
     temporary.write_text("\n".join([HEADER, *map(to_toml, entries)]))
-    os.replace(temporary, path)
+    temporary.replace(path)
     print(to_toml(entry), flush=True)

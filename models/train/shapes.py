@@ -1,6 +1,6 @@
 """Train the U-Net that separates clothes from procedural backgrounds.
 
-    python models/train/shapes.py --out models/
+Usage: python models/train/shapes.py --out models/
 """
 
 from __future__ import annotations

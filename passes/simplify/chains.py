@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphopt.ir.core import Op, Value
+from graphopt.ir.core import Op, OpKind, Value
 from graphopt.ir.types import DType
 from graphopt.ops.elementwise import Abs, Cast, Ceil, Clip, Floor, Neg, Relu, Round, Sign
 from graphopt.ops.movement import Concat, Pad, Slice, Split, Transpose
@@ -122,12 +122,12 @@ def clip_nothing(rw: Rewriter, op: Op, kind: Clip) -> Value | None:
     return rw.make(Relu(), op.operand(0)) if relu else None
 
 
-def _idempotent(name: str, kind: type[Abs] | type[Ceil] | type[Floor] | type[Round] | type[Sign]):
-    def fn(rw: Rewriter, op: Op, kind: Any) -> Value | None:
+def _idempotent(kind: type[OpKind]) -> Rule[Any]:
+    def fn(rw: Rewriter, op: Op, _: OpKind) -> Value | None:
         """f(f(x)) -> f(x), for abs, ceil, floor, round and sign."""
-        return op.operand(0) if made_by(op.operand(0), type(kind)) else None
+        return op.operand(0) if made_by(op.operand(0), kind) else None
 
-    return Rule[Any](name, kind, fn)
+    return Rule(f"{kind.name}-twice", kind, fn)
 
 
 @rule(Abs)
@@ -214,8 +214,6 @@ def split_of_concat(rw: Rewriter, op: Op, kind: Split) -> tuple[Value, ...] | No
 
 RULES: tuple[Rule[Any], ...] = (
     transpose_twice, cast_twice, relu_twice, relu_of_clip, clip_of_relu, clip_twice, clip_nothing,
-    _idempotent("abs-twice", Abs), _idempotent("ceil-twice", Ceil),
-    _idempotent("floor-twice", Floor), _idempotent("round-twice", Round),
-    _idempotent("sign-twice", Sign), abs_of_negative, pad_twice, slice_twice, concat_twice,
+    *map(_idempotent, (Abs, Ceil, Floor, Round, Sign)), abs_of_negative, pad_twice, slice_twice, concat_twice,
     concat_of_split, split_of_concat,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.ir.core import Op, Value
+from graphopt.ir.core import Loc, Op, Value
 from graphopt.ir.data import Data, Splat, size
 from graphopt.ir.types import Array
 from graphopt.ops.elementwise import Binary, Unary, Where
@@ -28,19 +28,27 @@ def _inverse(perm: Perm) -> Perm:
     return tuple(int(i) for i in np.argsort(perm))
 
 
-def _moved(op: Op) -> tuple[Value, Perm] | None:
-    """x and p where the op's only operand is transpose(x, p), used nowhere else."""
+def _moved(op: Op) -> tuple[Value, Perm, Loc] | None:
+    """x, p and the location where the op's operand is transpose(x, p), used nowhere else."""
     inner = made_by(op.operand(0), Transpose)
     if inner is None or op.operand(0).use_count != 1:
         return None
-    return inner[0].operand(0), inner[1].perm
+    return inner[0].operand(0), inner[1].perm, inner[0].loc
+
+
+def _transpose(rw: Rewriter, perm: Perm, x: Value, loc: Loc) -> Value:
+    """transpose(x, perm) in place of the result; x takes its name."""
+    x.hint = x.hint or rw.at.results[0].hint
+    moved = rw.op(Transpose(perm), x)
+    moved.loc = loc
+    return moved.result
 
 
 @rule(Unary)
 def transpose_below_unary(rw: Rewriter, op: Op, kind: Unary) -> Value | None:
     """f(transpose(x)) -> transpose(f(x)), f element by element."""
     found = _moved(op)
-    return rw.make(Transpose(found[1]), rw.make(kind, found[0])) if found else None
+    return _transpose(rw, found[1], rw.make(kind, found[0]), found[2]) if found else None
 
 
 def _perm_of(values: list[Value]) -> Perm | None:
@@ -75,13 +83,22 @@ def _permuted(data: Data, shape: tuple[int, ...], perm: Perm) -> Array:
     return data.numpy().reshape(shape).transpose(perm)
 
 
+def _locs(values: list[Value]) -> Loc:
+    """Where the transposes among the makers of values come from."""
+    loc = Loc()
+    for v in values:
+        inner = made_by(v, Transpose)
+        loc = loc | inner[0].loc if inner else loc
+    return loc
+
+
 def _below(rw: Rewriter, op: Op) -> Value | None:
     values = [v for v in op.operands if v]
     perm = _perm_of(values)
     if perm is None or len(perm) != op.result.tensor.rank:
         return None
     moved = [_untransposed(rw, v, perm) for v in values]
-    return rw.make(Transpose(perm), rw.make(op.kind, *moved))
+    return _transpose(rw, perm, rw.make(op.kind, *moved), _locs(values))
 
 
 @rule(Binary)
@@ -106,7 +123,7 @@ def transpose_below_concat(rw: Rewriter, op: Op, kind: Concat) -> Value | None:
     moved = [_untransposed(rw, v, perm) for v in values]
     if any(v.tensor.rank != len(perm) for v in moved):
         return None
-    return rw.make(Transpose(perm), rw.make(Concat(perm[kind.axis]), *moved))
+    return _transpose(rw, perm, rw.make(Concat(perm[kind.axis]), *moved), _locs(values))
 
 
 @rule(Pad)
@@ -117,7 +134,7 @@ def transpose_below_pad(rw: Rewriter, op: Op, kind: Pad) -> Value | None:
         return None
     n, back = len(found[1]), _inverse(found[1])
     pads = tuple(kind.pads[half * n + i] for half in (0, 1) for i in back)
-    return rw.make(Transpose(found[1]), rw.make(replace(kind, pads=pads), found[0]))
+    return _transpose(rw, found[1], rw.make(replace(kind, pads=pads), found[0]), found[2])
 
 
 @rule(Slice)
@@ -127,7 +144,7 @@ def transpose_below_slice(rw: Rewriter, op: Op, kind: Slice) -> Value | None:
     if found is None:
         return None
     axes = tuple(found[1][a] for a in kind.axes)
-    return rw.make(Transpose(found[1]), rw.make(replace(kind, axes=axes), found[0]))
+    return _transpose(rw, found[1], rw.make(replace(kind, axes=axes), found[0]), found[2])
 
 
 @rule(Split)
@@ -140,7 +157,7 @@ def transpose_below_split(rw: Rewriter, op: Op, kind: Split) -> tuple[Value, ...
     if not all(u.op.kind == Transpose(back) for r in op.results for u in r.uses):
         return None  # one transpose would become several
     parts = rw.op(Split(found[1][kind.axis], kind.sizes), found[0])
-    return tuple(rw.make(Transpose(found[1]), r) for r in parts.results)
+    return tuple(_transpose(rw, found[1], r, found[2]) for r in parts.results)
 
 
 def _along(rw: Rewriter, op: Op, kind: Softmax | LogSoftmax) -> Value | None:
@@ -148,7 +165,7 @@ def _along(rw: Rewriter, op: Op, kind: Softmax | LogSoftmax) -> Value | None:
     if found is None:
         return None
     moved = rw.make(type(kind)(found[1][kind.axis]), found[0])
-    return rw.make(Transpose(found[1]), moved)
+    return _transpose(rw, found[1], moved, found[2])
 
 
 @rule(Softmax)
@@ -169,13 +186,13 @@ def transpose_below_reduce(rw: Rewriter, op: Op, kind: Reduce) -> Value | None:
     found = _moved(op)
     if found is None:
         return None
-    x, perm = found
+    x, perm, loc = found
     axes = tuple(sorted(perm[a] for a in kind.axes))
     changed: Any = type(kind)
     y = rw.make(changed(axes=axes, keepdims=kind.keepdims), x)
     left = perm if kind.keepdims else tuple(p for p in perm if p not in axes)
     order = tuple(sorted(left).index(p) for p in left)
-    return y if order == tuple(range(len(order))) else rw.make(Transpose(order), y)
+    return y if order == tuple(range(len(order))) else _transpose(rw, order, y, loc)
 
 
 RULES: tuple[Rule[Any], ...] = (

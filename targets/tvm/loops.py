@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from tvm import s_tir
@@ -71,19 +70,3 @@ def schedule(func: Any) -> Any:
 def divisors(n: int, limit: int) -> list[int]:
     """The divisors of n up to a limit, descending."""
     return [d for d in range(min(n, limit), 0, -1) if n % d == 0]
-
-
-def names(sch: Any) -> list[str]:
-    """The names of the stages that are left in a schedule, in order."""
-    main = sch.mod["main"]
-    return [str(b.name_hint) for b in _blocks(main.body)]
-
-
-def _blocks(body: Any) -> Sequence[Any]:
-    from tvm.tirx import stmt_functor
-
-    found: list[Any] = []
-    stmt_functor.post_order_visit(
-        body, lambda n: found.append(n) if type(n).__name__ == "SBlock" else None
-    )
-    return [b for b in found if b.name_hint != "root"]

@@ -53,6 +53,7 @@ class Region:
         self.frames: list[Frame] = []
         self.lazy = True  # whether repeated values may be let-bound
         self.clamping = False
+        self.stages: list[str] = []
         self.readers: dict[Value, Reader] = {}
         self.args = [self._placeholder(i, a) for i, a in enumerate(graph.args)]
         self.tensors = dict(zip(graph.args, self.args, strict=True))
@@ -171,6 +172,7 @@ class Region:
                 self.analyzer.bind(var, tvm.ir.Range(0, extent))
             return body(*at)
 
+        self.stages.append(name)
         return te.compute(tuple(shape), bound, name=name)
 
     def reduce_axis(self, extent: int, name: str) -> Any:

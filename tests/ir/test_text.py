@@ -27,7 +27,7 @@ graph @main(%x: f32[N,3,(2*H+1)/2,?], %"input:0": seq<f32[*]>, %o: optional<seq<
   %y = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} : f32[N,4,(2*H+1)/2,?] @ "/a//Conv+1", "b"
   %z = clip(%y) {lo=0.0,hi=6.0} : f32[N,4,(2*H+1)/2,?]
   %p = reorder(%w) : f32[4,3,3,3:ABcd16b16a]
-  %k, %_k = opaque(%z, _, %f) {op_type=Foo,domain="com.acme",version=3,attrs=[[axis,1],[alpha,1.0],[names,["a b",c]],[raw,hex:00ff]]} : f32[*], ? @ "k" {
+  %k, %_k = opaque(%z, _, %f) {op_type=Foo,domain=com.acme,version=3,attrs=[[axis,1],[alpha,1.0],[names,["a b",c]],[raw,hex:00ff]]} : f32[*], ? @ "k" {
     graph @then_branch() {
       %inner = relu(%z) : f32[N,4,(2*H+1)/2,?]
       return(%inner) {names=[""]}

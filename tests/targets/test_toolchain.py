@@ -81,9 +81,10 @@ def test_what_generate_refuses() -> None:
 
 def test_a_program_with_fallbacks_has_no_example() -> None:
     buffers = (buffer(Input(0), "x"), buffer(Output(0), "y"))
-    program = Program("p", buffers, (0,), (1,), (FallbackCall(b"", (("a", 0),), (("b", 1),)),))
+    call = FallbackCall(b"", (("a", 0),), (("b", 1),))
+    mixed = Program("p", buffers, (0,), (1,), (call,))
     assert "main.c" in generate(program())
-    assert "main.c" not in generate(program)
+    assert "main.c" not in generate(mixed)
     dynamic = Program("p", (buffer(Dynamic(), "x"),), (0,), (), ())
     assert "main.c" not in generate(dynamic)
 
@@ -93,16 +94,21 @@ def test_c_strings() -> None:
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_module(name: str) -> None: ...
+
+    def any_module(name: str) -> object:
+        return name
+
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", no_module)
     with pytest.raises(UnsupportedError, match="pip install ziglang"):
         toolchain.find()
     with pytest.raises(UnsupportedError, match="aarch64-linux-gnu"):
         toolchain.find("aarch64-linux-gnu")
     monkeypatch.setenv("CC", "ccache gcc-13")
     assert toolchain.find().command == ("ccache", "gcc-13")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", any_module)
     assert toolchain.find("aarch64-linux-gnu").text.endswith("-target aarch64-linux-gnu.2.28")
 
 

@@ -47,9 +47,7 @@ class EncoderBlock(nn.Module):
 class VisionTransformer(nn.Module):
     """4x4 patch embedding, encoder blocks, mean pooling over tokens, linear classifier."""
 
-    def __init__(
-        self, width: int = 64, depth: int = 4, heads: int = 4, classes: int = 10
-    ) -> None:
+    def __init__(self, width: int = 64, depth: int = 4, heads: int = 4, classes: int = 10) -> None:
         super().__init__()
         self.embed = nn.Conv2d(1, width, 4, 4)
         self.position = nn.Parameter(torch.randn(1, 49, width) * 0.02)

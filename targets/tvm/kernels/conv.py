@@ -216,9 +216,8 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     (output,) = region.graph.outputs
     stage = region.store(output, "out0")
     sch = loops.schedule(region.primfunc([stage]))
-    names = loops.names(sch)
     for copy in ("pad", "pack"):
-        if copy in names:
+        if copy in region.stages:
             vector = copy == "pad" and channel_block(region.graph.args[0]) == k.inner
             loops.padding_stage(sch, sch.get_sblock(copy), region.machine, vector=vector)
     dense = not static(output).layout

@@ -1,0 +1,92 @@
+"""Runs of the reference that commands compare with: the original model, unoptimized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphopt.errors import InputError
+
+if TYPE_CHECKING:
+    from graphopt.ir.core import Module
+    from graphopt.ir.types import Array
+    from graphopt.verify import Check, Tolerance
+
+SEEDED_SAMPLES = 3
+DATA_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Inputs, what the reference makes of them, and how far from that is still rounding.
+
+    `data` says where the inputs come from: `given` or `seeded`.
+    """
+
+    data: str
+    feeds: Sequence[Mapping[str, Array]]
+    wanted: Sequence[Mapping[str, Any]]
+    limit: Tolerance
+
+    def check(self, what: str, run: Callable[[Mapping[str, Array]], Mapping[str, Any]]) -> Check:
+        """Compare the runs of something with the reference's."""
+        from graphopt.verify import compare
+
+        return compare(what, self.data, self.limit, self.wanted, [run(f) for f in self.feeds])
+
+
+def trial(source: Path, module: Module, data: str | None, samples: int = SEEDED_SAMPLES) -> Trial:
+    """Run the reference (ONNX Runtime, its optimizer off) on given data or seeded inputs.
+
+    Args:
+        source: the model's file.
+        module: what was read from it, with the input shapes to use.
+        data: a path of samples; None: seeded.
+        samples: how many seeded ones.
+
+    Raises:
+        InputError: data that doesn't fit, or a model that the reference can't run.
+    """
+    from graphopt.verify import tolerance
+
+    what, inputs = feeds(module, data, samples)
+    run = reference(source, module)
+    return Trial(what, inputs, [run(f) for f in inputs], tolerance(module.main))
+
+
+def feeds(
+    module: Module, data: str | None, samples: int = SEEDED_SAMPLES
+) -> tuple[str, list[Mapping[str, Array]]]:
+    """The inputs to run on, and where they come from.
+
+    Raises:
+        InputError: data that doesn't fit the model.
+    """
+    if data is None:
+        from graphopt.analysis.interpret import random_inputs
+
+        return "seeded", [random_inputs(module, seed=s) for s in range(samples)]
+    from graphopt.data import load_samples
+
+    given = list(load_samples(data, module.main).feeds(module.main, DATA_SAMPLES))
+    if not given:
+        raise InputError(f"{data}: too few samples for one run of the model")
+    return "given", list(given)
+
+
+def reference(
+    source: Path, module: Module, **options: Any
+) -> Callable[[Mapping[str, Array]], Mapping[str, Any]]:
+    """ONNX Runtime on the original file; on the module where the original is IR text."""
+    from graphopt import onnx as onnx_io
+
+    return onnx_io.Reference(module if source.suffix == ".gir" else source, **options).run
+
+
+def run_module(module: Module, feed: Mapping[str, Array]) -> Mapping[str, Any]:
+    """The outputs of a module: as ONNX, in ONNX Runtime with its optimizer off."""
+    from graphopt import onnx as onnx_io
+
+    return onnx_io.Reference(module).run(feed)

@@ -1,0 +1,127 @@
+"""`graphopt optimize`: a model in, a verified bundle and an account of it out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt.cli import console
+from graphopt.cli.options import (
+    Data,
+    Json,
+    Model,
+    Passes,
+    Shapes,
+    Target,
+    Threads,
+    existing,
+    model_file,
+    parse_shapes,
+    writable,
+)
+from graphopt.cli.watch import Watch
+from graphopt.errors import InputError
+
+if TYPE_CHECKING:
+    from graphopt.analysis.bind import Shapes as ShapeMap
+    from graphopt.api import Result
+
+
+def optimize(
+    model: Model,
+    target: Target,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Default: MODEL.graphopt here."),
+    ] = None,
+    passes: Passes = "default",
+    data: Data = None,
+    input_shape: Shapes = None,
+    threads: Threads = None,
+    debug: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep IR dumps, timing, remarks, errors of each pass."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Optimize and compile a model; verify it; write a bundle that can be shipped."""
+    from graphopt import api
+    from graphopt.targets.base import Build
+
+    began = time.perf_counter()
+    shapes = parse_shapes(input_shape)
+    place = _place(output or Path(f"{model_file(model).stem}.graphopt"))
+    chosen = api.parse_target(target)
+    chain = api.default_passes(passes, chosen)
+    if data:
+        existing(Path(data))
+    watch = Watch(model, debug)
+    with console.Progressing(quiet=json) as progress, watch:
+        if debug:
+            _check_each(watch, data, shapes)
+        result = api.optimize(
+            str(model), chosen, chain, data, shapes, threads,
+            hooks=watch.hooks, build=Build(progress=progress), measure=True,
+        )  # fmt: skip
+        _keep(watch, result)
+        progress("write the bundle", 0, 1)
+        result.save(place)
+    _show(result, model, place, time.perf_counter() - began, json)
+
+
+def _place(path: Path) -> Path:
+    """The bundle's folder, checked before the long work begins.
+
+    Raises:
+        InputError: it is something else, or can't be written.
+    """
+    from graphopt.targets.bundle import is_bundle
+
+    if not path.exists():
+        return writable(path)
+    if not path.is_dir() or (any(path.iterdir()) and not is_bundle(path)):
+        raise InputError(f"{path} exists and is not a graphopt bundle: it is left as it is")
+    return path
+
+
+def _check_each(watch: Watch, data: str | None, shapes: ShapeMap | None) -> None:
+    """Check IR and numbers after each pass, not only at the end."""
+    from graphopt import api
+    from graphopt.analysis.bind import bind
+    from graphopt.hooks import VerifyEach
+
+    module = api.load(watch.model)
+    bind(module, shapes)
+    watch.hooks.append(VerifyEach())
+    watch.check_numbers(module, data)
+
+
+def _keep(watch: Watch, result: Result) -> None:
+    """Put what the hooks saw into the report, and the debug folder."""
+    report = result.report
+    report.pass_seconds = [s for _, s in watch.timing.seconds]
+    report.pass_errors = watch.numbers.errors if watch.numbers else []
+    report.source_bytes = source_bytes(watch.model, report.before.weight_bytes)
+    report.versions = dict(result.manifest.versions) if result.manifest else {}
+    watch.keep(report.passes)
+    if watch.folder and result.program:
+        (watch.folder / "program.txt").write_text(str(result.program), "utf-8")
+
+
+def source_bytes(model: Path, weights: int) -> int:
+    """Bytes of a model's file, and of its weights where they lie outside it."""
+    size = model.stat().st_size
+    return size if size >= weights else size + weights
+
+
+def _show(result: Result, model: Path, place: Path, seconds: float, json: bool) -> None:
+    from graphopt.report.screen import screen
+
+    if json:
+        told = {**result.report.to_json(), "output": str(place), "total_seconds": seconds}
+        console.show_json(told)
+    else:
+        console.show(screen(result.report, model=model, place=place, seconds=seconds))

@@ -1,0 +1,257 @@
+# pyright: basic
+# TVM ships no types.
+"""Matrix products: y[batch, m, n] = sum over k of a[batch, m, k] * b[batch, k, n].
+
+b is wanted in panels of `lanes` columns, [n/lanes, k, lanes]: weights come packed so (tag Ba16b of
+a [K, N] matrix, Ab16a of a transposed one), anything else is packed here first, which costs 1/M of
+the product. A tile of `rows` x `panels` vectors stays in registers over the whole sum. Rows past
+the end repeat the last one and are not stored.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+
+from graphopt.ir.core import Op
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import loops
+from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
+
+Ints = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """batch: leading sizes of the result; m, n, k; whether a, b are transposed or vectors."""
+
+    batch: Ints
+    m: int
+    n: int
+    k: int
+    trans_a: bool
+    trans_b: bool
+    shared: bool
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds."""
+        return math.prod(self.batch) * self.m * self.n * self.k
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """lanes: columns of a panel; rows, panels: the register tile; steps: rows of a loop turn."""
+
+    lanes: int
+    rows: int
+    panels: int
+
+
+def shape(op: Op) -> Shape:
+    """Read the sizes off the op."""
+    kind: Any = op.kind
+    a, b = shape_of(op.operand(0)), shape_of(op.operand(1))
+    ta, tb = getattr(kind, "trans_a", False), getattr(kind, "trans_b", False)
+    left, right = a if len(a) > 1 else (1, *a), b if len(b) > 1 else (*b, 1)
+    m, k = (left[-1], left[-2]) if ta else (left[-2], left[-1])
+    n = right[-2] if tb else right[-1]
+    result = shape_of(op.result)
+    batch = result[: len(result) - (len(a) > 1) - (len(b) > 1)]
+    shared = math.prod(right[:-2]) == 1
+    if shared and len(a) > 1 and batch and not ta and math.prod(left[:-2]) == math.prod(batch):
+        return Shape((), math.prod(batch) * m, n, k, ta, tb, True)
+    return Shape(batch, m, n, k, ta, tb, shared)
+
+
+def choose(s: Shape, machine: Machine) -> Knobs:
+    """The schedule for a shape, by rule."""
+    lanes = max(machine.lanes, 8)
+    panels = -(-s.n // lanes)
+    per = max(1, lanes // machine.lanes)
+    budget = machine.registers - (1 if machine.lanes == 16 else 2)
+
+    def cost(rows: int, count: int) -> float:
+        vectors = rows * count * per
+        useful = s.m / (-(-s.m // rows) * rows) * panels / (-(-panels // count) * count)
+        loads = (rows + count * per) / vectors
+        return (max(1.0, 8 / vectors) + 0.4 * loads) / useful
+
+    fitting = [
+        (cost(r, p), -p, r)
+        for p in range(1, min(panels, 8) + 1)
+        for r in range(1, min(s.m, 16) + 1)
+        if (r * p + p) * per <= budget
+    ]
+    _, p, r = min(fitting)
+    return Knobs(lanes, r, -p)
+
+
+def packed_tag(s: Shape, k: Knobs, rank: int) -> str:
+    """The layout in which a constant matrix b needs no packing."""
+    if rank != 2:
+        return ""
+    return f"Ab{k.lanes}a" if s.trans_b else f"Ba{k.lanes}b"
+
+
+def compute(region: Region, op: Op, s: Shape, k: Knobs) -> tuple[int, ...]:
+    """Bind the op's result to the stage `anchor`; give its shape."""
+    panels = -(-s.n // k.lanes)
+    cols = -(-panels // k.panels) * k.panels
+    rows = -(-s.m // k.rows) * k.rows
+    b = columns(region, op, s, k, cols)
+    a = left(region, op, s)
+    kk = region.reduce_axis(s.k, "k")
+
+    def body(*at: Any) -> Any:
+        *batch, m, panel, lane = at
+        row = m if rows == s.m else tirx.min(m, s.m - 1)
+        return te.sum(a(batch, row, kk.var) * b(batch, panel, kk.var, lane), axis=[kk])
+
+    full = (*s.batch, rows, cols, k.lanes)
+    y = region.compute(full, body, "anchor")
+    region.bind(op.result, lambda index: finish(region, op, s, k, y, index))
+    return full
+
+
+def finish(region: Region, op: Op, s: Shape, k: Knobs, y: Any, index: Any) -> Any:
+    """The result at a logical index: alpha * y + beta * c for gemm."""
+    kind: Any = op.kind
+    vector_a, vector_b = (len(shape_of(op.operand(i))) == 1 for i in (0, 1))
+    rest = list(index)
+    column = tirx.const(0, "int32") if vector_b else rest.pop()
+    row = tirx.const(0, "int32") if vector_a else rest.pop()
+    if not s.batch and rest:
+        sizes = (*shape_of(op.result)[: len(rest)], 1)
+        for i, d in zip(rest, sizes, strict=False):
+            pass
+        row = _merged(rest, row, shape_of(op.result)[:-1] if not vector_b else shape_of(op.result))
+        rest = []
+    at = [*rest, row, tirx.floordiv(column, k.lanes), tirx.floormod(column, k.lanes)]
+    value = y(*map(region.analyzer.simplify, at))
+    if getattr(kind, "alpha", 1.0) != 1.0:
+        value = value * tirx.const(kind.alpha, "float32")
+    c = op.operands[2] if op.kind.name == "gemm" else None
+    if c is None:
+        return value
+    addend = region.at(c, broadcast(index, shape_of(c), shape_of(op.result)))
+    return value + (addend if kind.beta == 1.0 else addend * tirx.const(kind.beta, "float32"))
+
+
+def _merged(batch: list[Any], row: Any, sizes: Ints) -> Any:
+    """The row of the product whose batch axes were folded into its rows."""
+    flat: Any = tirx.const(0, "int32")
+    for i, d in zip([*batch, row], sizes, strict=True):
+        flat = flat * d + i
+    return flat
+
+
+def left(region: Region, op: Op, s: Shape) -> Any:
+    """A reader a(batch, m, k)."""
+    value = op.operand(0)
+    own = shape_of(value)
+
+    def read(batch: list[Any], m: Any, k: Any) -> Any:
+        if len(own) == 1:
+            return region.at(value, [k])
+        if not s.batch and len(own) > 2:
+            sizes, at, rest = own[:-1], [], m
+            for i in range(len(sizes)):
+                below = math.prod(sizes[i + 1 :])
+                at.append(region.analyzer.simplify(
+                    tirx.floormod(tirx.floordiv(rest, below), sizes[i])))  # fmt: skip
+            return region.at(value, [*at, k])
+        lead = broadcast(batch, own[:-2], s.batch) if len(own) > 2 else []
+        return region.at(value, [*lead, k, m] if s.trans_a else [*lead, m, k])
+
+    return read
+
+
+def columns(region: Region, op: Op, s: Shape, k: Knobs, cols: int) -> Any:
+    """A reader b(batch, panel, k, lane): the packed argument, or a stage `pack`."""
+    value = op.operand(1)
+    own = shape_of(value)
+    tag = packed_tag(s, k, len(own))
+    whole = -(-s.n // k.lanes)
+    if tag and static(value).layout == tag and value in region.tensors:
+        tensor = region.tensors[value]
+        clip = (lambda p: p) if cols == whole else (lambda p: tirx.min(p, whole - 1))
+        return lambda batch, panel, kk, lane: tensor(clip(panel), kk, lane)
+    lead = own[:-2] if len(own) > 2 else ()
+
+    def body(*at: Any) -> Any:
+        *batch, panel, kk, lane = at
+        n = panel * k.lanes + lane
+        index = [kk] if len(own) == 1 else [*batch, n, kk] if s.trans_b else [*batch, kk, n]
+        inside = region.at(value, index)
+        if cols * k.lanes == s.n:
+            return inside
+        return tirx.if_then_else(n < s.n, inside, tirx.const(0.0, "float32"))
+
+    tensor = region.compute((*lead, cols, s.k, k.lanes), body, "pack")
+
+    def read(batch: list[Any], panel: Any, kk: Any, lane: Any) -> Any:
+        return tensor(*(broadcast(batch, lead, s.batch) if lead else []), panel, kk, lane)
+
+    return read
+
+
+def apply(region: Region, s: Shape, k: Knobs, full: Ints) -> Any:
+    """Schedule the stages pack, anchor, and out0.
+
+    The product is stored by a stage `tile` of its own shape first only in the register tile: out0
+    reads it back there.
+    """
+    (output,) = region.graph.outputs
+    stage = region.store(output, "out0")
+    sch = loops.schedule(region.primfunc([stage]))
+    parallel = loops.parallel_worth(s.macs)
+    if "pack" in region.stages:
+        loops.padding_stage(sch, sch.get_sblock("pack"), region.machine, vector=not s.trans_b)
+    product_tiles(sch, s, k, full, region.machine, parallel=parallel)
+    work = math.prod(shape_of(output)) * 4
+    loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=work)
+    return sch.mod["main"]
+
+
+def product_tiles(
+    sch: Any, s: Shape, k: Knobs, full: Ints, machine: Machine, *, parallel: bool
+) -> None:
+    """Compute the product tile by tile in registers, then write the tile."""
+    y = sch.get_sblock("anchor")
+    kept = sch.cache_write(y, 0, "local")
+    *batch, m, p, lane = sch.get_loops(kept)
+    mo, mi = sch.split(m, [None, k.rows])
+    po, pi = sch.split(p, [None, k.panels])
+    stream = 4 * s.k * s.n > machine.l2_bytes // 2
+    order = [po, mo] if stream or s.m <= k.rows else [mo, po]
+    sch.reorder(*batch, *order, mi, pi, lane)
+    sch.compute_at(y, order[1], preserve_unit_loops=True)
+    fused = sch.fuse(*batch, *order) if len(batch) + 2 > 1 else order[0]
+    if parallel and loops.extent(sch, fused) > 1:
+        sch.parallel(fused)
+    every = sch.get_loops(y)
+    reduce, space = every[-1], every[1:-1]
+    sch.reorder(reduce, *space)
+    sch.vectorize(space[-1])
+    for loop in space[:-1]:
+        sch.unroll(loop)
+    sch.decompose_reduction(y, reduce)
+    init = sch.get_loops(sch.get_sblock("anchor_init"))[1:]
+    sch.vectorize(init[-1])
+    for loop in (*init[:-1], mi, pi):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+
+
+def build(region: Region) -> Any:
+    """The scheduled function of a product and its epilogue."""
+    op = region.anchor
+    assert op is not None
+    s = shape(op)
+    knobs = choose(s, region.machine)
+    full = compute(region, op, s, knobs)
+    return apply(region, s, knobs, full)

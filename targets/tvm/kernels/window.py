@@ -1,0 +1,213 @@
+# pyright: basic
+# TVM ships no types.
+"""What depthwise convolution and pooling share: a sum or maximum over windows, channel by channel.
+
+A band of rows of one channel block is computed at a time: its padded operand is copied into a
+buffer that stays in the first cache, then tiles of `columns` vectors are computed in registers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+
+from graphopt.ir.core import Op, Value
+from graphopt.ir.layout import parse_layout
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import loops
+from graphopt.targets.tvm.region import Region, shape_of, static
+
+Ints = tuple[int, ...]
+UNROLLED_TAPS = 9
+
+
+@dataclass(frozen=True)
+class Window:
+    """Sizes: n, channels, spatial sizes of operand and result, and the window's parameters."""
+
+    n: int
+    channels: int
+    size: Ints
+    out: Ints
+    kernel: Ints
+    strides: Ints
+    pads: Ints
+    dilations: Ints
+
+    @property
+    def work(self) -> int:
+        """Scalar operations."""
+        return self.n * self.channels * math.prod(self.out) * math.prod(self.kernel)
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """block: channels of a vector block; columns: vectors in registers; rows: of a band."""
+
+    block: int
+    columns: int
+    rows: int
+    copy: bool
+
+
+def channel_block(value: Value) -> int:
+    """How many channels a value's layout keeps together (1: it is dense)."""
+    tag = static(value).layout
+    return dict(parse_layout(tag).blocks).get(1, 1) if tag else 1
+
+
+def choose(s: Window, op: Op, machine: Machine) -> Knobs:
+    """The schedule for a shape, by rule."""
+    stored = channel_block(op.operand(0))
+    block = stored if stored > 1 else max(machine.lanes, 8)
+    width = s.out[-1]
+    per = max(1, block // machine.lanes)
+    most = max(1, (machine.registers - 4) // (2 * per))
+    columns = min((c for c in range(1, min(width, most) + 1)),
+                  key=lambda c: (-(-width // c) * (c + 2), -c))  # fmt: skip
+    ragged = width % columns != 0
+    rows = 1 if len(s.out) == 1 else band(s, block, machine)
+    return Knobs(block, columns, rows, stored == 1 or any(s.pads) or ragged)
+
+
+def band(s: Window, block: int, machine: Machine) -> int:
+    """The most rows whose operand fills half of the first cache; a divisor where one is near."""
+    height, reach = s.out[-2], (s.kernel[-2] - 1) * s.dilations[-2] + 1
+    row = 4 * block * (s.size[-1] + s.pads[-1] + s.pads[len(s.size) - 1])
+    fitting = [r for r in range(1, height + 1)
+               if ((r - 1) * s.strides[-2] + reach) * row <= machine.l1_bytes]  # fmt: skip
+    most = max(fitting, default=1)
+    even = [r for r in range(max(1, most // 2), most + 1) if height % r == 0]
+    return max(even, default=most)
+
+
+def compute(
+    region: Region,
+    op: Op,
+    s: Window,
+    k: Knobs,
+    fill: float,
+    combine: Callable[..., Any],
+    term: Callable[[Any, list[Any], Any, list[Any]], Any],
+) -> tuple[Any, str]:
+    """The stage `anchor`: y[n, cb, s.., ci] = combine over taps of term(x, at, taps).
+
+    `term` gets the element of x, the result's index [n, cb, ci], and the taps. Returns the stage
+    and the layout tag it is in.
+    """
+    value, dims = op.operand(0), len(s.size)
+    rank = dims + 2
+    cols = -(-s.out[-1] // k.columns) * k.columns
+    out = (*s.out[:-1], cols)
+    x = padded(region, value, s, k, out, fill) if k.copy else region.tensors[value]
+    taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
+
+    def body(*at: Any) -> Any:
+        n, cb, *space, ci = at
+        where = [p * st + t.var * d for p, st, t, d in
+                 zip(space, s.strides, taps, s.dilations, strict=True)]  # fmt: skip
+        return combine(term(x(n, cb, *where, ci), [n, cb, ci], None, [t.var for t in taps]), axis=taps)
+
+    blocks = -(-s.channels // k.block)
+    letters = "abcdef"[2:rank]
+    return region.compute((s.n, blocks, *out, k.block), body, "anchor"), f"aB{letters}{k.block}b"
+
+
+def padded(region: Region, value: Value, s: Window, k: Knobs, out: Ints, fill: float) -> Any:
+    """A copy of x in blocks, with its padding and as many columns as `out` reads."""
+    dims = len(s.size)
+    need = tuple((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
+                 zip(out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
+    blocks = -(-s.channels // k.block)
+    exact = channel_block(value) == k.block
+
+    def body(*at: Any) -> Any:
+        n, cb, *space, ci = at
+        c = cb * k.block + ci
+        at_x = [p - b for p, b in zip(space, s.pads[:dims], strict=True)]
+        checks = [] if exact or s.channels % k.block == 0 else [c < s.channels]
+        for p, begin, size, whole in zip(at_x, s.pads, s.size, need, strict=False):
+            checks += [p >= 0] if begin else []
+            checks += [p < size] if whole - begin > size else []
+        inside = region.at(value, [n, c, *at_x])
+        return tirx.if_then_else(tirx.all(*checks), inside, tirx.const(fill, "float32")) if (
+            checks) else inside  # fmt: skip
+
+    return region.compute((s.n, blocks, *need, k.block), body, "pad")
+
+
+def apply(region: Region, s: Window, k: Knobs) -> Any:
+    """Schedule the stages pad, anchor and out0."""
+    (output,) = region.graph.outputs
+    stage = region.store(output, "out0")
+    sch = loops.schedule(region.primfunc([stage]))
+    if "pack" in region.stages:
+        loops.padding_stage(sch, sch.get_sblock("pack"), region.machine, vector=False)
+    dense = not static(output).layout
+    n, c, *space = sch.get_loops(sch.get_sblock("out0"))
+    if dense:
+        c, last = sch.split(c, [None, k.block])
+    else:
+        last = space.pop()
+    column = space.pop()
+    wo, wi = sch.split(column, [None, k.columns])
+    within = []
+    if space:
+        ho, hi = sch.split(space.pop(), [None, k.rows])
+        within, space = [hi], [*space, ho]
+    sch.reorder(n, c, *space, *within, wo, wi, last)
+    fused = sch.fuse(n, c, *space)
+    sch.compute_at(sch.get_sblock("anchor"), wo, preserve_unit_loops=True)
+    if k.copy:  # before the anchor is decomposed, which hides it from compute_at
+        _band_copy(sch, fused, exact=channel_block(region.graph.args[0]) == k.block)
+    if loops.parallel_worth(3 * s.work) and loops.extent(sch, fused) > 1:
+        sch.parallel(fused)
+    _tile(sch, s)
+    if not dense:
+        sch.vectorize(last)
+    sch.unroll(wi)
+    return sch.mod["main"]
+
+
+def _band_copy(sch: Any, fused: Any, *, exact: bool) -> None:
+    """Compute the padded operand of one band."""
+    pad = sch.get_sblock("pad")
+    sch.compute_at(pad, fused, preserve_unit_loops=True)
+    if exact:
+        sch.vectorize(sch.get_loops(pad)[-1])
+
+
+def _tile(sch: Any, s: Window) -> None:
+    """Compute the tile of registers: taps outside, unrolled where they are few."""
+    y = sch.get_sblock("anchor")
+    depth = len(sch.get_loops(sch.get_sblock("out0"))) - 2
+    every = sch.get_loops(y)[depth:]
+    dims = len(s.kernel)
+    space, taps = every[:-dims], every[-dims:]
+    sch.reorder(*taps, *space)
+    sch.vectorize(space[-1])
+    for loop in space[:-1]:
+        sch.unroll(loop)
+    if math.prod(s.kernel) <= UNROLLED_TAPS:
+        for loop in taps:
+            sch.unroll(loop)
+    sch.decompose_reduction(y, taps[0])
+    init = sch.get_loops(sch.get_sblock("anchor_init"))[depth:]
+    sch.vectorize(init[-1])
+    for loop in init[:-1]:
+        sch.unroll(loop)
+    sch.set_scope(sch.get_sblock("anchor_update"), 0, "local")
+
+
+def sum_of(value: Any, axis: list[Any]) -> Any:
+    """The sum over axes."""
+    return te.sum(value, axis=axis)
+
+
+def max_of(value: Any, axis: list[Any]) -> Any:
+    """The maximum over axes."""
+    return te.max(value, axis=axis)

@@ -1,0 +1,107 @@
+"""Goldens: a pipeline, a graph, and the graph and remarks that come out of it.
+
+Each run also checks that text round-trips, that every stage verifies, that a second run of the
+pipeline changes nothing, and that the numbers stay. `pytest tests/test_golden.py --update` writes
+what came out into the files; read the diff before committing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphopt.passes as passes
+from graphopt.ir.core import Module
+from graphopt.ir.parser import parse
+from graphopt.ir.printer import to_text
+from graphopt.ir.types import Array, TensorType
+from graphopt.ir.verify import verify
+from graphopt.passes.table import RulePass
+from graphopt.pipeline import Context, Pass, parse_pipeline, run_pipeline
+from graphopt.rewrite import Rule
+from tests.evaluation import evaluate, interpret
+
+FOLDER = Path(__file__).parent / "golden"
+FILES = sorted(FOLDER.rglob("*.gir"))
+HEAD, EXPECT = "// passes: ", "// expect:\n"
+
+
+def name(path: Path) -> str:
+    """`simplify/relu-twice`."""
+    return str(path.relative_to(FOLDER).with_suffix(""))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
+    """One file."""
+    head, _, rest = path.read_text().partition("\n")
+    before, _, want = rest.partition(EXPECT)
+    pipeline = parse_pipeline(head.removeprefix(HEAD), passes.DEFAULT)
+    module = parse(before, path.name)
+    verify(module)
+    assert to_text(parse(to_text(module))) == to_text(module)
+    inputs = random_inputs(module)
+    reference = interpret(module, inputs)
+    ctx = Context(evaluate=evaluate)
+    records = run_pipeline(pipeline, module, ctx)
+    verify(module)
+    exact = all(p.effect == "exact" for p in pipeline)
+    compare(reference, interpret(module, inputs), exact)
+    remarks = "".join(f"// {r}\n" for record in records for r in record.remarks)
+    again = run_pipeline(pipeline, module, ctx)
+    assert not any(record.changed for record in again)
+    got = module.to_text(elide=True) + remarks
+    if request.config.getoption("--update"):
+        path.write_text(f"{head}\n{before}{EXPECT}{got}")
+    else:
+        assert got == want
+
+
+def random_inputs(module: Module) -> dict[str, Array]:
+    """Numbers for the arguments; a symbolic size is 3, booleans are mixed."""
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Array] = {}
+    for arg in module.main.args:
+        assert isinstance(arg.type, TensorType)
+        shape = tuple(d if isinstance(d, int) else 3 for d in arg.type.shape or ())
+        numbers = rng.normal(size=shape) * (1 if arg.type.dtype.is_float else 4)
+        inputs[arg.hint] = numbers.astype(arg.type.dtype.numpy)
+    return inputs
+
+
+def compare(want: Any, got: Any, exact: bool) -> None:
+    """Equal bit by bit; up to rounding where a pass may reassociate.
+
+    There, a sum of n products in another order differs by n * 2^-24 of the sum of their magnitudes
+    (float32), and the goldens' sums are of less than 200 terms around 1.
+    """
+    for a, b in zip(_list(want), _list(got), strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        if exact:
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * np.abs(a).max(initial=1))
+
+
+def _list(outputs: Any) -> list[Array]:
+    return list(outputs.values()) if isinstance(outputs, dict) else list(outputs)
+
+
+def tables() -> Iterator[tuple[str, Rule[Any]]]:
+    """(pass, rule) for every rule of every pass that is a table."""
+    for cls in Pass.registry.values():
+        if issubclass(cls, RulePass):
+            yield from ((cls.name, r) for r in cls().rules(Context()))
+
+
+@pytest.mark.parametrize(("owner", "rule"), list(tables()), ids=lambda x: getattr(x, "name", x))
+def test_every_rule_has_a_golden(owner: str, rule: Rule[Any]) -> None:
+    """A file of the rule's name, in which it is applied, and an algebra of one line."""
+    assert "->" in rule.algebra
+    text = (FOLDER / owner / f"{rule.name}.gir").read_text()
+    assert f"// applied: {rule.name} at" in text
