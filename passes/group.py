@@ -42,9 +42,10 @@ class Group(Pass, name="group"):
 
 def is_view(op: Op) -> bool:
     """Whether the op only gives dense memory another shape."""
-    types = [v.type for v in (op.operands[0], *op.results) if v]
-    dense = all(isinstance(t, TensorType) and t.static is not None and not t.layout for t in types)
-    return isinstance(op.kind, VIEWS) and dense
+    if not isinstance(op.kind, VIEWS):
+        return False
+    types = [op.operand(0).type, op.result.type]
+    return all(isinstance(t, TensorType) and t.static is not None and not t.layout for t in types)
 
 
 def is_constant(value: Value) -> bool:

@@ -112,9 +112,9 @@ def _run(module: Module, chain: Sequence[Pass], controls: Controls, watch: Watch
         existing(Path(controls.data))
     if controls.print_after:
         show = lambda text: print(text, end="", file=sys.stderr)  # noqa: E731
-        watch.hooks.append(PrintAfter(controls.print_after, show))
+        watch.extra.append(PrintAfter(controls.print_after, show))
     if controls.check_each:
-        watch.hooks.append(VerifyEach())
+        watch.extra.append(VerifyEach())
         watch.check_numbers(module, controls.data)
     options: dict[str, Any] = {}
     if controls.bisect_limit is not None:

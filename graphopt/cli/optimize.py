@@ -95,7 +95,7 @@ def _check_each(watch: Watch, data: str | None, shapes: ShapeMap | None) -> None
 
     module = api.load(watch.model)
     bind(module, shapes)
-    watch.hooks.append(VerifyEach())
+    watch.extra.append(VerifyEach())
     watch.check_numbers(module, data)
 
 

@@ -31,9 +31,17 @@ class Watch:
         self.timing: Timing = Timing()
         self.reproducer: Reproducer = Reproducer(folder, str(model))
         self.numbers: NumericCheck | None = None
-        self.hooks: list[Hook] = [self.timing, self.reproducer]
-        if folder:
-            self.hooks.append(Dump(folder))
+        self.extra: list[Hook] = []
+        self.dump: list[Hook] = [Dump(folder)] if folder else []
+
+    @property
+    def hooks(self) -> list[Hook]:
+        """In this order, as the pipeline calls `after` from the end.
+
+        The clock stops first, and what a pass made is dumped before a check refuses it.
+        """
+        checks: list[Hook] = [self.numbers] if self.numbers else []
+        return [self.reproducer, *checks, *self.extra, *self.dump, self.timing]
 
     def check_numbers(self, module: Module, data: str | None) -> None:
         """Compare the numbers with the reference's after each pass.
@@ -47,7 +55,6 @@ class Watch:
 
         t = trial(self.model, module, data, samples=1)
         self.numbers = NumericCheck(run_module, t.feeds, t.wanted, t.limit)
-        self.hooks.append(self.numbers)
 
     def keep(self, records: Sequence[Record]) -> None:
         """Write the tables, where there is a folder."""

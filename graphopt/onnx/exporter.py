@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -253,21 +254,21 @@ class Exporter:
             outs.pop()
         node.output.extend(outs)
         node.attribute.extend(write_attribute(k, v) for k, v in kind.attrs)
-        self.regions(op, node, e)
+        self.regions(op.regions, node, e)
         e.nodes.append(node)
         for r in op.results:
             if kind.domain and self.root(r) in self.names and not isinstance(r.type, UnknownType):
                 proto.value_info.append(value_info(self.name(r), r.type))
 
-    def regions(self, op: Op, node: onnx.NodeProto, e: Emitter) -> None:
+    def regions(self, regions: Sequence[Graph], node: onnx.NodeProto, e: Emitter) -> None:
         """The graph attributes; regions of one name are one attribute of several graphs."""
         found = known(node.op_type, self.opset, node.domain)
         sorts = found.attributes if found else {}
         many = int(onnx.AttributeProto.GRAPHS)
         lists: dict[str, onnx.AttributeProto] = {}
-        for region in op.regions:
+        for region in regions:
             body, _ = self.graph(region, e)
-            again = sum(r.name == region.name for r in op.regions) > 1
+            again = sum(r.name == region.name for r in regions) > 1
             if not again and sorts.get(region.name) != many:
                 node.attribute.append(write_attribute(region.name, body))
                 continue

@@ -1,0 +1,126 @@
+"""`graphopt bench`: latency, interleaved with peers on the same threads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphopt.cli import console
+from graphopt.cli.options import Either, Json, Shapes, Threads, existing, parse_shapes
+from graphopt.errors import InputError
+
+if TYPE_CHECKING:
+    from graphopt.ir.core import Module
+
+PEERS = ("onnxruntime",)
+Runs = dict[str, Callable[[], Any]]
+
+
+def bench(
+    path: Either,
+    vs: Annotated[
+        str | None, typer.Option(metavar="PEER,...", help=f"Compare with: {', '.join(PEERS)}.")
+    ] = None,
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="For each contestant.")] = 2.0,
+    input_shape: Shapes = None,
+    json: Json = False,
+) -> None:
+    """Time a bundle; a model is compiled for this computer first. Runs take turns, A B A B.
+
+    The peer runs the same ONNX file (of a bundle: its model.onnx) with its own optimizer on, on as
+    many threads, from the same arrays.
+    """
+    peers = _peers(vs)
+    shapes = parse_shapes(input_shape)
+    with console.Progressing(quiet=json) as progress, _bundle(path, shapes, progress) as bundle:
+        progress("measure", 0, 1)
+        told = _measure(path, bundle, peers, threads, seconds)
+    if json:
+        console.show_json(told)
+        return
+    head = ("", "p50", "p90", "p99", "min", "mean", "runs", "")
+    rows = [(r["what"], *(f"{r[k]:.3f} ms" for k in ("p50", "p90", "p99", "min", "mean")),
+             r["runs"], _versus(r, told["results"][0])) for r in told["results"]]  # fmt: skip
+    console.show(console.table(head, rows), f"{told['threads']} threads, seeded inputs")
+
+
+def _peers(text: str | None) -> list[str]:
+    from graphopt.spec import nearest
+
+    names = [n.strip() for n in (text or "").split(",") if n.strip()]
+    for name in names:
+        if name not in PEERS:
+            raise InputError(f"--vs: no peer named {name!r}{nearest(name, PEERS)}")
+    return list(dict.fromkeys(names))
+
+
+@contextmanager
+def _bundle(path: Path, shapes: Any, progress: console.Progressing) -> Iterator[Path]:
+    """The bundle itself, or one compiled from the model for as long as the `with` lasts."""
+    if existing(path).is_dir():
+        if shapes:
+            raise InputError("--input-shape is for a model; a bundle has its shapes")
+        yield path
+        return
+    from graphopt import api
+    from graphopt.targets.base import Build
+
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        result = api.optimize(
+            str(path), "x86", input_shapes=shapes, build=Build(progress=progress)
+        )
+        yield result.save(Path(folder) / "bundle")
+
+
+def _measure(
+    path: Path, bundle: Path, peers: list[str], threads: int | None, seconds: float
+) -> dict[str, Any]:
+    from graphopt import api
+    from graphopt.cli.profile import feed_for
+    from graphopt.runtime import Session
+
+    feed = feed_for(bundle, None)
+    model = bundle / "model.onnx" if path.is_dir() else path
+    with Session(bundle, threads=threads) as session:
+        runs: Runs = {"graphopt": lambda: session.run(feed)}
+        for peer in peers:
+            runs[peer] = _peer(model, session.threads, feed)
+        times = api.interleave(runs, seconds, most=1_000_000)
+        count = session.threads
+    return {
+        "model": str(path), "peer_model": str(model), "threads": count,
+        "results": [{"what": name, **summary(t)} for name, t in times.items()],
+    }  # fmt: skip
+
+
+def _peer(model: Path, threads: int, feed: Any) -> Callable[[], Any]:
+    from graphopt import api
+    from graphopt.cli.numbers import reference
+
+    module: Module = api.load(model)
+    run = reference(model, module, optimize=True, threads=threads)
+    return lambda: run(feed)
+
+
+def summary(seconds: list[float]) -> dict[str, Any]:
+    """Percentiles, in milliseconds."""
+    import numpy as np
+
+    ms = 1000 * np.asarray(seconds)
+    p50, p90, p99 = (float(p) for p in np.percentile(ms, [50, 90, 99]))
+    return {"p50": p50, "p90": p90, "p99": p99, "min": float(ms.min()), "mean": float(ms.mean()),
+            "runs": len(seconds), "unit": "ms"}  # fmt: skip
+
+
+def _versus(row: dict[str, Any], ours: dict[str, Any]) -> str:
+    """How much faster we are than a peer, by the medians."""
+    if row is ours:
+        return ""
+    ratio = row["p50"] / ours["p50"]
+    return f"graphopt is {ratio:.2f}x as fast"

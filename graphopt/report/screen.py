@@ -1,0 +1,140 @@
+"""The before/after screen that `graphopt optimize` ends with."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from graphopt.report.model import Latency, Report
+from graphopt.report.units import count, milliseconds, size
+
+
+def screen(report: Report, *, model: Path, place: Path, seconds: float) -> RenderableType:
+    """Lay out a finished optimization.
+
+    Args:
+        report: the account of it.
+        model: the original, as the next commands to type name it.
+        place: the bundle that was written.
+        seconds: the whole took.
+    """
+    parts: list[RenderableType] = [_numbers(report), Text()]
+    parts += [_line(text) for text in _sentences(report)]
+    parts += [_line(f"note: {text}", "yellow") for text in report.notes]
+    parts += [Text(), _line(_output(report, place, seconds)), _files(place), Text()]
+    parts += [_line("next:", "bold"), *(_line(f"  {text}") for text in _next(report, model, place))]
+    return Padding(Group(*parts), (0, 0, 0, 2))
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, overflow="fold")
+
+
+def _numbers(report: Report) -> Table:
+    """The table: one line a quantity, before and after."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    table.add_column("")
+    for name in ("before", "after"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for row in _rows(report):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    a, b = report.before, report.after
+    yield "operators", str(a.operators), str(b.operators), _fewer(a.operators, b.operators)
+    if report.calls:
+        yield "kernel calls", "-", str(report.calls), _compiled(report)
+    yield "MACs", count(a.macs), count(b.macs), ""
+    yield "parameters", count(a.parameters), count(b.parameters), ""
+    model = report.files.get("model.onnx", 0)
+    if report.source_bytes and model:
+        yield "model.onnx", size(report.source_bytes), size(model), ""
+    if library := report.files.get("libmodel.so"):
+        yield "library", "-", size(library), "code and weights; needs only libc"
+    if report.calls:
+        yield "peak memory", size(a.activation_bytes), size(report.arena_bytes), _memory(report)
+    yield from _latency(report)
+
+
+def _fewer(before: int, after: int) -> str:
+    return f"{100 * (before - after) / before:.0f} % fewer" if 0 < after < before else ""
+
+
+def _compiled(report: Report) -> str:
+    outside = report.fallback.segments if report.fallback else 0
+    text = f"{report.kernels} different kernels"
+    return f"{text}; {outside} segments in ONNX Runtime" if outside else text
+
+
+def _memory(report: Report) -> str:
+    """What the two numbers are."""
+    return "of activations; after: the arena that the library plans, without inputs and outputs"
+
+
+def _latency(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """One line: the peer's median before, ours after."""
+    by_name = {one.what: one for one in report.latency}
+    ours, peer = by_name.get("graphopt"), by_name.get("onnxruntime")
+    if ours is None:
+        return
+    where = f"{report.target}, {ours.threads} thread{'s' if ours.threads > 1 else ''}"
+    before = milliseconds(peer.median_ms) if peer else "-"
+    note = f"{_ratio(peer, ours)}; {where}" if peer else where
+    yield "latency", before, milliseconds(ours.median_ms), note
+
+
+def _ratio(peer: Latency, ours: Latency) -> str:
+    """Faster or slower than ONNX Runtime with all its optimizations, by the medians."""
+    ratio = peer.median_ms / ours.median_ms if ours.median_ms else 0.0
+    if ratio >= 1:
+        return f"{ratio:.2f}x as fast as ONNX Runtime (before: ONNX Runtime, fully optimized)"
+    return f"{1 / ratio if ratio else 0:.2f}x slower than ONNX Runtime, fully optimized (before)"
+
+
+def _sentences(report: Report) -> Iterator[str]:
+    """What was verified, what isn't compiled."""
+    for check in report.checks:
+        yield str(check)
+    if report.fallback is None:
+        return
+    f = report.fallback
+    time = "" if f.time_share is None else f" and {100 * f.time_share:.0f} % of the time"
+    yield f"{100 * f.macs_share:.0f} % of the MACs{time} run in ONNX Runtime, which the bundle needs:"
+    for kind, why in sorted(f.reasons.items()):
+        yield f"  {kind}: {why}"
+
+
+def _output(report: Report, place: Path, seconds: float) -> str:
+    longest = sorted(report.seconds.items(), key=lambda item: -item[1])[:3]
+    parts = ", ".join(f"{name} {spent:.1f} s" for name, spent in longest if spent >= 0.05)
+    return f"{place}/   in {seconds:.1f} s{f' ({parts})' if parts else ''}"
+
+
+def _files(place: Path) -> Table:
+    """The bundle's files and their sizes."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 2))
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    for path in sorted(p for p in place.rglob("*") if p.is_file()):
+        name = path.relative_to(place).as_posix()
+        table.add_row(Text(name), Text(size(path.stat().st_size)))
+    return table
+
+
+def _next(report: Report, model: Path, place: Path) -> Iterator[str]:
+    """Commands that exist, worth typing now."""
+    bundle, original = shlex.quote(str(place)), shlex.quote(str(model))
+    if any(check.data == "seeded" for check in report.checks):
+        yield f"graphopt verify {bundle} {original} --data samples.npz   check on your own data"
+    yield f"graphopt bench {bundle} --vs onnxruntime   percentiles, in turns with ONNX Runtime"
+    yield f"graphopt profile {bundle}   where the time goes, layer by layer"
+    yield f"graphopt run {bundle} --input x.npz --output y.npz"

@@ -1,0 +1,126 @@
+"""Grouping, lowering and the memory plan, on text."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+import graphopt.ops  # noqa: F401  registers the kinds
+from graphopt.ir import Module
+from graphopt.ir.parser import parse
+from graphopt.ir.verify import verify
+from graphopt.passes.group import Group
+from graphopt.pipeline import Context
+from graphopt.targets.catalog import KERNELS
+from graphopt.targets.lower import kernel_text, lower
+from graphopt.targets.memory import Lifetime, lower_bound, plan
+from graphopt.targets.program import Arena, Dynamic, FallbackCall, Input, KernelCall, Output, Program
+
+CONV = "{strides=[1,1],pads=[1,1,1,1],dilations=[1,1]}"
+
+
+def lowered(text: str) -> tuple[Module, Program]:
+    module = parse(text)
+    verify(module)
+    Group().run(module, Context(catalog=KERNELS))
+    verify(module)
+    return module, lower(module, salt="", reason=KERNELS.reason, segment=lambda g, m: b"onnx")
+
+
+def body(module: Module) -> list[list[str]]:
+    return [
+        [o.kind.name for o in op.regions[0] if o.kind.name not in ("const", "return")]
+        for op in module.main if op.kind.name == "fused"
+    ]  # fmt: skip
+
+
+def test_bias_residual_and_activation_join_the_convolution() -> None:
+    module, program = lowered(f"""graph @g(%x: f32[1,16,8,8]) {{
+      %w = const rand 1 : f32[16,16,3,3]
+      %six = const dense [6.0] : f32[]
+      %a = conv(%x, %w) {CONV} @ "conv"
+      %b = add(%a, %x) @ "add"
+      %c = min(%b, %six) @ "min"
+      %d = conv(%c, %w) {CONV} @ "conv2"
+      return(%d) {{names=[y]}} }}""")
+    assert body(module) == [["conv", "add", "min"], ["conv"]]
+    assert [s.nodes for s in program.steps] == [("conv", "add", "min"), ("conv2",)]
+    assert len(program.kernels) == 2
+    assert all(isinstance(s, KernelCall) for s in program.steps)
+
+
+def test_a_result_with_two_users_is_not_fused_away() -> None:
+    module, _ = lowered(f"""graph @g(%x: f32[1,16,8,8]) {{
+      %w = const rand 1 : f32[16,16,3,3]
+      %a = conv(%x, %w) {CONV}
+      %b = relu(%a)
+      %c = add(%b, %a)
+      return(%c) {{names=[y]}} }}""")
+    assert body(module)[0] == ["conv"]
+
+
+def test_equal_computations_share_one_kernel_whatever_their_names() -> None:
+    module, program = lowered(f"""graph @g(%x: f32[1,16,8,8]) {{
+      %w = const rand 1 : f32[16,16,3,3]
+      %v = const rand 2 : f32[16,16,3,3]
+      %a = conv(%x, %w) {CONV} @ "one"
+      %b = conv(%a, %v) {CONV} @ "two"
+      return(%b) {{names=[y]}} }}""")
+    texts = {kernel_text(op) for op in module.main if op.kind.name == "fused"}
+    assert len(texts) == 1
+    assert len(program.kernels) == 1
+    assert len(program.steps) == 2
+
+
+def test_views_cost_nothing_and_outputs_are_copies_where_they_must_be() -> None:
+    _, program = lowered("""graph @g(%x: f32[2,8]) {
+      %a = relu(%x)
+      %v = reshape(%a) {shape=[16]}
+      %b = relu(%v)
+      return(%b, %x, %b, %v) {names=[b,x,again,v]} }""")
+    copies = [s for s in program.steps if isinstance(s, KernelCall)]
+    assert len(copies) == 5  # two relus, and copies of x, b and v
+    assert [type(program.buffers[b].place) for b in program.outputs] == [Output] * 4
+    assert isinstance(program.buffers[program.inputs[0]].place, Input)
+
+
+def test_what_has_no_kernel_falls_back_in_few_segments() -> None:
+    _, program = lowered("""graph @g(%x: f32[4]) {
+      %a = relu(%x) @ "a"
+      %n = opaque(%x) {op_type=NonZero} : i64[1,?] @ "n"
+      %b = exp(%a) @ "b"
+      %m = opaque(%n) {op_type=Foo} : f32[4] @ "m"
+      %y = add(%b, %m) @ "y"
+      return(%y, %n) {names=[y,n]} }""")
+    steps = program.steps
+    assert [s.nodes for s in steps] == [("n", "m"), ("a", "b", "y")]
+    outside = steps[0]
+    assert isinstance(outside, FallbackCall)
+    assert outside.nodes == ("n", "m")
+    assert dict(outside.reasons).keys() == {"NonZero", "Foo"}
+    assert isinstance(program.buffers[program.outputs[1]].place, Dynamic)
+    assert isinstance(program.buffers[outside.outputs[1][1]].place, Arena)
+
+
+LIVES = st.lists(
+    st.builds(lambda n, a, b: Lifetime(n, min(a, b), max(a, b)),
+              st.integers(1, 1000), st.integers(0, 12), st.integers(0, 12)),
+    max_size=25,
+)  # fmt: skip
+
+
+@given(LIVES)
+def test_buffers_alive_together_never_overlap(lives: list[Lifetime]) -> None:
+    offsets, total = plan(lives)
+    assert total >= lower_bound(lives)
+    for i, (a, at) in enumerate(zip(lives, offsets, strict=True)):
+        assert at % 64 == 0
+        assert at + a.nbytes <= total
+        for b, bt in list(zip(lives, offsets, strict=True))[:i]:
+            if a.first <= b.last and b.first <= a.last:
+                assert at + a.nbytes <= bt or bt + b.nbytes <= at
+
+
+def test_a_chain_needs_two_buffers() -> None:
+    lives = [Lifetime(6400, i, i + 1) for i in range(50)]
+    assert plan(lives)[1] == lower_bound(lives) == 12800
