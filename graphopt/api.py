@@ -215,9 +215,6 @@ class _Job:
         assert target is not None
         self.staged = tempfile.TemporaryDirectory(prefix="graphopt-")
         place = Path(self.staged.name) / "bundle"
-        copy = clone_module(self.module)
-        self.progress("plan kernels and memory", 0, 1)
-        self.program = self.timed("lower", lambda: target.lower(copy))
         meta = Meta(
             target=_target_text(target),
             pipeline=",".join(map(str, self.passes)),
@@ -225,9 +222,11 @@ class _Job:
             inputs=_specs(self.module, outputs=False),
             outputs=_specs(self.module, outputs=True),
         )
-        write = lambda path: onnx_io.save(self.module, path)  # noqa: E731
-        build = lambda: target.build(self.program, place, model=write, meta=meta, options=self.build)  # noqa: E731
-        self.manifest = self.timed("compile", build)
+        self.progress("plan kernels and memory", 0, 1)
+        self.program, self.manifest = self.timed("compile", lambda: target.compile(
+            self.module, place, meta=meta, options=self.build,
+            model=lambda path: onnx_io.save(self.module, path),
+        ))  # fmt: skip
 
     def feeds(self, data: Any) -> tuple[str, list[Feed]]:
         graph = self.module.main

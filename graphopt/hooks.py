@@ -24,7 +24,7 @@ Feed = Mapping[str, Array]
 Run = Callable[[Module, Feed], Mapping[str, Any]]
 """Gives the outputs of a module, by name, for inputs by name."""
 
-_DUMP = re.compile(r"\d{3,}_\w+\.gir")
+_DUMP = re.compile(r"\d{3,}_[\w.-]+\.gir")
 
 
 class VerifyEach(Hook):
@@ -112,7 +112,7 @@ def made(folder: Path) -> Path:
 class PrintAfter(Hook):
     """Hand the text after a named pass (or all that changed something) to `show`."""
 
-    def __init__(self, name: str, show: Callable[[str], None]) -> None:
+    def __init__(self, name: str, show: Callable[[str], object]) -> None:
         """`name` is a pass's name, or `all`."""
         self.name, self.show = name, show
 
@@ -123,7 +123,7 @@ class PrintAfter(Hook):
 
 
 class BisectLimit:
-    """Permit the first `limit` rewrites and refuse the rest, to find the one that breaks a model."""
+    """Permit the first `limit` rewrites, refuse the rest: to find the one that breaks a model."""
 
     def __init__(self, limit: int) -> None:
         """A limit of 0 refuses all."""
@@ -199,9 +199,11 @@ class NumericCheck(Hook):
         feeds: Sequence[Feed],
         wanted: Sequence[Mapping[str, Any]],
         limit: Tolerance,
+        data: str = "seeded",
     ) -> None:
-        """`wanted` are the reference's outputs for `feeds`."""
+        """`wanted` are the reference's outputs for `feeds`, which are `given` or `seeded`."""
         self.run, self.feeds, self.wanted, self.limit = run, feeds, wanted, limit
+        self.data = data
         self.errors: list[PassError] = []
         self._before: Module | None = None
 
@@ -224,7 +226,7 @@ class NumericCheck(Hook):
 
     def _check(self, number: int, text: str, module: Module, before: Module | None) -> None:
         got = [self.run(module, feed) for feed in self.feeds]
-        check = compare("the model", "checked", self.limit, self.wanted, got)
+        check = compare("the model", self.data, self.limit, self.wanted, got)
         self.errors.append(PassError(number, text, check.worst))
         if check.ok:
             return
@@ -234,11 +236,15 @@ class NumericCheck(Hook):
 
 @dataclass(frozen=True)
 class Difference:
-    """An op whose result isn't what the value of that name was before."""
+    """An op whose result isn't what the value of that name was before.
+
+    `gone` are the ops before the pass that led to that value and whose own values are no more.
+    """
 
     op: Op
     value: str
     error: OutputError
+    gone: tuple[Op, ...] = ()
 
 
 def describe(found: Difference | None) -> str:
@@ -246,7 +252,9 @@ def describe(found: Difference | None) -> str:
     if found is None:
         return ""
     why = found.error.why or f"{found.error.relative:.1e} of its range"
-    return f"; the first op that differs is {found.op.kind.name} at {found.op.loc} ({why})"
+    lost = ", ".join(f"{op.kind.name} at {op.loc}" for op in found.gone)
+    after = f", with {lost} gone before it" if lost else ""
+    return f"; the first op that differs is {found.op.kind.name} at {found.op.loc} ({why}){after}"
 
 
 def first_difference(
@@ -263,8 +271,23 @@ def first_difference(
         for name in (r.hint for r in op.results if r.hint in want and r.hint in got):
             check = compare("", "", limit, [{name: want[name]}], [{name: got[name]}])
             if check.worst and not check.ok:
-                return Difference(op, name, check.worst)
+                return Difference(op, name, check.worst, _gone(before, after, name))
     return None
+
+
+def _gone(before: Module, after: Module, name: str) -> tuple[Op, ...]:
+    """The ops that led to a value and whose own values the module no longer has, in order."""
+    left = {r.hint for op in after.main for r in op.results}
+    made = {r.hint: op for op in before.main for r in op.results}
+    found: dict[Op, None] = {}
+    todo = [made[name]]
+    while todo:
+        for value in todo.pop().operands:
+            op = value.op if value else None
+            if op and op.kind.name != "const" and op.results[0].hint not in left:
+                found[op] = None
+                todo.append(op)
+    return tuple(op for op in before.main if op in found)
 
 
 def observe(module: Module, feed: Feed, run: Run) -> dict[str, Any]:

@@ -120,8 +120,9 @@ class Check:
             return f"{self.what}: the model has no outputs"
         verdict = "agrees" if self.ok else f"DIFFERS at output {worst.name!r}"
         why = f" ({worst.why})" if worst.why else ""
+        samples = f"{self.samples} {self.data} sample{'s' if self.samples != 1 else ''}"
         return (f"{self.what} {verdict}{why}: largest error {worst.relative:.1e} of the range on "
-                f"{self.samples} {self.data} samples; limit {self.tolerance}")  # fmt: skip
+                f"{samples}; limit {self.tolerance}")  # fmt: skip
 
 
 def compare(

@@ -90,10 +90,10 @@ class Folder:
         if self.ctx.evaluate is None:
             raise Miss("nothing here can evaluate it")
         try:
-            results = self.ctx.evaluate(op.kind, _arrays(datas), op.regions)
+            results = list(self.ctx.evaluate(op.kind, _arrays(datas), op.regions))
         except GraphoptError as why:
             raise Miss(str(why)) from why
-        return [Inline(np.asarray(r)) for r in results]
+        return [Inline(np.asarray(r)) for r in results[: len(op.results)]]
 
     def known_numbers(self, rw: Rewriter, op: Op, kind: OpKind) -> Value | None:
         """integers that follow from shapes -> constant."""
@@ -105,7 +105,7 @@ class Folder:
         return rw.const(fact.astype(op.result.tensor.dtype.numpy))
 
     def known_sizes(self, rw: Rewriter, op: Op, kind: Opaque) -> Value | None:
-        """reshape(x, [x.0, 8, M]), expand(x, [x.0, 8]) -> sizes as attributes; 0, -1, 1: symbols."""
+        """reshape(x, [x.0, 8, M]), expand(x, [x.0, 8]) -> sizes as attributes, 0 or 1 for x.0."""
         if kind.domain or kind.op_type not in ("Reshape", "Expand") or kind.attr("allowzero"):
             return None
         x, sizes = op.operand(0), op.operand(1)

@@ -14,7 +14,7 @@ from graphopt.passes import DEFAULT
 from graphopt.pipeline import Hook, Pass
 from graphopt.runtime.manifest import Manifest
 from graphopt.spec import Spec, nearest
-from graphopt.targets.bundle import Meta
+from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.program import Program
 
 Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
@@ -61,13 +61,13 @@ class Target(Spec):
         """The passes that `lower` runs first."""
 
     @abstractmethod
-    def build(
-        self, program: Program, directory: Path, *, model: Any, meta: Meta, options: Build
-    ) -> Manifest:
-        """Compile a Program and write the bundle.
+    def compile(
+        self, module: Module, directory: Path, *, model: Content, meta: Meta, options: Build
+    ) -> tuple[Program, Manifest]:
+        """Lower an optimized module (which stays as it is), compile it, write the bundle.
 
         Raises:
-            UnsupportedError: the machine lacks a compiler.
+            UnsupportedError: the computer lacks a compiler.
         """
 
 

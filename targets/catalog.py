@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from graphopt.errors import UnsupportedError
-from graphopt.ir.builtin import Opaque
+from graphopt.ir.builtin import Const, Opaque, Return
 from graphopt.ir.core import Op
+from graphopt.ir.parser import parse
+from graphopt.ir.types import TensorType
 from graphopt.targets.tvm import legal
 
+Refused = Mapping[tuple[str, ...], str]
 
+
+@dataclass(frozen=True)
 class KernelCatalog:
-    """The TVM kernels of `graphopt.targets.tvm`; stateless."""
+    """The TVM kernels of `graphopt.targets.tvm`, but for ops that the compiler has refused.
+
+    `refused` maps the signature of an op (kind, attributes, types) to the reason.
+    """
+
+    refused: Refused = field(default_factory=dict[tuple[str, ...], str])
+
+    def refusing(self, text: str, why: str) -> KernelCatalog:
+        """This catalog without the ops of a kernel's text."""
+        ops = (op for op in parse(text).main if not isinstance(op.kind, Const | Return))
+        return KernelCatalog({**self.refused, **{_signature(op): why for op in ops}})
 
     def family(self, op: Op) -> str | None:
         """The kernel family that computes the op; None where there is none."""
+        if self.refused and _signature(op) in self.refused:
+            return None
         try:
             return legal.family(op)
         except UnsupportedError:
@@ -31,7 +51,14 @@ class KernelCatalog:
         if isinstance(op.kind, Opaque):
             domain = f"{op.kind.domain}." if op.kind.domain else ""
             return f"{domain}{op.kind.op_type} has no kernel, or its parameters aren't constant"
-        return legal.refusal(op) or "it depends on a dynamic value"
+        refused = self.refused.get(_signature(op))
+        return refused or legal.refusal(op) or "it depends on a dynamic value"
+
+
+def _signature(op: Op) -> tuple[str, ...]:
+    """An op's kind, attributes and types, whatever their layouts."""
+    types = [v.type for v in (*op.operands, *op.results) if v]
+    return (str(op.kind), *(str(t.logical if isinstance(t, TensorType) else t) for t in types))
 
 
 KERNELS = KernelCatalog()

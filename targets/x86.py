@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from graphopt.errors import UnsupportedError
+from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Module
 from graphopt.onnx import to_proto
 from graphopt.passes.group import Group
@@ -16,11 +17,11 @@ from graphopt.pipeline import Context, Hook, Pass, run_pipeline
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle, machine
 from graphopt.targets.base import Build, Target
-from graphopt.targets.bundle import Meta
+from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.lower import lower
 from graphopt.targets.program import Program
-from graphopt.targets.tvm.compile import compile_kernels, salt
-from graphopt.targets.catalog import KERNELS
+from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
+from graphopt.targets.catalog import KERNELS, KernelCatalog
 
 
 def _segment(graph: Graph, module: Module) -> bytes:
@@ -63,18 +64,33 @@ class X86(Target, name="x86"):
         """Layouts, then kernels."""
         return (Layout(), Group())
 
-    def lower(self, module: Module, hooks: tuple[Hook, ...] = ()) -> Program:
+    def lower(
+        self, module: Module, hooks: tuple[Hook, ...] = (), catalog: KernelCatalog = KERNELS
+    ) -> Program:
         """Choose layouts, group ops into kernels, plan memory."""
         m = self.machine()
-        run_pipeline(self.lowering(), module, Context(catalog=KERNELS, lanes=m.lanes), hooks)
-        return lower(module, salt=salt(m), reason=KERNELS.reason, segment=_segment)
+        run_pipeline(self.lowering(), module, Context(catalog=catalog, lanes=m.lanes), hooks)
+        return lower(module, salt=salt(m), reason=catalog.reason, segment=_segment)
 
-    def build(
-        self, program: Program, directory: Path, *, model: Any, meta: Meta, options: Build
-    ) -> Manifest:
-        """Compile the kernels in worker processes, link them with the driver, write the bundle."""
-        m = self.machine()
-        objects = compile_kernels(program.kernels, m, jobs=options.jobs, cache_dir=options.cache,
-                                  progress=options.progress)  # fmt: skip
-        features = bundle.Meta(**{**vars(meta), "arch": m.arch, "cpu_features": m.cpu_features})
-        return bundle.write(program, list(objects.values()), directory, model=model, meta=features)
+    def compile(
+        self, module: Module, directory: Path, *, model: Content, meta: Meta, options: Build
+    ) -> tuple[Program, Manifest]:
+        """Lower, compile the kernels in worker processes, link them, write the bundle.
+
+        What the compiler refuses falls back: the module is lowered again without it.
+        """
+        m, catalog = self.machine(), KERNELS
+        while True:
+            program = self.lower(clone_module(module), catalog=catalog)
+            compiled = compile_kernels(program.kernels, m, jobs=options.jobs,
+                                       cache_dir=options.cache, progress=options.progress)  # fmt: skip
+            failed = {k: c for k, c in compiled.items() if isinstance(c, CompileFailure)}
+            for kernel in program.kernels:
+                if kernel.key in failed:
+                    catalog = catalog.refusing(kernel.text, failed[kernel.key].error)
+            if not failed:
+                break
+        objects = [c for c in compiled.values() if isinstance(c, Path)]
+        meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features)
+        options.progress("link", 0, 1)
+        return program, bundle.write(program, objects, directory, model=model, meta=meta)

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import graphopt.passes
-from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.builtin import Const, Return
+from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.data import Rand
 from graphopt.ir.parser import parse
 from graphopt.ir.printer import to_text

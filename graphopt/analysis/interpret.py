@@ -138,7 +138,12 @@ def _last_uses(graph: Graph) -> dict[Op, list[Value]]:
     return dying
 
 
-DEFAULT_SIZE = 2  # for symbolic dimensions without a given size
+
+def _default_size(axis: int, rank: int) -> int:
+    """Of a symbolic dimension: a batch of 1, images of 64 x 64, sequences of 8."""
+    if axis == 0:
+        return 1
+    return 64 if rank >= 4 and axis >= 2 else 8
 
 
 def random_inputs(
@@ -149,14 +154,15 @@ def random_inputs(
     Args:
         module: the model.
         seed: the same seed gives the same inputs.
-        sizes: of symbolic dimensions, by name (default: 1 for the first axis, else 2).
+        sizes: of symbolic dimensions, by name (default: batch 1, images 64 x 64, sequences of 8).
     """
     rng = np.random.default_rng(seed)
     known = dict(sizes or {})
     for arg in module.main.args:
-        for axis, d in enumerate(arg.type.shape or () if isinstance(arg.type, TensorType) else ()):
+        shape = arg.type.shape or () if isinstance(arg.type, TensorType) else ()
+        for axis, d in enumerate(shape):
             if isinstance(d, Sym) and d.name != "?":
-                known.setdefault(d.name, 1 if axis == 0 else DEFAULT_SIZE)
+                known.setdefault(d.name, _default_size(axis, len(shape)))
     return {a.hint: _random(a.type, rng, known, _bound(a)) for a in module.main.args}
 
 
@@ -173,8 +179,10 @@ def _random(type_: ValueType, rng: np.random.Generator, sizes: dict[str, int], b
 
 def _tensor(type_: TensorType, rng: np.random.Generator, sizes: dict[str, int], bound: int) -> Array:
     dims = type_.shape or ()
-    bound_dims = (d if isinstance(d, int) else d.bind(sizes) for d in dims)
-    shape = tuple(d if isinstance(d, int) else 1 for d in bound_dims)
+    known = [d if isinstance(d, int) else d.bind(sizes) for d in dims]
+    shape = tuple(
+        d if isinstance(d, int) else _default_size(i, len(dims)) for i, d in enumerate(known)
+    )
     dtype = type_.dtype
     if dtype is DType.string:
         return np.array([f"s{i}" for i in rng.integers(0, 10, shape).reshape(-1)], object).reshape(shape)

@@ -82,4 +82,4 @@ def root(
 
 def run(args: list[str]) -> int:
     """Run a command line; give the exit code."""
-    return guarded(lambda given: app(given, standalone_mode=False), args)
+    return guarded(lambda given: app(given, prog_name="graphopt", standalone_mode=False), args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,7 +61,7 @@ def _peers(text: str | None) -> list[str]:
 
 
 @contextmanager
-def _bundle(path: Path, shapes: Any, progress: console.Progressing) -> Iterator[Path]:
+def _bundle(path: Path, shapes: Any, progress: console.Progressing) -> Generator[Path]:
     """The bundle itself, or one compiled from the model for as long as the `with` lasts."""
     if existing(path).is_dir():
         if shapes:
@@ -72,9 +72,7 @@ def _bundle(path: Path, shapes: Any, progress: console.Progressing) -> Iterator[
     from graphopt.targets.base import Build
 
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        result = api.optimize(
-            str(path), "x86", input_shapes=shapes, build=Build(progress=progress)
-        )
+        result = api.optimize(str(path), "x86", input_shapes=shapes, build=Build(progress=progress))
         yield result.save(Path(folder) / "bundle")
 
 

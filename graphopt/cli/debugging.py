@@ -1,4 +1,12 @@
-"""What `--debug DIR` and `--dump-dir DIR` keep of a run of the passes."""
+"""What `--debug DIR` and `--dump-dir DIR` keep of a run of the passes.
+
+000_input.gir 003_fuse.gir ...   the IR as read, and after each pass that changed it
+weights.bin                      the constants of all of them
+timing.txt remarks.txt           seconds a pass; what each rule did, or declined to do and why
+errors.txt                       how far the outputs are from the reference after each pass
+reproducer.gir reproducer.bin    the IR before a pass that failed
+program.txt                      (--debug) the plan: kernels, buffers, memory
+"""
 
 from __future__ import annotations
 
@@ -11,13 +19,6 @@ from graphopt.errors import InputError
 if TYPE_CHECKING:
     from graphopt.hooks import PassError
     from graphopt.pipeline import Record
-
-FILES = """000_input.gir, 003_fuse.gir ...  the IR before the first pass and after each that changed it
-weights.bin                      the constants of all of them
-timing.txt remarks.txt           seconds a pass; what each rule did, or declined to do and why
-errors.txt                       how far the outputs are from the reference after each pass
-reproducer.gir                   the IR before a pass that failed
-"""
 
 
 def timing_text(seconds: Iterable[tuple[str, float]]) -> str:

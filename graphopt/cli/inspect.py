@@ -129,7 +129,8 @@ def _spec(dtype: str | None, shape: tuple[int | str | None, ...] | None) -> str:
 
 
 def _show(told: dict[str, Any], layers: bool) -> None:
-    console.show(f"{told['kind']} {told['name']}", console.table(("", ""), list(_facts(told)), left=2))
+    facts = console.table(("", ""), list(_facts(told)), left=2)
+    console.show(f"{told['kind']} {told['name']}", facts)
     if told["kind"] == "model":
         ops = ", ".join(f"{k} {n}" for k, n in told["ops"].items())
         console.show(f"ops: {ops or 'none'}", *(f"note: {n}" for n in told["notes"]))

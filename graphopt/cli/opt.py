@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt.cli import console, debugging
-from graphopt.cli.options import Data, Json, Shapes, existing, model_file, parse_shapes, writable
+from graphopt.cli.options import (
+    Data,
+    Json,
+    Shapes,
+    existing,
+    model_file,
+    parse_shapes,
+    read_passes,
+    writable,
+)
 from graphopt.cli.watch import Watch
 from graphopt.errors import InputError
 
@@ -48,7 +57,7 @@ def opt(
         str | None, typer.Option(metavar="PASS|all", help="Print the IR after it, on stderr.")
     ] = None,
     dump_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the IR after each change, and remarks.")
+        Path | None, typer.Option(metavar="DIR", help="Keep the IR after each change, remarks.")
     ] = None,
     check_each: Annotated[
         bool,
@@ -69,7 +78,7 @@ def opt(
 
     place = _out(output)
     controls = Controls(print_after, dump_dir, check_each, bisect_limit, stop_after, data)
-    chain = _chain(api.default_passes(passes, None), controls)
+    chain = _chain(read_passes(passes), controls)
     shapes = parse_shapes(input_shape)
     module = api.load(model_file(model), input_shapes=shapes)
     watch = Watch(model, dump_dir)
@@ -95,8 +104,10 @@ def _chain(chain: Sequence[Pass], controls: Controls) -> tuple[Pass, ...]:
     from graphopt.spec import nearest
 
     names = [p.name for p in chain]
-    for option, name in (("--stop-after", controls.stop_after), ("--print-after", controls.print_after)):
-        if name and name not in names and not (option == "--print-after" and name == "all"):
+    wanted = {"--stop-after": controls.stop_after, "--print-after": controls.print_after}
+    for option, name in wanted.items():
+        every = option == "--print-after" and name == "all"
+        if name and name not in names and not every:
             raise InputError(f"{option}: the pipeline has no pass {name!r}{nearest(name, names)}")
     last = names.index(controls.stop_after) + 1 if controls.stop_after else len(names)
     return tuple(chain[:last])
@@ -111,8 +122,7 @@ def _run(module: Module, chain: Sequence[Pass], controls: Controls, watch: Watch
     if controls.data:
         existing(Path(controls.data))
     if controls.print_after:
-        show = lambda text: print(text, end="", file=sys.stderr)  # noqa: E731
-        watch.extra.append(PrintAfter(controls.print_after, show))
+        watch.extra.append(PrintAfter(controls.print_after, sys.stderr.write))
     if controls.check_each:
         watch.extra.append(VerifyEach())
         watch.check_numbers(module, controls.data)
@@ -126,7 +136,12 @@ def _run(module: Module, chain: Sequence[Pass], controls: Controls, watch: Watch
 
 
 def _tell(
-    module: Module, place: Path | None, records: list[Record], watch: Watch, timing: bool, json: bool
+    module: Module,
+    place: Path | None,
+    records: list[Record],
+    watch: Watch,
+    timing: bool,
+    json: bool,
 ) -> None:
     if json:
         console.show_json(_document(module, place, records, watch))

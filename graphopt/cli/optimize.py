@@ -20,6 +20,7 @@ from graphopt.cli.options import (
     existing,
     model_file,
     parse_shapes,
+    read_passes,
     writable,
 )
 from graphopt.cli.watch import Watch
@@ -55,7 +56,7 @@ def optimize(
     shapes = parse_shapes(input_shape)
     place = _place(output or Path(f"{model_file(model).stem}.graphopt"))
     chosen = api.parse_target(target)
-    chain = api.default_passes(passes, chosen)
+    chain = read_passes(passes, chosen)
     if data:
         existing(Path(data))
     watch = Watch(model, debug)

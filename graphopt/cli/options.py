@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphopt.errors import InputError
 
-Model = Annotated[Path, typer.Argument(show_default=False, help="An ONNX model (or IR text, .gir).")]
+if TYPE_CHECKING:
+    from graphopt.pipeline import Pass
+    from graphopt.targets.base import Target as TargetSpec
+
+Model = Annotated[Path, typer.Argument(show_default=False, help="ONNX, or IR text (.gir).")]
 Bundle = Annotated[Path, typer.Argument(show_default=False, help="A folder made by `optimize`.")]
 Either = Annotated[
     Path, typer.Argument(metavar="BUNDLE|MODEL", show_default=False, help="A bundle, or a model.")
@@ -52,6 +56,18 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
             raise InputError(f"--input-shape gives {name!r} twice")
         shapes[name] = tuple(map(int, dims.split("x"))) if dims else ()
     return shapes or None
+
+
+def read_passes(text: str, target: TargetSpec | None = None) -> tuple[Pass, ...]:
+    """Read pipeline text; `default` is the target's own, or the standard one.
+
+    Raises:
+        ParseError: with the column and a caret.
+    """
+    from graphopt.passes import DEFAULT
+    from graphopt.pipeline import parse_pipeline
+
+    return parse_pipeline(text, target.default if target else DEFAULT)
 
 
 def existing(path: Path) -> Path:

@@ -19,7 +19,7 @@ def passes(json: Json = False) -> None:
     from graphopt.passes import DEFAULT, group, layout  # the last two: a target's own
     from graphopt.pipeline import Pass
 
-    assert group and layout
+    del group, layout
 
     found = [_about(cls) for _, cls in sorted(Pass.registry.items())]
     if json:

@@ -39,8 +39,8 @@ def profile(
     ]  # fmt: skip
     head = ("layer", "kernel", "us", "share", "MMACs", "GFLOP/s")
     total = sum(r["us"] for r in layers)
-    console.show(console.table(head, shown, left=2),
-                 f"{len(layers)} layers, {total / 1000:.3f} ms in all, {count} threads")  # fmt: skip
+    told = f"{len(layers)} layers, {total / 1000:.3f} ms in all, {count} threads"
+    console.show(console.table(head, shown, left=2), told)
 
 
 def feed_for(bundle: Path, path: Path | None) -> dict[str, Array]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,7 +55,7 @@ def read_npz(path: Path) -> dict[str, Array]:
         raise InputError(f"{path}: can't read it as .npz: {why}") from why
 
 
-def write_npz(path: Path, arrays: dict[str, Array]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays as .npz, all of them or nothing.
 
     Raises:

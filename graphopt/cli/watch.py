@@ -54,7 +54,7 @@ class Watch:
         from graphopt.hooks import NumericCheck
 
         t = trial(self.model, module, data, samples=1)
-        self.numbers = NumericCheck(run_module, t.feeds, t.wanted, t.limit)
+        self.numbers = NumericCheck(run_module, t.feeds, t.wanted, t.limit, t.data)
 
     def keep(self, records: Sequence[Record]) -> None:
         """Write the tables, where there is a folder."""

@@ -58,6 +58,7 @@ class Known(NamedTuple):
     attributes: dict[str, int]  # name -> AttributeProto.AttributeType
     required: tuple[str, ...]
     deprecated: bool
+    since: int
 
 
 @lru_cache(maxsize=4096)
@@ -69,7 +70,7 @@ def known(op_type: str, version: int, domain: str) -> Known | None:
     attributes = {k: int(v.type.value) for k, v in found.attributes.items()}
     required = tuple(k for k, v in found.attributes.items() if v.required)
     counts = (found.min_input, found.max_input), (found.min_output, found.max_output)
-    return Known(*counts, attributes, required, found.deprecated)
+    return Known(*counts, attributes, required, found.deprecated, found.since_version)
 
 
 def check_node(node: onnx.NodeProto, domain: str, version: int, where: str) -> None:

@@ -95,7 +95,11 @@ def _cast_to(n: NodeView, to: DType | None) -> Modelled | None:
 
 
 @converts("Mod")
-def _mod(n: NodeView) -> Modelled:
+def _mod(n: NodeView) -> Modelled | None:
+    """Of floats it was only C's fmod before opset 28."""
+    dtype = n.dtype(0)
+    if not n.attr("fmod", 0) and (dtype is None or dtype.is_float):
+        return None
     return Step(el.Mod(bool(n.attr("fmod", 0))), n.operands)
 
 

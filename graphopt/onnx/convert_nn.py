@@ -141,7 +141,7 @@ def _attention(n: NodeView) -> Modelled | None:
     q, k, v = n.shape(0), n.shape(1), n.shape(2)
     if q is None or k is None or v is None or not len(q) == len(k) == len(v) == 4:
         return None
-    exotic = any(n.attr(a) for a in ("is_causal", "softcap", "softmax_precision", "qk_matmul_output_mode"))
+    exotic = any(value for name, value in n.attrs.items() if name != "scale")
     more = any(n.has(i) for i in range(4, 7)) or not n.single
     heads = isinstance(q[1], int) and q[1] == k[1] == v[1] and q[0] == k[0] == v[0]
     masked = n.has(3) and (n.dtype(3) is not n.dtype(0) or n.rank(3) is None)

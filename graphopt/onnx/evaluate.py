@@ -40,7 +40,8 @@ def evaluate_opaque(
         arrays: its operands (None: absent); sequences are lists.
         regions: its regions.
         captures: the values that its regions take from the graphs around them.
-        results: how many results to give (default: as many as the op can have).
+        results: how many results to give (default: as many as the op can have); None stands for
+            those in `kind.missing`.
 
     Raises:
         UnsupportedError: neither ONNX Runtime nor onnx.reference can compute it.
@@ -52,7 +53,8 @@ def evaluate_opaque(
     model = _model(kind, arrays, regions, outer, count)
     feeds = {f"x{i}": a for i, a in enumerate(arrays) if a is not None}
     feeds |= {f"c{i}": a for i, a in enumerate(outer.values())}
-    return tuple(_run(model.SerializeToString(deterministic=True), feeds, kind))
+    found = _run(model.SerializeToString(deterministic=True), feeds, kind)
+    return tuple(None if i in kind.missing else next(found) for i in range(count))
 
 
 def result_count(kind: Opaque, arrays: Arrays, regions: Sequence[Graph]) -> int:

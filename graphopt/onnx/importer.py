@@ -68,6 +68,7 @@ class Importer:
         self._collect_used(graph, 0)
         scope = Scope(Graph(name="main"), ())
         self._fill(scope, graph)
+        drop_unused(scope.graph)
         metadata = {p.key: p.value for p in self.model.metadata_props}
         return Module(scope.graph, name, self.opsets, metadata)
 
@@ -246,6 +247,13 @@ def insert(graph: Graph, modelled: Modelled, loc: Loc) -> tuple[Value, ...]:
     for op in made:
         graph.insert(op)
     return made[-1].results
+
+
+def drop_unused(graph: Graph) -> None:
+    """Erase constants that nothing uses: parameters that have become attributes, mostly."""
+    for op in list(graph.walk()):
+        if isinstance(op.kind, Const) and op.dead() and op.graph:
+            op.graph.erase(op)
 
 
 def read_opsets(model: onnx.ModelProto, label: str) -> dict[str, int]:

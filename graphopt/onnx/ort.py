@@ -65,7 +65,7 @@ def _words(type_: str) -> list[str]:
 
 
 def _native(value: Any) -> bool:
-    return not isinstance(value, np.ndarray) or value.dtype.kind in "biufcOUS"
+    return not isinstance(value, np.ndarray) or value.dtype.isbuiltin == 1
 
 
 def _to_ort(value: Any) -> Any:
@@ -89,7 +89,7 @@ def _from_ort(value: Any) -> Any:
     if not value.is_tensor():
         return value.to_numpy() if hasattr(value, "to_numpy") else value.numpy()
     dtype = DType.from_onnx(value.element_type())
-    if dtype.numpy.kind in "biufcO" and dtype.bits != 0 and dtype.bits >= 8:
+    if dtype.numpy.isbuiltin == 1:
         return value.numpy()
     shape = tuple(value.shape())
     length = (math.prod(shape) * dtype.bits + 7) // 8

@@ -12,13 +12,24 @@ from graphopt.onnx import (  # noqa: F401  (importing them fills the table)
     convert_resize,
 )
 from graphopt.onnx.attrs import plain
+from graphopt.onnx.checks import known
 from graphopt.onnx.node import CONVERTERS, Modelled, NodeView, Step
+
+NEWEST = 28  # the opset up to which the converters know every version of their ops
 
 
 def convert(node: NodeView) -> Modelled | None:
     """The kinds that express a node; None where none does."""
     converter = CONVERTERS.get((node.domain, node.op_type))
-    return converter(node) if converter else None
+    if converter is None or (node.version > NEWEST and _is_newer(node)):
+        return None
+    return converter(node)
+
+
+def _is_newer(node: NodeView) -> bool:
+    """Whether the op was redefined after the converters were written."""
+    found = known(node.op_type, node.version, node.domain)
+    return found is None or found.since > NEWEST
 
 
 def remodel(op: Op) -> tuple[OpKind, tuple[Value | None, ...]] | None:

@@ -49,6 +49,20 @@ class Reduce(OpKind):
         raise NotImplementedError
 
 
+def _lowest(x: Array) -> Any:
+    """The maximum of no elements."""
+    return False if x.dtype.kind == "b" else -np.inf if _real(x) else np.iinfo(x.dtype).min
+
+
+def _highest(x: Array) -> Any:
+    """The minimum of no elements."""
+    return True if x.dtype.kind == "b" else np.inf if _real(x) else np.iinfo(x.dtype).max
+
+
+def _real(x: Array) -> bool:
+    return DType.of(x).is_float
+
+
 @dataclass(frozen=True)
 class ReduceSum(Reduce, name="reduce_sum"):
     """The sum."""
@@ -82,7 +96,7 @@ class ReduceMax(Reduce, name="reduce_max"):
 
     def compute(self, x: Array, over: dict[str, Any]) -> Array:
         """The reduction."""
-        return x.max(**over)
+        return x.max(**over, initial=_lowest(x))
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class ReduceMin(Reduce, name="reduce_min"):
 
     def compute(self, x: Array, over: dict[str, Any]) -> Array:
         """The reduction."""
-        return x.min(**over)
+        return x.min(**over, initial=_highest(x))
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,7 @@ class ReduceLogSumExp(Reduce, name="reduce_log_sum_exp"):
 
     def compute(self, x: Array, over: dict[str, Any]) -> Array:
         """The reduction."""
-        top = x.max(axis=self.axes, keepdims=True)
+        top = x.max(axis=self.axes, keepdims=True, initial=_lowest(x))
         top = np.where(np.isfinite(top), top, np.zeros((), x.dtype))
         y = np.log(np.exp(x - top).sum(axis=self.axes, keepdims=True)) + top
         return y if self.keepdims else np.squeeze(y, self.axes)

@@ -69,10 +69,14 @@ def time_bars(layers: list[dict[str, Any]]) -> list[Bar]:
     ranked = sorted(layers, key=lambda row: -row["us"])
     longest = ranked[0]["us"] if ranked else 1
     bars = [
-        Bar(row["name"], row["us"] / (longest or 1), f"{row['us']:.1f} us, {100 * row['share']:.1f} %",
-            title=f"{row['kernel']}: {' + '.join(row['nodes'])}")
+        Bar(
+            row["name"],
+            row["us"] / (longest or 1),
+            f"{row['us']:.1f} us, {100 * row['share']:.1f} %",
+            title=f"{row['kernel']}: {' + '.join(row['nodes'])}",
+        )
         for row in ranked[:LAYERS]
-    ]  # fmt: skip
+    ]
     rest = sum(row["us"] for row in ranked[LAYERS:])
     if rest:
         share = min(1.0, rest / (longest or 1))

@@ -52,3 +52,9 @@ def only_use(value: Value) -> None:
     if value.use_count != 1:
         maker = value.op.kind.name if value.op else "argument"
         raise Miss(f"the {maker} %{value.hint} has {value.use_count} users")
+
+
+def sides(op: Op) -> tuple[tuple[Value, Value], tuple[Value, Value]]:
+    """The two operands of a commutative op, both ways round."""
+    a, b = op.operand(0), op.operand(1)
+    return (a, b), (b, a)

@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from graphopt.passes.fuse import affine, padding
+from graphopt.passes.fuse import activations, affine, arithmetic, attention, norms, padding
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect
 from graphopt.rewrite import Rule
 
-RULES: tuple[Rule[Any], ...] = (*affine.RULES, *padding.RULES)
+RULES: tuple[Rule[Any], ...] = (
+    *affine.RULES, *padding.RULES, *norms.RULES, *activations.RULES, *attention.RULES,
+    *arithmetic.RULES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

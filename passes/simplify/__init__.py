@@ -6,14 +6,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.passes.simplify import branches, canonical, chains, identities, transposes, views
+from graphopt.passes.simplify import (
+    branches,
+    canonical,
+    chains,
+    identities,
+    recurrent,
+    transposes,
+    views,
+)
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context
 from graphopt.rewrite import Rule
 
 RULES: tuple[Rule[Any], ...] = (
     *identities.RULES, *views.RULES, *chains.RULES, *canonical.RULES, *branches.RULES,
-    *transposes.RULES,
+    *recurrent.RULES, *transposes.RULES,
 )  # fmt: skip
 
 

@@ -24,12 +24,7 @@ from graphopt.ops.movement import Expand, Reshape, Squeeze, Unsqueeze
 from graphopt.ops.reduce import Reduce, reduced
 from graphopt.ops.shapes import broadcast
 from graphopt.passes.simplify.identities import uniform
-from graphopt.rewrite import Rewriter, Rule, made_by, only_use, rule
-
-
-def _sides(op: Op) -> tuple[tuple[Value, Value], tuple[Value, Value]]:
-    a, b = op.operand(0), op.operand(1)
-    return (a, b), (b, a)
+from graphopt.rewrite import Rewriter, Rule, made_by, only_use, rule, sides
 
 
 @rule(Pow)
@@ -53,7 +48,7 @@ def one_over(rw: Rewriter, op: Op, kind: Div) -> Value | None:
 @rule(Mul)
 def minus_one(rw: Rewriter, op: Op, kind: Mul) -> Value | None:
     """x * -1 -> -x."""
-    for x, c in _sides(op):
+    for x, c in sides(op):
         number = uniform(c)
         if number is not None and number == -1 and op.result.type == x.type:
             return rw.make(Neg(), x)
@@ -63,7 +58,7 @@ def minus_one(rw: Rewriter, op: Op, kind: Mul) -> Value | None:
 @rule(Add)
 def add_negative(rw: Rewriter, op: Op, kind: Add) -> Value | None:
     """x + (-y) -> x - y."""
-    for x, n in _sides(op):
+    for x, n in sides(op):
         negated = made_by(n, Neg)
         if negated and n.use_count == 1:
             rw.absorb(negated[0])
@@ -83,7 +78,7 @@ def subtract_negative(rw: Rewriter, op: Op, kind: Sub) -> Value | None:
 
 def _bound(op: Op) -> tuple[Value, float | int] | None:
     """The operand and the constant of a min or max that is a clip."""
-    for x, c in _sides(op):
+    for x, c in sides(op):
         number = uniform(c)
         if number is not None and number == number and op.result.type == x.type:
             return x, number.item()

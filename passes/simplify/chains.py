@@ -214,6 +214,6 @@ def split_of_concat(rw: Rewriter, op: Op, kind: Split) -> tuple[Value, ...] | No
 
 RULES: tuple[Rule[Any], ...] = (
     transpose_twice, cast_twice, relu_twice, relu_of_clip, clip_of_relu, clip_twice, clip_nothing,
-    *map(_idempotent, (Abs, Ceil, Floor, Round, Sign)), abs_of_negative, pad_twice, slice_twice, concat_twice,
-    concat_of_split, split_of_concat,
+    *map(_idempotent, (Abs, Ceil, Floor, Round, Sign)), abs_of_negative, pad_twice, slice_twice,
+    concat_twice, concat_of_split, split_of_concat,
 )  # fmt: skip

@@ -25,7 +25,7 @@ from graphopt.ops.elementwise import (
 from graphopt.ops.movement import Concat, Expand, Pad, Slice, Split, Tile, Transpose
 from graphopt.ops.reduce import Reduce
 from graphopt.passes.shapes import same_shape
-from graphopt.rewrite import Miss, Rewriter, Rule, const, made_by, rule
+from graphopt.rewrite import Miss, Rewriter, Rule, const, made_by, rule, sides
 
 SEARCHED = 4096  # elements of a constant that are looked at to see whether all are equal
 
@@ -68,7 +68,7 @@ def identity(rw: Rewriter, op: Op, kind: Identity) -> Value | None:
 @rule(Add)
 def add_zero(rw: Rewriter, op: Op, kind: Add) -> Value | None:
     """x + 0 -> x for integers; for floats x + -0.0 -> x (+0.0 would turn -0.0 into 0.0)."""
-    for x, c in _sides(op):
+    for x, c in sides(op):
         number = uniform(c)
         if number is None or number != 0:
             continue
@@ -90,7 +90,7 @@ def subtract_zero(rw: Rewriter, op: Op, kind: Sub) -> Value | None:
 @rule(Mul)
 def multiply_one(rw: Rewriter, op: Op, kind: Mul) -> Value | None:
     """x * 1 -> x (x * 0 stays: it is NaN for an infinite x)."""
-    for x, c in _sides(op):
+    for x, c in sides(op):
         number = uniform(c)
         if number is not None and number == 1:
             return _kept(op, x)
@@ -111,11 +111,6 @@ def power_one(rw: Rewriter, op: Op, kind: Pow) -> Value | None:
     return _kept(op, op.operand(0)) if number is not None and number == 1 else None
 
 
-def _sides(op: Op) -> tuple[tuple[Value, Value], tuple[Value, Value]]:
-    a, b = op.operand(0), op.operand(1)
-    return (a, b), (b, a)
-
-
 @rule(Neg)
 def negate_twice(rw: Rewriter, op: Op, kind: Neg) -> Value | None:
     """-(-x) -> x."""
@@ -133,13 +128,13 @@ def not_twice(rw: Rewriter, op: Op, kind: Not) -> Value | None:
 @rule(And)
 def and_true(rw: Rewriter, op: Op, kind: And) -> Value | None:
     """x and true -> x."""
-    return next((_kept(op, x) for x, c in _sides(op) if _is(c, True)), None)
+    return next((_kept(op, x) for x, c in sides(op) if _is(c, True)), None)
 
 
 @rule(Or)
 def or_false(rw: Rewriter, op: Op, kind: Or) -> Value | None:
     """x or false -> x."""
-    return next((_kept(op, x) for x, c in _sides(op) if _is(c, False)), None)
+    return next((_kept(op, x) for x, c in sides(op) if _is(c, False)), None)
 
 
 def _is(value: Value, want: bool) -> bool:

@@ -1,0 +1,221 @@
+"""layout: store convolutional activations in channel blocks and pack weights for the kernels.
+
+Convolutions whose channels fill blocks run in `aBcd16b` (16 the vector width), and what can follow
+in that layout does: elementwise ops, pools, spatial means, resizes, spatial pads, concatenations of
+whole blocks. Everything else stays dense. A `reorder` stands at each boundary, and before each
+weight: lowering packs a reordered constant when it compiles.
+
+Why it is exact: a layout is where elements are stored, not what they are. Padded lanes of a blocked
+tensor are zero in memory; each kernel writes them so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from graphopt.ir.builtin import Const
+from graphopt.ir.core import Graph, Op, Value
+from graphopt.ir.types import DType, TensorType
+from graphopt.ops.elementwise import Elementwise
+from graphopt.ops.movement import Reorder
+
+LETTERS = "abcdef"
+CONVS = {"conv"}
+POOLS = {"max_pool", "avg_pool"}
+SPATIAL = {f"reduce_{how}" for how in ("sum", "mean", "max", "min")}
+FEW = 8  # input channels that a first convolution reads from a dense tensor
+
+
+@dataclass
+class Layouts:
+    """The choice for one graph: block size, and the reorders made so far."""
+
+    graph: Graph
+    block: int
+    made: dict[tuple[Value, str], Value] = field(default_factory=dict[tuple[Value, str], Value])
+    count: int = 0
+
+    def tag(self, rank: int) -> str:
+        """The layout of blocked activations of a rank: aBcd16b."""
+        return f"aB{LETTERS[2:rank]}{self.block}b"
+
+    def stored(self, value: Value, tag: str, before: Op) -> Value:
+        """The value in a layout: itself, or its reorder (one is made for all users after it)."""
+        if value.tensor.layout == tag:
+            return value
+        key = (value, tag)
+        if key not in self.made:
+            kind = replace(value.tensor, layout=tag)
+            op = Op(Reorder(), [value], [kind], loc=before.loc, hints=[value.hint])
+            self.graph.insert(op, _after(value, self.graph, before))
+            self.made[key] = op.result
+            self.count += 1
+        return self.made[key]
+
+    def take(self, op: Op, index: int, tag: str) -> None:
+        """Make operand `index` be stored in a layout."""
+        value = op.operand(index)
+        op.set_operand(index, self.stored(value, tag, op))
+
+
+def _after(value: Value, graph: Graph, before: Op) -> Op:
+    """The op after the one that makes a value, so that a reorder serves every later user."""
+    if value.op is None:
+        return graph.first or before
+    return value.op.next or before
+
+
+def assign_layouts(graph: Graph, lanes: int) -> int:
+    """Choose the layouts of a graph in place, and insert reorders.
+
+    Args:
+        graph: static float32 parts are considered; the rest stays dense.
+        lanes: float32 elements of a vector register; blocks are that, but at least 8 channels.
+
+    Returns:
+        The number of reorders inserted.
+    """
+    layouts = Layouts(graph, max(lanes, 8))
+    for op in list(graph):
+        _assign(layouts, op)
+    return layouts.count
+
+
+def _assign(layouts: Layouts, op: Op) -> None:
+    name = op.kind.name
+    if name in CONVS and _convolve(layouts, op):
+        return
+    if name in ("matmul", "gemm"):
+        _pack_matrix(layouts, op)
+    if any(v is not None and _is_blocked(v) for v in op.operands) and _follow(layouts, op):
+        return
+    for i, v in enumerate(op.operands):  # dense operands for everything else
+        if v is not None and _is_blocked(v) and name != "reorder":
+            layouts.take(op, i, "")
+
+
+def _is_blocked(value: Value) -> bool:
+    """Whether a value is stored in channel blocks (weights' own layouts don't spread)."""
+    t = value.type
+    return isinstance(t, TensorType) and t.layout.startswith("aB")
+
+
+def _shape(value: Value) -> tuple[int, ...] | None:
+    t = value.type
+    return t.static if isinstance(t, TensorType) and t.dtype is DType.f32 else None
+
+
+def _mark(op: Op, tag: str) -> None:
+    for result in op.results:
+        result.type = replace(result.tensor, layout=tag)
+
+
+def _convolve(layouts: Layouts, op: Op) -> bool:
+    """Block a convolution's result, its operand unless it has few channels, and its weights."""
+    kind: Any = op.kind
+    x, w, y = (_shape(v) for v in (op.operand(0), op.operand(1), op.result))
+    if x is None or w is None or y is None or not 3 <= len(x) <= 5:
+        return False
+    block, rank = layouts.block, len(x)
+    rest = LETTERS[2:rank]
+    if kind.group > 1 and w[1] == 1 and w[0] == kind.group:
+        layouts.take(op, 0, layouts.tag(rank))
+        layouts.take(op, 1, f"Ab{rest}{block}a")
+    elif kind.group > 1 and (w[1] % block or (w[0] // kind.group) % block):
+        return False
+    elif w[1] <= FEW and not _is_blocked(op.operand(0)):
+        layouts.take(op, 1, f"Ab{rest}{block}a")
+    else:
+        layouts.take(op, 0, layouts.tag(rank))
+        layouts.take(op, 1, f"AB{rest}{block}b{block}a")
+    if op.operands[2] is not None and y[1] % block:
+        layouts.take(op, 2, f"A{block}a")
+    _mark(op, layouts.tag(rank))
+    return True
+
+
+def _pack_matrix(layouts: Layouts, op: Op) -> None:
+    """Pack a constant right-hand matrix in panels of columns."""
+    kind: Any = op.kind
+    b = op.operand(1)
+    shape = _shape(b)
+    if shape is None or len(shape) != 2 or not (b.op and isinstance(b.op.kind, Const)):
+        return
+    transposed = op.kind.name == "gemm" and kind.trans_b
+    layouts.take(op, 1, f"{'Ab' if transposed else 'Ba'}{layouts.block}{'a' if transposed else 'b'}")
+
+
+def _follow(layouts: Layouts, op: Op) -> bool:
+    """Let an op with a blocked operand work in blocks, if its kind can."""
+    if any(_shape(v) is None for v in op.results):
+        return False
+    name = op.kind.name
+    if isinstance(op.kind, Elementwise):
+        return _follow_elementwise(layouts, op)
+    shape = _shape(op.operand(0))
+    if shape is None:
+        return False
+    can = (
+        name in POOLS
+        or name == "resize"
+        or (name == "batch_norm" and shape[1] % layouts.block == 0)
+        or (name in SPATIAL and _spatial_mean(op, len(shape)))
+        or (name == "pad" and _spatial_pad(op, len(shape)))
+        or (name == "concat" and _whole_blocks(layouts, op))
+    )
+    if not can:
+        return False
+    for i, v in enumerate(op.operands):
+        if v is not None and (name != "batch_norm" or i == 0):
+            layouts.take(op, i, layouts.tag(len(shape)))
+    _mark(op, layouts.tag(len(shape)))
+    return True
+
+
+def _follow_elementwise(layouts: Layouts, op: Op) -> bool:
+    """Operands of the result's shape are blocked; broadcast ones stay dense where that is free."""
+    shape = _shape(op.result)
+    if shape is None or len(shape) < 3 or any(_shape(v) is None for v in op.operands if v):
+        return False
+    if not any(v and _is_blocked(v) and _shape(v) == shape for v in op.operands):
+        return False
+    for i, v in enumerate(op.operands):
+        if v is not None:
+            layouts.take(op, i, _operand_tag(layouts, v, shape))
+    _mark(op, layouts.tag(len(shape)))
+    return True
+
+
+def _operand_tag(layouts: Layouts, v: Value, result: tuple[int, ...]) -> str:
+    """Blocked for an operand with channels, dense for one without or with whole blocks alone."""
+    shape, rank = v.tensor.static or (), len(result)
+    axis = len(shape) - (rank - 1)  # where the channels are; absent below 0
+    if axis < 0 or shape[axis] == 1:
+        return ""
+    if len(shape) == rank and (shape[2:] != (1,) * (rank - 2) or _is_blocked(v)):
+        return layouts.tag(rank)
+    if shape[axis] % layouts.block == 0:
+        return ""  # one vector a block either way
+    letter = LETTERS[axis]
+    letters = LETTERS[: len(shape)].replace(letter, letter.upper())
+    return f"{letters}{layouts.block}{letter}"
+
+
+def _spatial_mean(op: Op, rank: int) -> bool:
+    kind: Any = op.kind
+    return kind.keepdims and sorted(a % rank for a in kind.axes) == list(range(2, rank))
+
+
+def _spatial_pad(op: Op, rank: int) -> bool:
+    pads: Any = op.kind.pads  # pyright: ignore
+    return not any((*pads[:2], *pads[rank : rank + 2])) and min(pads) >= 0
+
+
+def _whole_blocks(layouts: Layouts, op: Op) -> bool:
+    """Concatenation of channels where every part but the last fills its blocks."""
+    kind: Any = op.kind
+    shapes = [_shape(v) for v in op.operands if v]
+    if any(s is None for s in shapes) or kind.axis % len(shapes[0] or ()) != 1:
+        return False
+    return all(s is not None and s[1] % layouts.block == 0 for s in shapes[:-1])

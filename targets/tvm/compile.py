@@ -1,0 +1,256 @@
+"""Compiling kernels in worker processes, with a content-keyed cache. TVM is never imported here.
+
+    kernels --(cache?)--> pool of workers --> key.o in the cache folder
+
+A worker that dies (LLVM can abort a process) costs one retry of the kernel it was at, alone in a
+fresh worker; if that dies too, the kernel is a CompileFailure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from graphopt.errors import InputError
+from graphopt.targets.machine import Machine
+
+FORMAT = 1  # part of every key: raise it when templates change their meaning
+
+
+class KernelText(Protocol):
+    """What is compiled; `targets.program.Kernel` is one."""
+
+    @property
+    def symbol(self) -> str:
+        """The C name."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """The content hash; the name of the object file."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The IR of the region."""
+        ...
+
+
+@dataclass(frozen=True)
+class CompileFailure:
+    """A kernel that has no object file, and why."""
+
+    key: str
+    reason: str
+
+
+Progress = Callable[[str, bool, float], None]  # key, whether it was cached, seconds
+
+
+@cache
+def versions() -> str:
+    """What else decides the machine code: TVM's version and the text of our templates."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted((*here.glob("*.py"), *(here / "kernels").glob("*.py"))):
+        if path.name not in ("compile.py", "worker.py"):
+            digest.update(path.read_bytes())
+    try:
+        tvm = metadata.version("apache-tvm")
+    except metadata.PackageNotFoundError:
+        tvm = "none"
+    return f"{FORMAT}:{tvm}:{digest.hexdigest()}"
+
+
+def kernel_key(text: str, machine: Machine) -> str:
+    """The content hash of a kernel: IR text (its symbol is derived from it), machine, versions."""
+    whole = "\0".join((text, machine.to_json(), versions()))
+    return hashlib.sha256(whole.encode()).hexdigest()[:32]
+
+
+def default_cache() -> Path:
+    """The folder of compiled kernels: $XDG_CACHE_HOME/graphopt, or ~/.cache/graphopt."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "graphopt" / "kernels"
+
+
+@dataclass
+class Job:
+    """One kernel to compile; `tries` counts workers that it took with it."""
+
+    request: dict[str, str]
+    tries: int = 0
+
+
+@dataclass
+class Pool:
+    """Threads, each the master of one worker process."""
+
+    machine: Machine
+    progress: Progress | None
+    todo: queue.SimpleQueue[Job] = field(default_factory=queue.SimpleQueue[Job])
+    done: dict[str, Path | CompileFailure] = field(
+        default_factory=dict[str, "Path | CompileFailure"]
+    )
+
+    def run(self, jobs: int) -> None:
+        """Compile all that is queued; then, alone, what a worker died at."""
+        self._round(jobs)
+        self._round(1)
+
+    def _round(self, jobs: int) -> None:
+        count = min(jobs, self.todo.qsize())
+        again: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        threads = [threading.Thread(target=self._serve, args=(again,)) for _ in range(count)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.todo = again
+
+    def _serve(self, again: queue.SimpleQueue[Job]) -> None:
+        worker: Worker | None = None
+        while (job := self._next()) is not None:
+            worker = worker or Worker()
+            answer = worker.ask(job.request)
+            if answer is None:
+                worker = self._died(worker, job, again)
+                continue
+            self._finish(job, answer)
+        if worker:
+            worker.close()
+
+    def _next(self) -> Job | None:
+        try:
+            return self.todo.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _died(self, worker: Worker, job: Job, again: queue.SimpleQueue[Job]) -> None:
+        status = worker.close()
+        job.tries += 1
+        if job.tries < 2:
+            again.put(job)
+            return
+        key = job.request["key"]
+        why = f"the compiler process ended with status {status}: {worker.last_words()}"
+        self.done[key] = CompileFailure(key, why)
+
+    def _finish(self, job: Job, answer: dict[str, Any]) -> None:
+        key = job.request["key"]
+        if answer["ok"]:
+            self.done[key] = Path(job.request["out"])
+        else:
+            self.done[key] = CompileFailure(key, str(answer["error"]))
+        if self.progress:
+            self.progress(key, False, float(answer["seconds"]))
+
+
+class Worker:
+    """One process of `graphopt.targets.tvm.worker`."""
+
+    def __init__(self) -> None:
+        """Start it."""
+        command = [sys.executable, "-m", "graphopt.targets.tvm.worker"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": _python_path(), "OPENBLAS_NUM_THREADS": "1"},
+        )  # fmt: skip
+        self.errors: list[bytes] = []
+        self.reader = threading.Thread(target=self._drain, daemon=True)
+        self.reader.start()
+
+    def _drain(self) -> None:
+        for line in _pipe(self.process.stderr):
+            self.errors = [*self.errors[-19:], line]
+
+    def ask(self, request: dict[str, str]) -> dict[str, Any] | None:
+        """Send a request and wait for its answer; None if the process died."""
+        try:
+            _pipe(self.process.stdin).write(json.dumps(request).encode() + b"\n")
+            _pipe(self.process.stdin).flush()
+            line = _pipe(self.process.stdout).readline()
+        except OSError:
+            return None
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def close(self) -> int:
+        """Let it end; give its exit status."""
+        try:
+            _pipe(self.process.stdin).close()
+        except OSError:
+            pass  # it is gone already
+        status = self.process.wait()
+        self.reader.join(timeout=5)
+        _pipe(self.process.stdout).close()
+        return status
+
+    def last_words(self) -> str:
+        """The last line it printed on stderr."""
+        lines = [line.decode("utf-8", "replace").strip() for line in self.errors]
+        return next((line for line in reversed(lines) if line), "it said nothing")[:500]
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
+
+
+def _python_path() -> str:
+    """So that the worker finds the same graphopt as this process."""
+    root = str(Path(__file__).absolute().parents[3])
+    above = [p for p in (root, os.environ.get("PYTHONPATH")) if p]
+    return os.pathsep.join(above)
+
+
+def compile_kernels(
+    kernels: Iterable[KernelText],
+    machine: Machine,
+    *,
+    jobs: int | None = None,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Mapping[str, Path | CompileFailure]:
+    """Compile every kernel that the cache lacks.
+
+    Args:
+        kernels: what to compile; equal keys are compiled once.
+        machine: the CPU to compile for.
+        jobs: worker processes (default: one a core).
+        cache_dir: where object files are kept, one a key (default: `default_cache()`).
+        progress: told of each kernel as it is ready.
+
+    Returns:
+        The object file, or the failure, of each key.
+
+    Raises:
+        InputError: the cache folder can't be written.
+    """
+    folder = cache_dir or default_cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as why:
+        raise InputError(f"{folder}: can't make the cache folder: {why.strerror}") from why
+    pool = Pool(machine, progress)
+    for kernel in {k.key: k for k in kernels}.values():
+        out = folder / f"{kernel.key}.o"
+        if out.exists():
+            pool.done[kernel.key] = out
+            if progress:
+                progress(kernel.key, True, 0.0)
+            continue
+        pool.todo.put(Job({"key": kernel.key, "symbol": kernel.symbol, "text": kernel.text,
+                           "machine": machine.to_json(), "out": str(out)}))  # fmt: skip
+    pool.run(jobs or os.cpu_count() or 1)
+    return pool.done

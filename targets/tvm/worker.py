@@ -1,0 +1,75 @@
+# pyright: basic
+# TVM ships no types.
+"""The compiling process: JSON lines in, object files out.
+
+    {"key": ..., "symbol": ..., "text": <IR of one region>, "machine": <JSON or name>, "out": <path>}
+ -> {"key": ..., "ok": true, "error": "", "family": "conv", "seconds": 0.1}
+
+One request at a time. An LLVM failure that aborts the process loses that one kernel; the parent
+(`compile`) starts another worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+import graphopt.ops
+from graphopt.errors import GraphoptError
+from graphopt.ir.parser import parse
+from graphopt.targets import machine as machines
+from graphopt.targets.tvm import build
+
+assert graphopt.ops  # importing it registers the kinds
+
+
+def read_machine(given: str) -> machines.Machine:
+    """A machine given as JSON, or by name."""
+    if given.startswith("{"):
+        return machines.Machine.from_json(given)
+    return machines.load(given)
+
+
+def serve(request: dict[str, Any]) -> dict[str, Any]:
+    """Compile one request; every failure is an answer, not an exception."""
+    start, family = time.perf_counter(), ""
+    try:
+        graph = parse(request["text"], f"<kernel {request['symbol']}>").main
+        family = build.graph_family(graph)
+        machine = read_machine(request["machine"])
+        func = build.primfunc(graph, machine, request["symbol"])
+        build.compile_object({request["symbol"]: func}, machine, Path(request["out"]))
+        error = ""
+    except GraphoptError as why:
+        error = str(why)
+    except Exception as why:  # whatever TVM raises
+        trace = os.environ.get("GRAPHOPT_TRACE")
+        error = traceback.format_exc() if trace else brief(why)
+    seconds = time.perf_counter() - start
+    return {"key": request["key"], "ok": not error, "error": error, "family": family,
+            "seconds": round(seconds, 4)}  # fmt: skip
+
+
+def brief(why: Exception) -> str:
+    """The part of a TVM error that says what went wrong: its last line."""
+    lines = [line for line in str(why).strip().splitlines() if line.strip()]
+    return f"{type(why).__name__}: {lines[-1].strip()[:500] if lines else ''}"
+
+
+def main(requests: TextIO, answers: TextIO) -> None:
+    """Answer requests until the input ends."""
+    for line in requests:
+        if line.strip():
+            answers.write(json.dumps(serve(json.loads(line))) + "\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    channel = os.fdopen(os.dup(1), "w")  # what TVM or LLVM prints must not mix with the answers
+    os.dup2(2, 1)
+    main(sys.stdin, channel)
