@@ -304,6 +304,8 @@ def observe(module: Module, feed: Feed, run: Run) -> dict[str, Any]:
                     seen[r.hint] = None if r.hint in seen else r
     values = {name: v for name, v in seen.items() if v is not None}
     end = copy.main.terminator
+    if not values:
+        return {}
     copy.main.erase(end)
     names = tuple(f"observed/{i}" for i in range(len(values)))
     copy.main.insert(Op(Return(names), values.values()))

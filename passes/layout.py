@@ -11,14 +11,16 @@ tensor are zero in memory; each kernel writes them so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from graphopt.ir.builtin import Const
-from graphopt.ir.core import Graph, Op, Value
+from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Elementwise
 from graphopt.ops.movement import Reorder
+from graphopt.pipeline import Context, Pass, PassResult
 
 LETTERS = "abcdef"
 CONVS = {"conv"}
@@ -27,12 +29,37 @@ SPATIAL = {f"reduce_{how}" for how in ("sum", "mean", "max", "min")}
 FEW = 8  # input channels that a first convolution reads from a dense tensor
 
 
+@dataclass(frozen=True)
+class Layout(Pass, name="layout"):
+    """Store activations of convolutions in blocks of channels, and pack weights, for the target.
+
+    `block` is the number of channels of a block; auto: the target's vector width, at least 8.
+    """
+
+    block: Literal["auto"] | int = "auto"
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """Choose layouts in the main graph."""
+        lanes = ctx.lanes if self.block == "auto" else int(self.block)
+        if lanes == 0:
+            return PassResult(False)
+        catalog = ctx.catalog
+        compiled = (lambda op: catalog.family(op) is not None) if catalog else None
+        return PassResult(assign_layouts(module.main, lanes, compiled) > 0)
+
+
+def anything(op: Op) -> bool:
+    """Every op may take part."""
+    return True
+
+
 @dataclass
 class Layouts:
     """The choice for one graph: block size, and the reorders made so far."""
 
     graph: Graph
     block: int
+    compiled: Callable[[Op], bool] = anything
     made: dict[tuple[Value, str], Value] = field(default_factory=dict[tuple[Value, str], Value])
     count: int = 0
 
@@ -62,37 +89,50 @@ class Layouts:
 def _after(value: Value, graph: Graph, before: Op) -> Op:
     """The op after the one that makes a value, so that a reorder serves every later user."""
     if value.op is None:
-        return graph.first or before
-    return value.op.next or before
+        return (graph.first or before) if value.owner is graph else before
+    return (value.op.next or before) if value.op.graph is graph else before
 
 
-def assign_layouts(graph: Graph, lanes: int) -> int:
+def assign_layouts(
+    graph: Graph, lanes: int, compiled: Callable[[Op], bool] | None = None
+) -> int:
     """Choose the layouts of a graph in place, and insert reorders.
 
     Args:
         graph: static float32 parts are considered; the rest stays dense.
         lanes: float32 elements of a vector register; blocks are that, but at least 8 channels.
+        compiled: which ops a kernel computes; the others get and give dense tensors.
 
     Returns:
         The number of reorders inserted.
     """
-    layouts = Layouts(graph, max(lanes, 8))
+    layouts = Layouts(graph, max(lanes, 8), compiled or anything)
     for op in list(graph):
         _assign(layouts, op)
     return layouts.count
 
 
 def _assign(layouts: Layouts, op: Op) -> None:
-    name = op.kind.name
-    if name in CONVS and _convolve(layouts, op):
+    if op.kind.name in ("reorder", "const"):
         return
-    if name in ("matmul", "gemm"):
-        _pack_matrix(layouts, op)
-    if any(v is not None and _is_blocked(v) for v in op.operands) and _follow(layouts, op):
+    if not op.regions and op.kind.name != "return" and layouts.compiled(op) and _block(layouts, op):
         return
     for i, v in enumerate(op.operands):  # dense operands for everything else
-        if v is not None and _is_blocked(v) and name != "reorder":
+        if v is not None and _is_blocked(v):
             layouts.take(op, i, "")
+    for inner in (o for region in op.regions for o in region.walk()):
+        for i, v in enumerate(inner.operands):
+            if v is not None and _is_blocked(v):
+                inner.set_operand(i, layouts.stored(v, "", op))
+
+
+def _block(layouts: Layouts, op: Op) -> bool:
+    """Let an op work in blocks if it can; packs the weights of matrix products on the way."""
+    if op.kind.name in CONVS and _convolve(layouts, op):
+        return True
+    if op.kind.name in ("matmul", "gemm"):
+        _pack_matrix(layouts, op)
+    return any(v is not None and _is_blocked(v) for v in op.operands) and _follow(layouts, op)
 
 
 def _is_blocked(value: Value) -> bool:
@@ -208,7 +248,8 @@ def _spatial_mean(op: Op, rank: int) -> bool:
 
 
 def _spatial_pad(op: Op, rank: int) -> bool:
-    pads: Any = op.kind.pads  # pyright: ignore
+    kind: Any = op.kind
+    pads: tuple[int, ...] = kind.pads
     return not any((*pads[:2], *pads[rank : rank + 2])) and min(pads) >= 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -16,12 +17,23 @@ from graphopt.passes.layout import Layout
 from graphopt.pipeline import Context, Hook, Pass, run_pipeline
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle, machine
-from graphopt.targets.base import Build, Target
+from graphopt.targets.base import Build, Progress, Target
 from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.lower import lower
 from graphopt.targets.program import Program
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
 from graphopt.targets.catalog import KERNELS, KernelCatalog
+
+
+def _counted(progress: Progress, total: int) -> Callable[[str, bool, float], None]:
+    """The compiler's progress, as a count of kernels."""
+    done: list[str] = []
+
+    def step(key: str, cached: bool, seconds: float) -> None:
+        done.append(key)
+        progress("compile kernels", len(done), total)
+
+    return step
 
 
 def _segment(graph: Graph, module: Module) -> bytes:
@@ -82,12 +94,14 @@ class X86(Target, name="x86"):
         m, catalog = self.machine(), KERNELS
         while True:
             program = self.lower(clone_module(module), catalog=catalog)
-            compiled = compile_kernels(program.kernels, m, jobs=options.jobs,
-                                       cache_dir=options.cache, progress=options.progress)  # fmt: skip
+            compiled = compile_kernels(
+                program.kernels, m, jobs=options.jobs, cache_dir=options.cache,
+                progress=_counted(options.progress, len(program.kernels)),
+            )  # fmt: skip
             failed = {k: c for k, c in compiled.items() if isinstance(c, CompileFailure)}
             for kernel in program.kernels:
                 if kernel.key in failed:
-                    catalog = catalog.refusing(kernel.text, failed[kernel.key].error)
+                    catalog = catalog.refusing(kernel.text, failed[kernel.key].reason)
             if not failed:
                 break
         objects = [c for c in compiled.values() if isinstance(c, Path)]

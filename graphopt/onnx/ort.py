@@ -15,6 +15,7 @@ from graphopt.ir.data import from_bytes, to_bytes
 from graphopt.ir.types import Array, DType
 
 _QUIET = 4  # fatal errors only: what fails is raised, and warnings are about the user's model
+_USER_TYPES = 256  # numbers from here on are of dtypes that numpy has not got itself
 
 
 def open_session(source: bytes | Path, *, optimize: bool = False, threads: int | None = None) -> Any:
@@ -65,7 +66,7 @@ def _words(type_: str) -> list[str]:
 
 
 def _native(value: Any) -> bool:
-    return not isinstance(value, np.ndarray) or value.dtype.isbuiltin == 1
+    return not isinstance(value, np.ndarray) or value.dtype.num < _USER_TYPES
 
 
 def _to_ort(value: Any) -> Any:
@@ -89,7 +90,7 @@ def _from_ort(value: Any) -> Any:
     if not value.is_tensor():
         return value.to_numpy() if hasattr(value, "to_numpy") else value.numpy()
     dtype = DType.from_onnx(value.element_type())
-    if dtype.numpy.isbuiltin == 1:
+    if dtype.numpy.num < _USER_TYPES:
         return value.numpy()
     shape = tuple(value.shape())
     length = (math.prod(shape) * dtype.bits + 7) // 8

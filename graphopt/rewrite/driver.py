@@ -143,21 +143,30 @@ def rewrite(
         GraphoptError: no fixed point within the limit.
     """
     run = _Run(graph, rules, permit)
-    return run.to_fixed_point(limit or 20 * len(run.work) + 1000)
+    return run.to_fixed_point(limit)
 
 
 class _Run:
     def __init__(self, graph: Graph, rules: Iterable[Rule[Any]], permit: Permission) -> None:
-        self.rules = tuple(rules)
+        self.graph, self.rules = graph, tuple(rules)
         self.by_kind: dict[type[OpKind], tuple[Rule[Any], ...]] = {}
         self.permit = permit
-        self.work: dict[Op, None] = dict.fromkeys(reversed(list(graph.walk())))
+        self.work: dict[Op, None] = {}
         self.remarks: list[Remark] = []
         self.missed: dict[tuple[Op, str], Remark] = {}
         self.changed = False
 
-    def to_fixed_point(self, limit: int) -> Outcome:
-        steps = 0
+    def to_fixed_point(self, limit: int | None) -> Outcome:
+        """Sweep until a sweep finds nothing: a pattern may reach further than one op's neighbours."""
+        while self.sweep(limit):
+            pass
+        still = [remark for (op, _), remark in self.missed.items() if op.graph]
+        return Outcome(self.changed, self.remarks + list(dict.fromkeys(still)))
+
+    def sweep(self, limit: int | None) -> bool:
+        """Visit every op, in program order, and again what a rewrite touches."""
+        self.work = dict.fromkeys(reversed(list(self.graph.walk())))
+        limit, steps = limit or 20 * len(self.work) + 1000, 0
         while self.work:
             op, _ = self.work.popitem()
             if op.graph is None:
@@ -169,14 +178,12 @@ class _Run:
                 if steps > limit:
                     last = self.remarks[-1].rule
                     raise GraphoptError(f"rule {last} reached no fixed point in {limit} rewrites")
-        still = [remark for (op, _), remark in self.missed.items() if op.graph]
-        return Outcome(self.changed, self.remarks + list(dict.fromkeys(still)))
+        return steps > 0
 
     def erase(self, op: Op) -> None:
-        makers = [v.op for v in op.operands if v and v.op]
         if op.graph:
             op.graph.erase(op)
-        self.work.update(dict.fromkeys(makers))
+        self.work.update(dict.fromkeys(_around(op)))
         self.changed = True
 
     def rules_for(self, kind: type[OpKind]) -> tuple[Rule[Any], ...]:
@@ -213,7 +220,6 @@ class _Run:
             graph.insert(made, before=op)
             self.work[made] = None
         touched = [u.op for res in op.results for u in res.uses]
-        touched += [v.op for v in op.operands if v and v.op]
         touched += [v.op for v in news if v.op]
         refined = [new for res, new in zip(op.results, news, strict=True) if res.type != new.type]
         for res, value in zip(op.results, news, strict=True):
@@ -221,6 +227,7 @@ class _Run:
                 value.hint = res.hint
             res.replace_all_uses_with(value)
         graph.erase(op)
+        touched += _around(op)
         touched += retype(refined)
         self.work.update(dict.fromkeys(touched))
         self.changed = True
@@ -230,3 +237,14 @@ def _check_types(op: Op, news: tuple[Value, ...]) -> None:
     for res, new in zip(op.results, news, strict=True):
         if res.use_count and less_known(res.type, new.type):
             raise Miss(f"{res.type} would become {new.type}, of which less is known")
+
+
+def _around(gone: Op) -> list[Op]:
+    """What an op that is gone may have stood in the way of: makers, and users that are alone now."""
+    found: list[Op] = []
+    for v in gone.operands:
+        if v and v.op:
+            found.append(v.op)
+        if v and v.use_count == 1:
+            found.append(v.uses[0].op)
+    return found

@@ -73,10 +73,9 @@ def versions() -> str:
     return f"{FORMAT}:{tvm}:{digest.hexdigest()}"
 
 
-def kernel_key(text: str, machine: Machine) -> str:
-    """The content hash of a kernel: IR text (its symbol is derived from it), machine, versions."""
-    whole = "\0".join((text, machine.to_json(), versions()))
-    return hashlib.sha256(whole.encode()).hexdigest()[:32]
+def salt(machine: Machine) -> str:
+    """What besides the text decides a kernel's machine code; part of every key."""
+    return f"{machine.to_json()}\n{versions()}"
 
 
 def default_cache() -> Path:
