@@ -80,8 +80,8 @@ class Builder:
     def step(self) -> None:
         """Append something that fits the drawn value."""
         x = self.draw(st.sampled_from(self.pool))
-        fitting = {2: MATRICES, 3: SEQUENCES, 4: IMAGES}.get(len(self.shape(x)), ())
-        self.draw(st.sampled_from((*ANY, *fitting)))(self, x)
+        fitting = {2: MATRICES, 3: SEQUENCES, 4: IMAGES}.get(len(self.shape(x)), ANY)
+        self.draw(st.sampled_from(self.draw(st.sampled_from([ANY, fitting]))))(self, x)
 
 
 def unary(b: Builder, x: Value) -> None:

@@ -63,9 +63,12 @@ def _peers(text: str | None) -> list[str]:
 @contextmanager
 def _bundle(path: Path, shapes: Any, progress: console.Progressing) -> Generator[Path]:
     """The bundle itself, or one compiled from the model for as long as the `with` lasts."""
+    from graphopt.runtime import Manifest
+
     if existing(path).is_dir():
         if shapes:
             raise InputError("--input-shape is for a model; a bundle has its shapes")
+        Manifest.load(path)  # says so if it isn't a bundle
         yield path
         return
     from graphopt import api

@@ -31,6 +31,8 @@ def guarded(command: Callable[[list[str]], object], args: Sequence[str]) -> int:
         return GraphoptError.exit_code
     try:
         code = command(given)
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code, and says nothing
+            raise KeyboardInterrupt
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:

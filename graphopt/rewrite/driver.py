@@ -154,19 +154,24 @@ class _Run:
         self.work: dict[Op, None] = {}
         self.remarks: list[Remark] = []
         self.missed: dict[tuple[Op, str], Remark] = {}
-        self.changed = False
+        self.changed, self.steps = False, 0
 
     def to_fixed_point(self, limit: int | None) -> Outcome:
         """Sweep until a sweep finds nothing: a pattern may reach further than one op's neighbours."""
+        self.enqueue()
+        limit = limit or 20 * len(self.work) + 1000
         while self.sweep(limit):
-            pass
+            self.enqueue()
         still = [remark for (op, _), remark in self.missed.items() if op.graph]
         return Outcome(self.changed, self.remarks + list(dict.fromkeys(still)))
 
-    def sweep(self, limit: int | None) -> bool:
-        """Visit every op, in program order, and again what a rewrite touches."""
+    def enqueue(self) -> None:
+        """Put every op into the worklist, the first in program order on top."""
         self.work = dict.fromkeys(reversed(list(self.graph.walk())))
-        limit, steps = limit or 20 * len(self.work) + 1000, 0
+
+    def sweep(self, limit: int) -> bool:
+        """Visit the worklist, and again what a rewrite touches; tell whether there was one."""
+        before = self.steps
         while self.work:
             op, _ = self.work.popitem()
             if op.graph is None:
@@ -174,11 +179,11 @@ class _Run:
             if op.results and op.dead():
                 self.erase(op)
             elif self.visit(op):
-                steps += 1
-                if steps > limit:
+                self.steps += 1
+                if self.steps > limit:
                     last = self.remarks[-1].rule
                     raise GraphoptError(f"rule {last} reached no fixed point in {limit} rewrites")
-        return steps > 0
+        return self.steps > before
 
     def erase(self, op: Op) -> None:
         if op.graph:

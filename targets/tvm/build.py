@@ -15,6 +15,7 @@ import tvm
 from graphopt.errors import UnsupportedError
 from graphopt.ir.core import Graph
 from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import intrinsics
 from graphopt.targets.tvm.legal import family, is_anchor
 from graphopt.targets.tvm.region import Region
 
@@ -42,7 +43,8 @@ def primfunc(graph: Graph, machine: Machine, symbol: str) -> Any:
         UnsupportedError: no kernel computes the region.
     """
     kernel = importlib.import_module(f"{PACKAGE}.{graph_family(graph)}")
-    func = kernel.build(Region(graph, machine))
+    intrinsics.start()
+    func = intrinsics.attach(kernel.build(Region(graph, machine)))
     return func.with_attr("global_symbol", symbol).with_attr("tirx.noalias", True)
 
 

@@ -19,8 +19,8 @@ from tvm import tirx
 from graphopt.errors import UnsupportedError
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import DType
-from graphopt.targets.tvm import vecmath
-from graphopt.targets.tvm.vecmath import is_nan, let, select
+from graphopt.targets.tvm import intrinsics
+from graphopt.targets.tvm.intrinsics import call
 
 Expr = Any
 
@@ -69,30 +69,57 @@ def cast(x: Expr, dtype: str) -> Expr:
     return tirx.Cast(dtype, x)
 
 
+def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
+    """`body(value)` with the value computed once. Don't nest: TVM is exponential in the depth."""
+    if isinstance(value, tirx.Var | tirx.IntImm | tirx.FloatImm):
+        return body(value)
+    var = tirx.Var("t", value.ty)
+    return tirx.Let(var, value, body(var))
+
+
+def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    """A choice where both sides are computed."""
+    return tirx.Select(condition, yes, no)
+
+
+def is_nan(x: Expr) -> Expr:
+    """Whether a float is NaN, by its bits (`x != x` is folded away by TVM's simplifier)."""
+    wide = of(x) == "float64"
+    integer = "int64" if wide else "int32"
+    top = 0x7FF0000000000000 if wide else 0x7F800000
+    mask = 0x7FFFFFFFFFFFFFFF if wide else 0x7FFFFFFF
+    bits = tirx.reinterpret(integer, x)
+    return tirx.bitwise_and(bits, tirx.const(mask, integer)) > tirx.const(top, integer)
+
+
 def maximum(a: Expr, b: Expr) -> Expr:
     """The larger; NaN if either is."""
-    return _extreme(a, b, lambda x, y: x > y)
+    if of(a) == "float32":
+        return call("maximum", a, b)
+    return _extreme(a, b, lambda x, y: x > y) if is_float(a) else tirx.max(a, b)
 
 
 def minimum(a: Expr, b: Expr) -> Expr:
     """The smaller; NaN if either is."""
-    return _extreme(a, b, lambda x, y: x < y)
+    if of(a) == "float32":
+        return call("minimum", a, b)
+    return _extreme(a, b, lambda x, y: x < y) if is_float(a) else tirx.min(a, b)
 
 
 def _extreme(a: Expr, b: Expr, better: Callable[[Expr, Expr], Expr]) -> Expr:
     def body(a: Expr, b: Expr) -> Expr:
-        wins = tirx.any(better(a, b), is_nan(a)) if is_float(a) else better(a, b)
-        return select(wins, a, b)
+        return select(tirx.any(better(a, b), is_nan(a)), a, b)
 
-    if isinstance(a, tirx.FloatImm | tirx.IntImm):
-        a, b = b, a
-    if isinstance(b, tirx.FloatImm | tirx.IntImm):  # a NaN in a fails the test and stays
-        return let(a, lambda a: select(better(b, a), b, a))
     return let(a, lambda a: let(b, lambda b: body(a, b)))
 
 
 def bounded(x: Expr, low: Any, high: Any) -> Expr:
     """min(max(x, low), high), NaN staying NaN; None is no bound."""
+    if of(x) == "float32":
+        if low is not None and high is not None:
+            return call("clamp", x, like(x, low), like(x, high))
+        y = x if low is None else call("at_least", x, like(x, low))
+        return y if high is None else call("at_most", y, like(x, high))
     y = x if low is None else let(x, lambda v: select(v < like(v, low), like(v, low), v))
     return y if high is None else let(y, lambda v: select(v > like(v, high), like(v, high), v))
 
@@ -171,33 +198,57 @@ def sign(x: Expr) -> Expr:
     return x if of(x).startswith("uint") else let(x, body)
 
 
-def _by_width(
-    single: Callable[[Expr], Expr], double: Callable[[Expr], Expr]
-) -> Callable[[Any, Expr], Expr]:
-    """Ours for float32, libm for float64."""
-    return lambda kind, x: single(x) if of(x) == "float32" else double(x)
+def _pair(name: str, double: Callable[[Any, Expr], Expr]) -> Callable[[Any, Expr], Expr]:
+    """Our function for float32, another expression for float64."""
+    return lambda kind, x: call(name, x) if of(x) == "float32" else double(kind, x)
 
 
-def _gelu(kind: Any, x: Expr) -> Expr:
-    def exact(x: Expr) -> Expr:
-        return x * (erf(None, x * like(x, math.sqrt(0.5))) + like(x, 1)) * like(x, 0.5)
+def _gelu64(kind: Any, x: Expr) -> Expr:
+    if kind.approximate == "none":
+        return let(x, lambda x: x * (tirx.erf(x * like(x, math.sqrt(0.5))) + like(x, 1)) / like(x, 2))
 
     def approximate(x: Expr) -> Expr:
         inner = like(x, math.sqrt(2 / math.pi)) * (x + like(x, 0.044715) * (x * x * x))
-        return x * (tanh(None, inner) + like(x, 1)) * like(x, 0.5)
+        return x * (tirx.tanh(inner) + like(x, 1)) * like(x, 0.5)
 
-    return let(x, exact if kind.approximate == "none" else approximate)
+    return let(x, approximate)
 
 
-def _softplus64(x: Expr) -> Expr:
+def _gelu(kind: Any, x: Expr) -> Expr:
+    if of(x) == "float32":
+        return call("gelu" if kind.approximate == "none" else "gelu_tanh", x)
+    return _gelu64(kind, x)
+
+
+def _softplus64(kind: Any, x: Expr) -> Expr:
     return let(x, lambda x: bounded(x, 0, None) + tirx.log1p(tirx.exp(like(x, 0) - tirx.abs(x))))
 
 
-def _hard_swish(kind: Any, x: Expr) -> Expr:
+def _sigmoid64(kind: Any, x: Expr) -> Expr:
+    return like(x, 1) / (like(x, 1) + tirx.exp(like(x, 0) - x))
+
+
+def _hard_swish64(kind: Any, x: Expr) -> Expr:
     return let(x, lambda x: x * bounded(x / like(x, 6) + like(x, 0.5), 0, 1))
 
 
+def _silu(kind: Any, x: Expr) -> Expr:
+    if of(x) == "float32":
+        return call("silu", x, like(x, kind.alpha))
+    return let(x, lambda x: x * _sigmoid64(None, like(x, kind.alpha) * x))
+
+
+def _elu(kind: Any, x: Expr) -> Expr:
+    if of(x) == "float32":
+        return call("elu", x, like(x, kind.alpha))
+    return let(
+        x, lambda x: select(x >= like(x, 0), x, like(x, kind.alpha) * (tirx.exp(x) - like(x, 1)))
+    )
+
+
 def _leaky(x: Expr, slope: Expr) -> Expr:
+    if of(x) == "float32":
+        return call("leaky", x, slope)
     return let(x, lambda x: select(x >= like(x, 0), x, slope * x))
 
 
@@ -205,15 +256,9 @@ def _round(kind: Any, x: Expr) -> Expr:
     return tirx.nearbyint(x) if is_float(x) else x
 
 
-exp = _by_width(vecmath.exp, tirx.exp)
-expm1 = _by_width(vecmath.expm1, lambda x: tirx.exp(x) - like(x, 1))
-log = _by_width(vecmath.log, tirx.log)
-tanh = _by_width(vecmath.tanh, tirx.tanh)
-erf = _by_width(vecmath.erf, tirx.erf)
-softplus = _by_width(vecmath.softplus, _softplus64)
-sigmoid = _by_width(
-    vecmath.sigmoid, lambda x: like(x, 1) / (like(x, 1) + tirx.exp(like(x, 0) - x))
-)
+exp = _pair("exp", lambda k, x: tirx.exp(x))
+log = _pair("log", lambda k, x: tirx.log(x))
+softplus = _pair("softplus", _softplus64)
 
 
 def _libm(name: str) -> Callable[[Any, Expr], Expr]:
@@ -248,20 +293,20 @@ RULES: dict[str, Callable[..., Expr]] = {
     "asinh": _libm("asinh"),
     "acosh": _libm("acosh"),
     "atanh": _libm("atanh"),
-    "tanh": tanh,
-    "erf": erf,
-    "sigmoid": sigmoid,
+    "tanh": _pair("tanh", lambda k, x: tirx.tanh(x)),
+    "erf": _pair("erf", lambda k, x: tirx.erf(x)),
+    "sigmoid": _pair("sigmoid", _sigmoid64),
     "relu": lambda k, x: bounded(x, 0, None),
     "softplus": softplus,
-    "softsign": lambda k, x: let(x, lambda x: x / (like(x, 1) + tirx.abs(x))),
-    "mish": lambda k, x: let(x, lambda x: x * tanh(None, softplus(None, x))),
-    "hard_swish": _hard_swish,
-    "gelu": _gelu,
-    "silu": lambda k, x: let(x, lambda x: x * sigmoid(None, like(x, k.alpha) * x)),
-    "leaky_relu": lambda k, x: _leaky(x, like(x, k.alpha)),
-    "elu": lambda k, x: let(
-        x, lambda x: select(x >= like(x, 0), x, like(x, k.alpha) * expm1(None, x))
+    "softsign": _pair(
+        "softsign", lambda k, x: let(x, lambda x: x / (like(x, 1) + tirx.abs(x)))
     ),
+    "mish": _pair("mish", lambda k, x: let(x, lambda x: x * tirx.tanh(_softplus64(None, x)))),
+    "hard_swish": _pair("hard_swish", _hard_swish64),
+    "gelu": _gelu,
+    "silu": _silu,
+    "leaky_relu": lambda k, x: _leaky(x, like(x, k.alpha)),
+    "elu": _elu,
     "hard_sigmoid": lambda k, x: bounded(like(x, k.alpha) * x + like(x, k.beta), 0, 1),
     "clip": lambda k, x: bounded(x, k.lo, k.hi),
     "identity": lambda k, x: x,

@@ -1,20 +1,21 @@
-# pyright: basic
-# TVM ships no types.
-"""Float32 functions as straight-line arithmetic, so that LLVM vectorizes them (libm calls are not).
+"""Float32 functions as LLVM IR: straight-line arithmetic on vectors, inlined into the kernels.
+
+A call of libm in each lane is some ten times slower. Written as TIR expressions these functions
+would need `Let` for every value used twice, and TVM 0.27's passes are exponential in the depth of
+nested `Let`s; as LLVM functions they are one call in TIR, and LLVM sees through it.
 
 The polynomials are Lawson-weighted least-squares fits at Chebyshev nodes, made in float64 with
-numpy; the error bounds stated are relative ones of the whole function in float32, measured over
-dense samples by tests/targets/test_kernels.py. NaN goes through every function.
+numpy. Errors stated are relative ones of the whole function, tested over dense samples by
+tests/targets/test_kernels.py. NaN goes through every function.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
-from tvm import tirx
-
-Expr = Any
+WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 
 EXP = (0.4999999344756051, 0.16666520629440001, 0.041668388092641014, 0.008368717090779037,
        0.0013814596385067802)  # fmt: skip
@@ -32,163 +33,291 @@ LOG = (0.3333331672746399, -0.2500081042803518, 0.20002286084073956, -0.16624553
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440054690583e-4  # the sum is ln 2; the first is exact
 
 
-def f32(value: float) -> Expr:
-    """A float32 constant."""
-    return tirx.const(value, "float32")
+@dataclass
+class Body:
+    """The instructions of one function of a vector width."""
+
+    width: int
+    lines: list[str] = field(default_factory=list[str])
+
+    def type(self, scalar: str) -> str:
+        """The LLVM type of a vector of scalars."""
+        return scalar if self.width == 1 else f"<{self.width} x {scalar}>"
+
+    def emit(self, text: str) -> str:
+        """Add an instruction; give the name of its result."""
+        name = f"%v{len(self.lines)}"
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def literal(self, scalar: str, text: str) -> str:
+        """A constant in every lane."""
+        return text if self.width == 1 else f"splat ({scalar} {text})"
+
+    def call(self, function: str, result: str, *args: str) -> str:
+        """Call an intrinsic whose name ends in the vector type; args are `type name`."""
+        return self.emit(f"call {self.type(result)} @{function}({', '.join(args)})")
 
 
-def i32(value: int) -> Expr:
-    """An int32 constant."""
-    return tirx.const(value, "int32")
+@dataclass(frozen=True)
+class Number:
+    """A vector of float32 or int32 in a function's body."""
+
+    body: Body
+    name: str
+    scalar: str = "float"
+
+    def _like(self, other: Number | float) -> str:
+        if isinstance(other, Number):
+            return other.name
+        integer = self.scalar == "i32"
+        return self.body.literal(self.scalar, str(other) if integer else hexadecimal(other))
+
+    def _op(self, floats: str, integers: str, a: str, b: str) -> Number:
+        what = f"{floats} contract" if self.scalar == "float" else integers
+        kind = self.body.type(self.scalar)
+        return Number(self.body, self.body.emit(f"{what} {kind} {a}, {b}"), self.scalar)
+
+    def __add__(self, other: Number | float) -> Number:
+        return self._op("fadd", "add", self.name, self._like(other))
+
+    def __sub__(self, other: Number | float) -> Number:
+        return self._op("fsub", "sub", self.name, self._like(other))
+
+    def __rsub__(self, other: float) -> Number:
+        return self._op("fsub", "sub", self._like(other), self.name)
+
+    def __mul__(self, other: Number | float) -> Number:
+        return self._op("fmul", "mul", self.name, self._like(other))
+
+    def __truediv__(self, other: Number | float) -> Number:
+        return self._op("fdiv", "sdiv", self.name, self._like(other))
+
+    def __rtruediv__(self, other: float) -> Number:
+        return self._op("fdiv", "sdiv", self._like(other), self.name)
+
+    def shift(self, how: str, count: int) -> Number:
+        """Shift an int32: shl, ashr."""
+        return self._op("", how, self.name, str(self._like(count)))
+
+    def compare(self, how: str, other: Number | float) -> str:
+        """A vector of i1: olt, ogt, oeq, oge, uno."""
+        kind = self.body.type(self.scalar)
+        return self.body.emit(f"fcmp {how} {kind} {self.name}, {self._like(other)}")
+
+    def unary(self, intrinsic: str) -> Number:
+        """An LLVM intrinsic such as floor, fabs."""
+        kind = self.body.type("float")
+        suffix = "f32" if self.body.width == 1 else f"v{self.body.width}f32"
+        return Number(self.body, self.body.call(f"llvm.{intrinsic}.{suffix}", "float",
+                                                f"{kind} {self.name}"))  # fmt: skip
+
+    def convert(self, how: str, scalar: str) -> Number:
+        """Another type: fptosi, sitofp, bitcast."""
+        a, b = self.body.type(self.scalar), self.body.type(scalar)
+        return Number(self.body, self.body.emit(f"{how} {a} {self.name} to {b}"), scalar)
 
 
-def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """`body(value)` with the value computed once, however often the body uses it."""
-    if isinstance(value, tirx.Var | tirx.IntImm | tirx.FloatImm):
-        return body(value)
-    var = tirx.Var("t", value.ty)
-    return tirx.Let(var, value, body(var))
+def hexadecimal(value: float) -> str:
+    """A float32 constant as LLVM writes it: the bits of the double of the same value."""
+    single = struct.unpack("f", struct.pack("f", value))[0]
+    return f"0x{struct.pack('>d', single).hex().upper()}"
 
 
-def horner(x: Expr, coefficients: Sequence[float]) -> Expr:
+def choose(condition: str, yes: Number | float, no: Number | float) -> Number:
+    """A choice lane by lane; at least one side is a Number."""
+    one = yes if isinstance(yes, Number) else no
+    assert isinstance(one, Number)
+    body, kind = one.body, one.body.type(one.scalar)
+    a, b = one._like(yes), one._like(no)
+    text = f"select {body.type('i1')} {condition}, {kind} {a}, {kind} {b}"
+    return Number(body, body.emit(text), one.scalar)
+
+
+def horner(x: Number, coefficients: Sequence[float]) -> Number:
     """The polynomial with the constant term first."""
-    total = f32(coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        total = total * x + f32(c)
+    total = x * coefficients[-1] + coefficients[-2]
+    for c in reversed(coefficients[:-2]):
+        total = total * x + c
     return total
 
 
-def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
-    """A choice where both sides are computed."""
-    return tirx.Select(condition, yes, no)
+def at_least(x: Number, low: Number | float) -> Number:
+    """max(x, low), NaN staying NaN."""
+    return choose(x.compare("olt", low), low, x)
 
 
-def clamp(x: Expr, low: Expr, high: Expr) -> Expr:
+def at_most(x: Number, high: Number | float) -> Number:
+    """min(x, high), NaN staying NaN."""
+    return choose(x.compare("ogt", high), high, x)
+
+
+def clamp(x: Number, low: Number | float, high: Number | float) -> Number:
     """min(max(x, low), high), NaN staying NaN."""
-    floor = select(x < low, low, x)
-    return let(floor, lambda y: select(y > high, high, y))
+    return at_most(at_least(x, low), high)
 
 
-def power_of_two(n: Expr) -> Expr:
+def power_of_two(n: Number) -> Number:
     """2^n of an int32 in [-126, 127]."""
-    return tirx.reinterpret("float32", tirx.shift_left(n + i32(127), i32(23)))
+    return (n + 127).shift("shl", 23).convert("bitcast", "float")
 
 
-def exp(x: Expr) -> Expr:
+def exp(x: Number) -> Number:
     """e^x to 2e-7; overflows to inf, and goes through the denormals to 0.
 
     x = n ln 2 + r with |r| <= ln 2 / 2, and 2^n in two factors so that n = 128 and n < -126 work.
     """
-
-    def scaled(x: Expr) -> Expr:
-        n = tirx.floor(x * f32(1.4426950408889634) + f32(0.5))
-        return let(n, lambda n: reduced(x, n))
-
-    def reduced(x: Expr, n: Expr) -> Expr:
-        r = (x - n * f32(LN2_HIGH)) - n * f32(LN2_LOW)
-        value = let(r, lambda r: horner(r, EXP) * (r * r) + r + f32(1))
-        return let(tirx.Cast("int32", n), lambda k: halves(value, k))
-
-    def halves(value: Expr, k: Expr) -> Expr:
-        low = tirx.shift_right(k, i32(1))
-        return let(low, lambda h: value * power_of_two(h) * power_of_two(k - h))
-
-    return let(x, lambda x: let(clamp(x, f32(-104), f32(89)), scaled))
+    x = clamp(x, -104.0, 89.0)
+    n = (x * 1.4426950408889634 + 0.5).unary("floor")
+    r = (x - n * LN2_HIGH) - n * LN2_LOW
+    value = horner(r, EXP) * (r * r) + r + 1.0
+    k = n.convert("fptosi", "i32")
+    half = k.shift("ashr", 1)
+    return value * power_of_two(half) * power_of_two(k - half)
 
 
-def expm1(x: Expr) -> Expr:
+def expm1(x: Number) -> Number:
     """e^x - 1 to 3e-7."""
-    return let(
-        x,
-        lambda x: select(
-            tirx.abs(x) < f32(0.5), horner(x, EXPM1) * (x * x) + x, exp(x) - f32(1)
-        ),
-    )
+    near = horner(x, EXPM1) * (x * x) + x
+    return choose(x.unary("fabs").compare("olt", 0.5), near, exp(x) - 1.0)
 
 
-def sigmoid(x: Expr) -> Expr:
+def sigmoid(x: Number) -> Number:
     """1 / (1 + e^-x) to 3e-7."""
-    return f32(1) / (f32(1) + exp(f32(0) - x))
+    return 1.0 / (exp(0.0 - x) + 1.0)
 
 
-def tanh(x: Expr) -> Expr:
+def tanh(x: Number) -> Number:
     """To 3e-7: an odd polynomial below 0.625, else 1 - 2 / (e^2|x| + 1)."""
-
-    def body(x: Expr) -> Expr:
-        near = let(x * x, lambda z: horner(z, TANH) * (z * x) + x)
-        far = f32(1) - f32(2) / (exp(tirx.abs(x) * f32(2)) + f32(1))
-        signed = let(far, lambda y: select(x < f32(0), f32(0) - y, y))
-        return select(tirx.abs(x) < f32(0.625), near, signed)
-
-    return let(x, body)
+    z, size = x * x, x.unary("fabs")
+    near = horner(z, TANH) * (z * x) + x
+    far = 1.0 - 2.0 / (exp(size * 2.0) + 1.0)
+    signed = choose(x.compare("olt", 0.0), 0.0 - far, far)
+    return choose(size.compare("olt", 0.625), near, signed)
 
 
-def erf(x: Expr) -> Expr:
+def erf(x: Number) -> Number:
     """To 3e-7: an odd polynomial below 1, else 1 - e^-p(|x|)."""
-
-    def body(x: Expr) -> Expr:
-        near = let(x * x, lambda z: horner(z, ERF) * x + x)
-        size = clamp(tirx.abs(x), f32(0), f32(4))
-        far = let(size, lambda t: f32(1) - exp(f32(0) - horner(t, ERFC)))
-        signed = let(far, lambda y: select(x < f32(0), f32(0) - y, y))
-        return select(tirx.abs(x) < f32(1), near, signed)
-
-    return let(x, body)
+    size = x.unary("fabs")
+    near = horner(x * x, ERF) * x + x
+    far = 1.0 - exp(0.0 - horner(at_most(size, 4.0), ERFC))
+    signed = choose(x.compare("olt", 0.0), 0.0 - far, far)
+    return choose(size.compare("olt", 1.0), near, signed)
 
 
-def log(x: Expr) -> Expr:
+def log(x: Number) -> Number:
     """ln x to 2e-7 (absolutely so near 1); -inf at 0, NaN below, inf at inf.
 
     x = m 2^e with m in [1/sqrt 2, sqrt 2); denormals are scaled up first.
     """
-
-    def body(x: Expr) -> Expr:
-        tiny = x < f32(1.1754943508222875e-38)
-        bits = tirx.reinterpret("int32", select(tiny, x * f32(2.0**23), x))
-        return let(bits, lambda b: parts(x, b, select(tiny, i32(127 + 23), i32(127))))
-
-    def parts(x: Expr, bits: Expr, bias: Expr) -> Expr:
-        shifted = bits - i32(0x3F3504F3)  # the bits of sqrt(1/2): e rounds at sqrt 2
-        e = tirx.shift_right(shifted, i32(23))
-        m = tirx.reinterpret("float32", bits - tirx.shift_left(e, i32(23)))
-        power = tirx.Cast("float32", e + i32(127) - bias)
-        return let(m - f32(1), lambda f: let(power, lambda p: result(x, f, p)))
-
-    def result(x: Expr, f: Expr, p: Expr) -> Expr:
-        tail = let(f * f, lambda z: horner(f, LOG) * (z * f) - z * f32(0.5))
-        y = tail + p * f32(LN2_LOW) + f + p * f32(LN2_HIGH)
-        y = select(x == f32(0), f32(float("-inf")), y)
-        y = select(x < f32(0), f32(float("nan")), y)
-        return select(tirx.any(x > f32(3.4028234663852886e38), is_nan(x)), x, y)
-
-    return let(x, body)
+    tiny = x.compare("olt", 1.1754943508222875e-38)
+    bits = choose(tiny, x * 2.0**23, x).convert("bitcast", "i32")
+    e = (bits - 0x3F3504F3).shift("ashr", 23)  # the bits of sqrt(1/2): e rounds at sqrt 2
+    f = (bits - e.shift("shl", 23)).convert("bitcast", "float") - 1.0
+    scaled = e.convert("sitofp", "float")
+    p = choose(tiny, scaled - 23.0, scaled)
+    z = f * f
+    y = horner(f, LOG) * (z * f) - z * 0.5 + p * LN2_LOW + f + p * LN2_HIGH
+    y = choose(x.compare("oeq", 0.0), float("-inf"), y)
+    y = choose(x.compare("olt", 0.0), float("nan"), y)
+    y = choose(x.compare("ogt", 3.4028234663852886e38), x, y)
+    return choose(x.compare("uno", 0.0), x, y)
 
 
-def softplus(x: Expr) -> Expr:
-    """ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|), to 3e-7 (absolutely so for large negative x)."""
-
-    def body(x: Expr) -> Expr:
-        small = exp(f32(0) - tirx.abs(x))
-        rest = let(small, log1p)
-        return select(x < f32(0), f32(0), x) + rest
-
-    return let(x, body)
+def softplus(x: Number) -> Number:
+    """ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|), to 3e-7."""
+    u = exp(0.0 - x.unary("fabs"))
+    w = u + 1.0
+    rest = choose(w.compare("oeq", 1.0), u, log(w) * (u / (w - 1.0)))  # undoes the rounding of w
+    return at_least(x, 0.0) + rest
 
 
-def log1p(u: Expr) -> Expr:
-    """ln(1 + u) for 0 <= u <= 1, corrected for the rounding of 1 + u."""
-
-    def corrected(u: Expr, w: Expr) -> Expr:
-        return select(w == f32(1), u, log(w) * (u / (w - f32(1))))
-
-    return let(f32(1) + u, lambda w: corrected(u, w))
+def gelu(x: Number) -> Number:
+    """x * Phi(x)."""
+    return x * (erf(x * 0.7071067811865476) + 1.0) * 0.5
 
 
-def is_nan(x: Expr) -> Expr:
-    """Whether a float is NaN, by its bits (`x != x` is folded away by TVM's simplifier)."""
-    wide = str(x.ty.dtype) == "float64"
-    integer = "int64" if wide else "int32"
-    top = 0x7FF0000000000000 if wide else 0x7F800000
-    mask = 0x7FFFFFFFFFFFFFFF if wide else 0x7FFFFFFF
-    bits = tirx.reinterpret(integer, x)
-    return tirx.bitwise_and(bits, tirx.const(mask, integer)) > tirx.const(top, integer)
+def gelu_tanh(x: Number) -> Number:
+    """The tanh approximation of gelu (arXiv 1606.08415, section 2)."""
+    inner = (x * x * x * 0.044715 + x) * 0.7978845608028654
+    return x * (tanh(inner) + 1.0) * 0.5
+
+
+def mish(x: Number) -> Number:
+    """x * tanh(softplus(x))."""
+    return x * tanh(softplus(x))
+
+
+def silu(x: Number, alpha: Number) -> Number:
+    """x * sigmoid(alpha * x)."""
+    return x * sigmoid(alpha * x)
+
+
+def elu(x: Number, alpha: Number) -> Number:
+    """x where x >= 0, else alpha * (e^x - 1)."""
+    return choose(x.compare("oge", 0.0), x, alpha * expm1(x))
+
+
+def hard_swish(x: Number) -> Number:
+    """x * clip(x/6 + 1/2, 0, 1)."""
+    return x * clamp(x / 6.0 + 0.5, 0.0, 1.0)
+
+
+def softsign(x: Number) -> Number:
+    """x / (1 + |x|)."""
+    return x / (x.unary("fabs") + 1.0)
+
+
+def leaky(x: Number, slope: Number) -> Number:
+    """x where x >= 0, else slope * x; NaN stays NaN."""
+    return choose(x.compare("oge", 0.0), x, slope * x)
+
+
+def maximum(a: Number, b: Number) -> Number:
+    """The larger; NaN if either is."""
+    larger = choose(a.compare("ogt", b), a, b)
+    return choose(a.compare("uno", 0.0), a, larger)
+
+
+def minimum(a: Number, b: Number) -> Number:
+    """The smaller; NaN if either is."""
+    smaller = choose(a.compare("olt", b), a, b)
+    return choose(a.compare("uno", 0.0), a, smaller)
+
+
+FUNCTIONS: dict[str, tuple[int, Callable[..., Number]]] = {
+    "exp": (1, exp), "expm1": (1, expm1), "sigmoid": (1, sigmoid), "tanh": (1, tanh),
+    "erf": (1, erf), "log": (1, log), "softplus": (1, softplus), "gelu": (1, gelu),
+    "gelu_tanh": (1, gelu_tanh), "mish": (1, mish), "silu": (2, silu), "elu": (2, elu),
+    "hard_swish": (1, hard_swish), "softsign": (1, softsign), "leaky": (2, leaky),
+    "at_least": (2, at_least), "at_most": (2, at_most), "clamp": (3, clamp),
+    "maximum": (2, maximum), "minimum": (2, minimum),
+}  # fmt: skip
+
+
+def symbol(name: str, width: int) -> str:
+    """The LLVM name of a function for a vector width."""
+    return f"graphopt_{name}_{width}"
+
+
+def define(name: str, width: int) -> str:
+    """The LLVM IR of one function."""
+    count, function = FUNCTIONS[name]
+    body = Body(width)
+    args = [Number(body, f"%a{i}") for i in range(count)]
+    result = function(*args)
+    kind = body.type("float")
+    given = ", ".join(f"{kind} {a.name}" for a in args)
+    head = f"define internal {kind} @{symbol(name, width)}({given}) alwaysinline {{"
+    return "\n".join([head, *body.lines, f"  ret {kind} {result.name}", "}"])
+
+
+def module(names: Sequence[str]) -> str:
+    """The LLVM IR of functions in every width, with the intrinsics they use declared."""
+    text = "\n".join(define(n, w) for n in names for w in WIDTHS)
+    declared: list[str] = []
+    for intrinsic in ("floor", "fabs"):
+        for w in WIDTHS:
+            kind, suffix = Body(w).type("float"), "f32" if w == 1 else f"v{w}f32"
+            declared.append(f"declare {kind} @llvm.{intrinsic}.{suffix}({kind})")
+    return "\n".join([*declared, text]) + "\n"

@@ -1,0 +1,86 @@
+"""Through real processes: how fast the help is, pipes, interrupts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, "-m", "graphopt.cli"]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def graphopt(*args: object) -> subprocess.CompletedProcess[str]:
+    words = [*COMMAND, *map(str, args)]
+    return subprocess.run(words, capture_output=True, text=True, env=ENV, timeout=120)
+
+
+def test_help_is_fast_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from graphopt.cli import main; main(['--help'])\n"
+        "print([m for m in ('tvm', 'onnxruntime', 'onnx', 'numpy') if m in sys.modules])"
+    )
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
+        took.append(time.perf_counter() - began)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert min(took) < 0.8  # 0.25 s on an idle machine
+
+
+@pytest.mark.parametrize("command", ["optimize", "opt", "inspect", "run", "bench", "verify",
+                                     "profile", "passes", "targets", "debug bisect",
+                                     "debug reduce", "debug diff", "debug explain"])  # fmt: skip
+def test_every_command_has_help(command: str) -> None:
+    done = graphopt(*command.split(), "--help")
+    assert done.returncode == 0
+    assert f"Usage: graphopt {command}" in done.stdout
+
+
+def test_no_arguments_is_bad_usage_with_help() -> None:
+    done = graphopt()
+    assert done.returncode == 2
+    assert "Usage: graphopt" in done.stdout
+    assert done.stderr == ""
+
+
+def test_silence_in_a_pipe(model: Path) -> None:
+    done = graphopt("opt", model, "--passes", "default", "-o", "o.onnx")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_no_colours_in_a_pipe(model: Path) -> None:
+    assert "\x1b" not in graphopt("inspect", model, "--layers").stdout
+
+
+def test_json_is_one_document(model: Path) -> None:
+    done = graphopt("inspect", model, "--json")
+    assert json.loads(done.stdout)["operators"] == 9
+    assert done.stderr == ""
+
+
+def test_a_closed_pipe_is_quiet(model: Path) -> None:
+    line = " ".join(map(str, [*COMMAND, "opt", model, "--passes", "''", "| true"]))
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=ENV, timeout=60)
+    assert done.stderr == ""
+
+
+def test_an_interrupt_is_one_sentence_and_leaves_nothing(model: Path) -> None:
+    words = [*COMMAND, "optimize", str(model), "--target", "x86"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=ENV)
+    time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("it was done before the interrupt")
+    assert process.returncode == 130
+    assert err == "graphopt: interrupted\n"
+    assert [p.name for p in Path().iterdir()] == ["small.onnx"]
