@@ -1,9 +1,9 @@
 """graphopt: a compiler-style optimizer for neural networks in ONNX.
 
-    import graphopt
-    result = graphopt.optimize("model.onnx", target="x86")
-    result.save("model.graphopt")
-    outputs = graphopt.Session("model.graphopt").run({"x": array})
+import graphopt
+result = graphopt.optimize("model.onnx", target="x86")
+result.save("model.graphopt")
+outputs = graphopt.Session("model.graphopt").run({"x": array})
 """
 
 from __future__ import annotations

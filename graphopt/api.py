@@ -30,7 +30,7 @@ from graphopt.report.model import Fallback, Latency, Report, Size
 from graphopt.runtime import Session
 from graphopt.runtime.manifest import Manifest, TensorSpec
 from graphopt.targets import bundle
-from graphopt.targets.base import Build, Progress, Target, parse_target, silent
+from graphopt.targets.base import Build, Progress, Target, parse_target
 from graphopt.targets.bundle import Meta
 from graphopt.targets.program import Program
 from graphopt.targets.x86 import X86 as X86
@@ -51,11 +51,12 @@ def load(source: Any, *, input_shapes: Shapes | None = None) -> Module:
         InputError: not a valid model.
         UnsupportedError: an opset that is too old or too new.
     """
-    if isinstance(source, str | os.PathLike) and Path(source).suffix == ".gir":
-        module = load_gir(Path(source))
+    path = _path(source)
+    if path and path.suffix == ".gir":
+        module = load_gir(path)
         verify(module)
     else:
-        module = onnx_io.load(source)
+        module = onnx_io.load(path or source)
     if input_shapes:
         bind(module, input_shapes)
     return module
@@ -70,7 +71,7 @@ def save(module: Module, path: str | os.PathLike[str], *, opset: int | None = No
     if Path(path).suffix == ".gir":
         save_gir(module, Path(path))
     else:
-        onnx_io.save(module, path, opset=opset)
+        onnx_io.save(module, Path(path), opset=opset)
 
 
 def context(**options: Any) -> Context:
@@ -174,8 +175,10 @@ class _Job:
     ) -> None:
         self.source = model
         self.target = parse_target(target) if isinstance(target, str) else target
-        text = passes if isinstance(passes, str) or passes is None else None
-        self.passes = default_passes(text, self.target) if text or passes is None else tuple(passes)
+        if passes is None or isinstance(passes, str):
+            self.passes = default_passes(passes, self.target)
+        else:
+            self.passes = tuple(passes)
         self.threads = threads or os.cpu_count() or 1
         self.hooks, self.build = tuple(hooks), build
         self.seconds: dict[str, float] = {}
@@ -348,7 +351,9 @@ def latency(what: str, threads: int, seconds: Sequence[float]) -> Latency:
     return Latency(what, threads, statistics.median(milliseconds), min(milliseconds), len(seconds))
 
 
-def profile_layers(session: Session, feed: Mapping[str, Any], repeats: int = 10) -> list[dict[str, Any]]:
+def profile_layers(
+    session: Session, feed: Mapping[str, Any], repeats: int = 10
+) -> list[dict[str, Any]]:
     """Time every step: `layers: [{name, nodes, kernel, us, share}]`, in order."""
     rows = session.profile(feed, repeats)
     total = sum(r.median_us for r in rows) or 1
@@ -359,12 +364,21 @@ def profile_layers(session: Session, feed: Mapping[str, Any], repeats: int = 10)
     ]  # fmt: skip
 
 
+def _path(source: Any) -> Path | None:
+    """The path that a source is, if it is one."""
+    if isinstance(source, str):
+        return Path(source)
+    return source if isinstance(source, Path) else None
+
+
 def _is_gir(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike) and Path(source).suffix == ".gir"
+    path = _path(source)
+    return path is not None and path.suffix == ".gir"
 
 
 def _name(source: Any) -> str:
-    return Path(source).name if isinstance(source, str | os.PathLike) else "model"
+    path = _path(source)
+    return path.name if path else "model"
 
 
 def _target_text(target: Target) -> str:

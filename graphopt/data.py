@@ -1,4 +1,4 @@
-"""Sample data: an .npz keyed by input name with a leading sample axis, a folder of them, or arrays."""
+"""Sample data: an .npz keyed by input name with a leading sample axis, a folder of such, arrays."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ def _stack(samples: list[dict[str, Array]]) -> dict[str, Array]:
     try:
         return {n: np.stack([np.asarray(s[n]) for s in samples]) for n in samples[0]}
     except (KeyError, ValueError) as why:
-        raise InputError(f"the samples of the data don't have the same names and shapes: {why}") from why
+        raise InputError(
+            f"the samples of the data don't have the same names and shapes: {why}"
+        ) from why
 
 
 def _check(found: dict[str, Array], graph: Graph, place: str) -> dict[str, Array]:
@@ -133,7 +135,9 @@ def _check(found: dict[str, Array], graph: Graph, place: str) -> dict[str, Array
 def _check_one(name: str, array: Array, type_: TensorType, place: str) -> None:
     shape = type_.shape
     if DType.of(array) is not type_.dtype:
-        raise InputError(f"{place}: {name!r} is {DType.of(array)}, but the model takes {type_.dtype}")
+        raise InputError(
+            f"{place}: {name!r} is {DType.of(array)}, but the model takes {type_.dtype}"
+        )
     if shape is not None:
         dims = array.shape[1:] if array.ndim == len(shape) + 1 else array.shape
         rest = shape if array.ndim == len(shape) + 1 else (-1, *shape[1:])
@@ -142,7 +146,9 @@ def _check_one(name: str, array: Array, type_: TensorType, place: str) -> None:
             for have, want in zip(dims, rest, strict=True)
         )
         if not fits:
-            raise InputError(f"{place}: {name!r} has shape {list(array.shape)}, but a sample is {type_}")
+            raise InputError(
+                f"{place}: {name!r} has shape {list(array.shape)}, but a sample is {type_}"
+            )
     if not len(array):
         raise InputError(f"{place}: {name!r} has no samples")
     if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -35,7 +35,8 @@ class Tolerance:
 
     def __str__(self) -> str:
         """Say it with its derivation."""
-        return f"{self.value:.1e} of an output's range ({SAFETY:g} u sqrt({self.terms}), u = {self.unit:.0e})"
+        how = f"{SAFETY:g} u sqrt({self.terms}), u = {self.unit:.0e}"
+        return f"{self.value:.1e} of an output's range ({how})"
 
 
 def tolerance(graph: Graph) -> Tolerance:
@@ -55,7 +56,9 @@ def _terms(op: Op) -> int:
     """The number of roundings that make one element of the op's result."""
     if isinstance(op.kind, Fused) or op.kind.name in ("const", "return"):
         return 0
-    shapes = [v.type.static or () if v and isinstance(v.type, TensorType) else () for v in op.operands]
+    shapes = [
+        v.type.static or () if v and isinstance(v.type, TensorType) else () for v in op.operands
+    ]
     match op.kind:
         case Conv() | ConvTranspose():
             return math.prod(shapes[1][1:])
@@ -132,7 +135,7 @@ def compare(
     wanted: Sequence[Mapping[str, Any]],
     got: Sequence[Mapping[str, Any]],
 ) -> Check:
-    """Compare runs sample by sample; outputs are arrays, or what ONNX Runtime gives for sequences."""
+    """Compare runs sample by sample; outputs are arrays, sequences (lists) or maps."""
     names = list(wanted[0]) if wanted else []
     errors = (_output(n, [w[n] for w in wanted], [g.get(n) for g in got], limit) for n in names)
     return Check(what, len(wanted), data, limit, tuple(errors))
@@ -192,7 +195,7 @@ def _array(name: str, want: Array, got: Array, limit: Tolerance) -> OutputError:
         return _discrete(name, want, got)
     want = want.astype(np.complex128 if want.dtype.kind == "c" else np.float64)
     got = got.astype(want.dtype)
-    odd = ~np.isfinite(want)
+    odd: Array = ~np.isfinite(want)
     if not np.array_equal(odd, ~np.isfinite(got)) or not _same_odd(want[odd], got[odd]):
         return _broken(name, "NaN or infinity in other places")
     error = float(np.max(np.abs(_finite(got) - _finite(want))))
@@ -210,9 +213,9 @@ def _same_odd(want: Array, got: Array) -> bool:
 
 
 def _discrete(name: str, want: Array, got: Array) -> OutputError:
-    """Integers, bools and strings: equal, but for one element in 1000 where a rounding may flip it."""
-    equal = float(np.mean(want == got))
-    differ = want.size - int(np.sum(want == got))
+    """Integers, bools and strings: equal, but for one element in 1000, which rounding may flip."""
+    same: Array = np.equal(want, got)
+    equal, differ = float(np.mean(same)), want.size - int(np.sum(same))
     ok = differ <= want.size // 1000
     why = "" if ok else f"{differ} of {want.size} discrete elements differ"
     return OutputError(name, 1 - equal, float(differ), math.inf, equal, ok, why)

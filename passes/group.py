@@ -57,7 +57,7 @@ def is_constant(value: Value) -> bool:
 
 
 def own_outputs(graph: Graph) -> None:
-    """Give each output a kernel result of its own: copy what is an input, constant, view or repeat."""
+    """Give each output a kernel result of its own: copy inputs, constants, views and repeats."""
     last, seen = graph.terminator, set[Value]()
     for i, value in enumerate(last.operands):
         if value is None or not isinstance(value.type, TensorType) or value.type.static is None:

@@ -23,7 +23,7 @@ from graphopt.ops.movement import Reorder
 from graphopt.pipeline import Context, Pass, PassResult
 
 LETTERS = "abcdef"
-CONVS = {"conv"}
+CONVS = {"conv", "conv_transpose"}
 POOLS = {"max_pool", "avg_pool"}
 SPATIAL = {f"reduce_{how}" for how in ("sum", "mean", "max", "min")}
 FEW = 8  # input channels that a first convolution reads from a dense tensor
@@ -159,7 +159,12 @@ def _convolve(layouts: Layouts, op: Op) -> bool:
         return False
     block, rank = layouts.block, len(x)
     rest = LETTERS[2:rank]
-    if kind.group > 1 and w[1] == 1 and w[0] == kind.group:
+    if op.kind.name == "conv_transpose":
+        if kind.group > 1:
+            return False
+        layouts.take(op, 0, layouts.tag(rank))
+        layouts.take(op, 1, f"BA{rest}{block}a{block}b")
+    elif kind.group > 1 and w[1] == 1 and w[0] == kind.group:
         layouts.take(op, 0, layouts.tag(rank))
         layouts.take(op, 1, f"Ab{rest}{block}a")
     elif kind.group > 1 and (w[1] % block or (w[0] // kind.group) % block):

@@ -193,9 +193,16 @@ class _Lowering:
         arena = max((b.place.offset + _up(b.nbytes) for b in buffers if isinstance(b.place, Arena)),
                     default=0)  # fmt: skip
         return Program(
-            self.module.name, tuple(buffers), tuple(self.inputs), tuple(self.outputs),
-            tuple(self.steps), tuple(self.kernels.values()), tuple(weights.data), weights.bytes, arena,
-        )  # fmt: skip
+            name=self.module.name,
+            buffers=tuple(buffers),
+            inputs=tuple(self.inputs),
+            outputs=tuple(self.outputs),
+            steps=tuple(self.steps),
+            kernels=tuple(self.kernels.values()),
+            weights=tuple(weights.data),
+            weight_bytes=weights.bytes,
+            arena_bytes=arena,
+        )
 
     def root(self, value: Value) -> Value:
         """The value whose memory this one is: itself, or what it is a view of."""

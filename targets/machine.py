@@ -60,7 +60,8 @@ class Machine:
 
 def _machine(fields: dict[str, Any]) -> Machine:
     lists = ("mattr", "cpu_features")
-    return Machine(**{k: tuple(v) if k in lists else v for k, v in fields.items()})
+    values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in fields.items()}
+    return Machine(**values)
 
 
 def names() -> list[str]:

@@ -23,7 +23,9 @@ def plan(lifetimes: list[Lifetime]) -> tuple[list[int], int]:
     (Pisarchyk and Lee, arXiv 2001.03288, algorithm 3). Returns the offsets and the arena's size;
     both are multiples of ALIGN bytes.
     """
-    order = sorted(range(len(lifetimes)), key=lambda i: (-lifetimes[i].nbytes, lifetimes[i].first, i))
+    order = sorted(
+        range(len(lifetimes)), key=lambda i: (-lifetimes[i].nbytes, lifetimes[i].first, i)
+    )
     offsets = [0] * len(lifetimes)
     placed: list[int] = []
     total = 0

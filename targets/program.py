@@ -188,9 +188,10 @@ def check(p: Program) -> None:
         if isinstance(step, KernelCall) and dynamic:
             raise GraphoptError(f"program {p.name}: kernel {step.kernel} takes a dynamic value")
     for b in p.buffers:
-        limit = {Arena: p.arena_bytes, Weight: p.weight_bytes}.get(type(b.place))
-        offset = getattr(b.place, "offset", 0)
-        if limit is not None and (offset % ALIGN or offset + b.nbytes > limit):
+        if not isinstance(b.place, Arena | Weight):
+            continue
+        limit = p.arena_bytes if isinstance(b.place, Arena) else p.weight_bytes
+        if b.place.offset % ALIGN or b.place.offset + b.nbytes > limit:
             raise GraphoptError(f"program {p.name}: buffer {b.name} is misplaced")
 
 

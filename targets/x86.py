@@ -19,10 +19,10 @@ from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle, machine
 from graphopt.targets.base import Build, Progress, Target
 from graphopt.targets.bundle import Content, Meta
+from graphopt.targets.catalog import KERNELS, KernelCatalog
 from graphopt.targets.lower import lower
 from graphopt.targets.program import Program
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
-from graphopt.targets.catalog import KERNELS, KernelCatalog
 
 
 def _counted(progress: Progress, total: int) -> Callable[[str, bool, float], None]:

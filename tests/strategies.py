@@ -248,7 +248,9 @@ def instance_norm(b: Builder, x: Value) -> None:
 def pool(b: Builder, x: Value) -> None:
     _, _, h, w = b.shape(x)
     if b.draw(st.booleans()):
-        x = b.put(mv.Pad((0, 0, 1, 1, 0, 0, 1, 1), value=b.draw(st.sampled_from([0.0, -math.inf]))), x)
+        x = b.put(
+            mv.Pad((0, 0, 1, 1, 0, 0, 1, 1), value=b.draw(st.sampled_from([0.0, -math.inf]))), x
+        )
         b.pool.pop()  # infinities are for the max pool alone
         b.put(nn.MaxPool((2, 2), (1, 1), (0,) * 4, (1, 1)), x)
     elif min(h, w) >= 2:
@@ -302,16 +304,17 @@ MATRICES: Sequence[Step] = (matmul, gemm, gemm, layer_norm, batch_norm)
 
 
 @st.composite
-def modules(draw: st.DrawFn, *, steps: bool = True, most: int = 12) -> Module:
-    """A module of up to `most` drawn steps.
+def modules(draw: st.DrawFn, *, steps: bool = True, least: int = 1, most: int = 12) -> Module:
+    """A module of `least` to `most` drawn steps.
 
     Args:
         draw: Hypothesis's.
         steps: whether functions with jumps (floor, sign) may occur.
+        least: how many steps at least.
         most: how many steps at most.
     """
     b = Builder(draw, steps=steps)
-    for _ in range(draw(st.integers(1, most))):
+    for _ in range(draw(st.integers(least, most))):
         b.step()
     made = [v for v in b.pool if v.op]
     outputs = draw(st.lists(st.sampled_from(made), min_size=1, max_size=3)) if made else b.pool[:1]

@@ -88,5 +88,7 @@ def tables() -> Iterator[tuple[str, Rule[Any]]]:
 def test_every_rule_has_a_golden(owner: str, rule: Rule[Any]) -> None:
     """A file of the rule's name, in which it is applied, and an algebra of one line."""
     assert "->" in rule.algebra
-    text = (FOLDER / owner / f"{rule.name}.gir").read_text()
+    owners = (owner, "simplify")  # `fuse` has some rules of `simplify` too
+    found = [FOLDER / o / f"{rule.name}.gir" for o in owners]
+    text = next(path for path in found if path.exists()).read_text()
     assert f"// applied: {rule.name} at" in text

@@ -65,6 +65,8 @@ def test_heavy_packages_stay_in_their_folders(path: str, part: str) -> None:
 
 
 def test_the_front_door_loads_nothing_heavy() -> None:
-    code = "import graphopt, sys; print([m for m in ('tvm','onnxruntime','onnx') if m in sys.modules])"
+    code = (
+        "import graphopt, sys; print([m for m in ('tvm','onnxruntime','onnx') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -2,8 +2,8 @@
 
     python tools/build_transformer.py big.onnx            # about 2,600 nodes and 1.2 GB
 
-Primitive ops only (LayerNorm, GELU and attention written out, shape computations kept), as exporters of
-older opsets write them. The weights go to `<name>.data` as raw external data, streamed.
+Primitive ops only (LayerNorm, GELU and attention written out, shape computations kept), as
+exporters of older opsets write them. The weights go to `<name>.data`, streamed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Builder:
         """Append a node of one output; give the output's name."""
         self.count += 1
         out = f"{op.lower()}_{self.count}"
-        self.nodes.append(helper.make_node(op, inputs, [out], name=f"/{op}_{self.count}", **attributes))
+        self.nodes.append(
+            helper.make_node(op, inputs, [out], name=f"/{op}_{self.count}", **attributes)
+        )
         return out
 
     def weight(self, *shape: int, scale: float = 0.02) -> str:
@@ -71,7 +73,8 @@ def linear(b: Builder, x: str, inner: int, outer: int) -> str:
 def heads(b: Builder, x: str, width: int, count: int, perm: list[int]) -> str:
     """Split into heads by the shape that the graph computes."""
     shape = b.node("Shape", x)
-    sizes = [b.node("Unsqueeze", b.node("Gather", shape, b.const(i, np.int64)), b.const([0], np.int64))
+    axis = b.const([0], np.int64)
+    sizes = [b.node("Unsqueeze", b.node("Gather", shape, b.const(i, np.int64)), axis)
              for i in (0, 1)]  # fmt: skip
     rest = [b.const([n], np.int64) for n in (count, width // count)]
     target = b.node("Concat", *sizes, *rest, axis=0)
@@ -86,7 +89,9 @@ def block(b: Builder, x: str, width: int, count: int) -> str:
     k = heads(b, k, width, count, [0, 2, 3, 1])
     scores = b.node("Div", b.node("MatMul", q, k), b.const((width // count) ** 0.5))
     mixed = b.node("MatMul", b.node("Softmax", scores, axis=-1), v)
-    flat = b.node("Reshape", b.node("Transpose", mixed, perm=[0, 2, 1, 3]), b.const([0, 0, width], np.int64))
+    flat = b.node(
+        "Reshape", b.node("Transpose", mixed, perm=[0, 2, 1, 3]), b.const([0, 0, width], np.int64)
+    )
     x = b.node("Add", x, linear(b, flat, width, width))
     h = linear(b, layer_norm(b, x, width), width, 4 * width)
     erf = b.node("Erf", b.node("Div", h, b.const(2**0.5)))
@@ -104,7 +109,10 @@ def build(path: Path, layers: int, width: int, count: int, length: int, seed: in
             x = block(b, x, width, count)
         x = layer_norm(b, x, width)
     b.nodes[-1].output[0] = "output"
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", length, width]) for n in ("input", "output")]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", length, width])
+        for n in ("input", "output")
+    ]
     graph = helper.make_graph(b.nodes, "transformer", ends[:1], ends[1:], b.weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     path.write_bytes(model.SerializeToString())

@@ -94,7 +94,9 @@ def _left(module: Module) -> list[str]:
     for value in module.main.args:
         type_ = value.type
         if isinstance(type_, TensorType) and type_.static is None:
-            example = "x".join(str(d) if isinstance(d, int) else f"<{d}>" for d in type_.shape or ())
+            example = "x".join(
+                str(d) if isinstance(d, int) else f"<{d}>" for d in type_.shape or ()
+            )
             notes.append(
                 f"input {value.hint!r} keeps a dynamic shape, so what depends on it runs in ONNX "
                 f"Runtime; give --input-shape {value.hint}={example or '<shape>'} to compile it"
@@ -124,7 +126,9 @@ def _inferred(op: Op) -> tuple[ValueType, ...]:
     try:
         types = op.kind.infer(*(v and v.type for v in op.operands))
     except ValueError as why:
-        raise InputError(f"the given input shape does not fit {op.kind.name} at {op.loc}: {why}") from why
+        raise InputError(
+            f"the given input shape does not fit {op.kind.name} at {op.loc}: {why}"
+        ) from why
     return tuple(r.type for r in op.results) if types is None else types
 
 

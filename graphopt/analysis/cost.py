@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Op
 from graphopt.ir.data import nbytes, size
 from graphopt.ir.types import TensorType, ValueType, product
-from graphopt.ir.builtin import Const
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
 
@@ -103,7 +103,9 @@ def peak_activation_bytes(graph: Graph) -> int:
         last.update((v, i) for v in op.operands if v)
     events = [0] * (len(order) + 2)
     values = [(a, 0) for a in graph.args]
-    values += [(r, i) for op, i in order.items() if not isinstance(op.kind, Const) for r in op.results]
+    values += [
+        (r, i) for op, i in order.items() if not isinstance(op.kind, Const) for r in op.results
+    ]
     for value, born in values:
         if isinstance(value.type, TensorType):
             bytes_ = _size(value.type) * value.type.dtype.bits // 8

@@ -26,8 +26,13 @@ def out() -> Console:
 def show(*what: RenderableType) -> None:
     """Print for people."""
     console = out()
-    for one in what:
-        console.print(one, markup=False)
+    if console.is_terminal:
+        console.print(*what, sep="\n", markup=False)
+        return
+    with console.capture() as captured:
+        console.print(*what, sep="\n", markup=False)
+    # rich fills lines up to the width, which is of no use in a file.
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def show_json(document: Any) -> None:

@@ -78,7 +78,7 @@ class Use(NamedTuple):
     """Operand `index` of `op`."""
 
     op: Op
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  a field, not tuple.index
 
 
 class Value:

@@ -159,7 +159,7 @@ def nbytes(data: Data) -> int:
 
 
 def from_bytes(raw: bytes | memoryview, dtype: DType, shape: tuple[int, ...]) -> Array:
-    """Read ONNX's raw tensor bytes: little-endian, two 4-bit (four 2-bit) elements a byte, low first.
+    """Read ONNX's raw tensor bytes: little-endian, sub-byte elements packed low bits first.
 
     Raises:
         ValueError: the length isn't that of the shape.

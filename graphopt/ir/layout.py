@@ -48,7 +48,12 @@ def parse_layout(tag: str) -> Layout:
     split = {a for a, c in zip(order, m[1], strict=True) if c.isupper()}
     plain = sorted(order) == list(range(len(order)))
     named = [a for a, _ in blocks]
-    if not plain or split != set(named) or len(split) != len(named) or any(s < 2 for _, s in blocks):
+    if (
+        not plain
+        or split != set(named)
+        or len(split) != len(named)
+        or any(s < 2 for _, s in blocks)
+    ):
         raise ValueError(f"layout tag {tag!r} contradicts itself")
     return Layout(order, blocks)
 

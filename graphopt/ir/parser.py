@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from graphopt.errors import GraphoptError
+from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.data import Data, Inline, Mapped, MappedFile, Rand, Splat, from_bytes
 from graphopt.ir.layout import parse_layout
@@ -26,7 +27,6 @@ from graphopt.ir.types import (
     UnknownType,
     ValueType,
 )
-from graphopt.ir.builtin import Const
 from graphopt.spec import Scanner, build, nearest, parse_options
 
 MAX_DEPTH = 100  # nested regions or types; real models stay below 10
@@ -206,7 +206,9 @@ class Parser:
                 name = scan.string()
                 return how, (name, scan.integer())
             case "elided":
-                scan.fail("the numbers were left out when this was printed; print without elide", at)
+                scan.fail(
+                    "the numbers were left out when this was printed; print without elide", at
+                )
             case _:
                 scan.fail(f"a constant is dense, splat, base64, file or rand, not {how!r}", at)
 

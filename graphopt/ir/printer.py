@@ -10,10 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
+from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.data import Data, Inline, Rand, Splat, nbytes, size, to_bytes
 from graphopt.ir.types import DType
-from graphopt.ir.builtin import Const
 from graphopt.spec import show, show_options
 
 _BARE = re.compile(r"[\w./$-]+\Z")
@@ -135,7 +135,7 @@ def literal(value: object, dtype: DType) -> str:
         number = complex(value)  # pyright: ignore[reportArgumentType]
         return f"[{number.real!r}, {number.imag!r}]"
     if dtype is DType.f32:  # the shortest decimal that reads back to the same float32
-        return show(float(str(np.float32(value))))  # pyright: ignore[reportArgumentType]
+        return show(float(str(np.float32(value))))  # pyright: ignore[reportCallIssue, reportArgumentType]
     if dtype.is_float:
         return show(float(value))  # pyright: ignore[reportArgumentType]
     if dtype is DType.string:

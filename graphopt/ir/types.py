@@ -127,7 +127,11 @@ class Sym:
 
     def plus(self, k: int) -> Sym:
         """This + k."""
-        return UNKNOWN if self is UNKNOWN else Sym(self.name, self.mul, self.add + k * self.div, self.div)
+        return (
+            UNKNOWN
+            if self is UNKNOWN
+            else Sym(self.name, self.mul, self.add + k * self.div, self.div)
+        )
 
     def times(self, k: int) -> Dim:
         """This * k; unknown where the form can't say it."""

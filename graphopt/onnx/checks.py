@@ -40,7 +40,7 @@ def schema(op_type: str, version: int, domain: str) -> defs.OpSchema | None:
     """The op's schema at an opset; None where there is none."""
     try:
         return defs.get_schema(op_type, version, domain)
-    except defs.SchemaError:
+    except (defs.SchemaError, TypeError):  # TypeError: a name that isn't UTF-8 is bytes here
         return None
 
 

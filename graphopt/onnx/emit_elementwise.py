@@ -19,7 +19,7 @@ _PLAIN: dict[type[OpKind], str] = {
     el.Acosh: "Acosh", el.Atanh: "Atanh", el.Tanh: "Tanh", el.Erf: "Erf", el.Sigmoid: "Sigmoid",
     el.Relu: "Relu", el.Softplus: "Softplus", el.Softsign: "Softsign", el.Not: "Not",
     el.IsNaN: "IsNaN", el.Identity: "Identity", el.Add: "Add", el.Sub: "Sub", el.Mul: "Mul",
-    el.Div: "Div", el.Pow: "Pow", el.Min: "Min", el.Max: "Max", el.PRelu: "PRelu",
+    el.Div: "Div", el.Pow: "Pow", el.PRelu: "PRelu",
     el.Equal: "Equal", el.Less: "Less", el.Greater: "Greater", el.And: "And", el.Or: "Or",
     el.Xor: "Xor", el.Where: "Where",
 }  # fmt: skip
@@ -46,6 +46,16 @@ def _or_equal(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     if e.opset < 11 and _dtype(op).is_float:
         raise NeedsOpset(11, "Equal of floats")
     e.node("Or", [e.temp(strict, ins), e.temp("Equal", ins)], outs)
+
+
+@emits(el.Min, el.Max)
+def _extreme(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
+    """Broadcasts from opset 8 on."""
+    op_type = "Min" if isinstance(op.kind, el.Min) else "Max"
+    a, b = (op.operand(i).tensor.static for i in (0, 1))
+    if e.opset < 8 and (a is None or a != b):
+        raise NeedsOpset(8, f"{op_type} that broadcasts")
+    e.node(op_type, ins, outs)
 
 
 @emits(el.LeakyRelu)

@@ -60,6 +60,8 @@ class Sources:
         if dtype is DType.string:
             raise InputError(f"{where} holds strings, which can't be stored outside the message")
         if location == SELF and isinstance(self.own, memoryview):
+            if offset + length > len(self.own):
+                raise InputError(f"{where} wants bytes {offset}..{offset + length} of the model")
             return Inline(from_bytes(self.own[offset : offset + length], dtype, shape))
         own = self.own if isinstance(self.own, MappedFile) else None
         file = own if location == SELF and own else self.file(location, where)

@@ -51,7 +51,9 @@ class Reshape(OpKind, name="reshape"):
 
     def _kept(self, shape: tuple[Dim, ...], i: int) -> Dim:
         if i >= len(shape):
-            raise ValueError(f"0 at position {i} of the shape, but the operand has rank {len(shape)}")
+            raise ValueError(
+                f"0 at position {i} of the shape, but the operand has rank {len(shape)}"
+            )
         return shape[i]
 
     def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
@@ -277,7 +279,8 @@ class Pad(OpKind, name="pad"):
         n = x.ndim
         widths = [(max(self.pads[i], 0), max(self.pads[n + i], 0)) for i in range(n)]
         crop = tuple(
-            slice(max(-self.pads[i], 0), d - max(-self.pads[n + i], 0)) for i, d in enumerate(x.shape)
+            slice(max(-self.pads[i], 0), d - max(-self.pads[n + i], 0))
+            for i, d in enumerate(x.shape)
         )
         options: dict[str, Any] = {"mode": self.mode}
         if self.mode == "constant":

@@ -321,7 +321,9 @@ class LRN(OpKind, name="lrn"):
         assert x is not None
         wide = _wide(x)
         before = (self.size - 1) // 2
-        squares = np.pad(wide**2, [(0, 0), (before, self.size - 1 - before)] + [(0, 0)] * (x.ndim - 2))
+        squares = np.pad(
+            wide**2, [(0, 0), (before, self.size - 1 - before)] + [(0, 0)] * (x.ndim - 2)
+        )
         total = np.lib.stride_tricks.sliding_window_view(squares, self.size, 1).sum(axis=-1)
         return ((wide / (self.bias + self.alpha / self.size * total) ** self.beta).astype(x.dtype),)
 

@@ -29,7 +29,7 @@ def screen(report: Report, *, model: Path, place: Path, seconds: float) -> Rende
     parts += [_line(f"note: {text}", "yellow") for text in report.notes]
     parts += [Text(), _line(_output(report, place, seconds)), _files(place), Text()]
     parts += [_line("next:", "bold"), *(_line(f"  {text}") for text in _next(report, model, place))]
-    return Padding(Group(*parts), (0, 0, 0, 2))
+    return Padding(Group(*parts), (0, 0, 0, 2), expand=False)
 
 
 def _line(text: str, style: str = "") -> Text:
@@ -72,12 +72,13 @@ def _fewer(before: int, after: int) -> str:
 def _compiled(report: Report) -> str:
     outside = report.fallback.segments if report.fallback else 0
     text = f"{report.kernels} different kernels"
-    return f"{text}; {outside} segments in ONNX Runtime" if outside else text
+    plural = "s" if outside > 1 else ""
+    return f"{text}; {outside} segment{plural} in ONNX Runtime" if outside else text
 
 
 def _memory(report: Report) -> str:
     """What the two numbers are."""
-    return "of activations; after: the arena that the library plans, without inputs and outputs"
+    return "activations; after: the library's arena, without inputs and outputs"
 
 
 def _latency(report: Report) -> Iterator[tuple[str, str, str, str]]:
@@ -96,8 +97,8 @@ def _ratio(peer: Latency, ours: Latency) -> str:
     """Faster or slower than ONNX Runtime with all its optimizations, by the medians."""
     ratio = peer.median_ms / ours.median_ms if ours.median_ms else 0.0
     if ratio >= 1:
-        return f"{ratio:.2f}x as fast as ONNX Runtime (before: ONNX Runtime, fully optimized)"
-    return f"{1 / ratio if ratio else 0:.2f}x slower than ONNX Runtime, fully optimized (before)"
+        return f"{ratio:.2f}x as fast as ONNX Runtime (before; its optimizer on)"
+    return f"{1 / ratio if ratio else 0:.2f}x slower than ONNX Runtime (before; its optimizer on)"
 
 
 def _sentences(report: Report) -> Iterator[str]:

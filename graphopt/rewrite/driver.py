@@ -154,7 +154,7 @@ class _Run:
         self.work: dict[Op, None] = {}
         self.remarks: list[Remark] = []
         self.missed: dict[tuple[Op, str], Remark] = {}
-        self.changed, self.steps = False, 0
+        self.changed, self.steps, self.erased = False, 0, 0
 
     def to_fixed_point(self, limit: int | None) -> Outcome:
         """Sweep until a sweep finds nothing: a pattern may reach further than one op's neighbours."""
@@ -170,8 +170,8 @@ class _Run:
         self.work = dict.fromkeys(reversed(list(self.graph.walk())))
 
     def sweep(self, limit: int) -> bool:
-        """Visit the worklist, and again what a rewrite touches; tell whether there was one."""
-        before = self.steps
+        """Visit the worklist, and again what a rewrite touches; tell whether anything changed."""
+        before = len(self.remarks), self.erased
         while self.work:
             op, _ = self.work.popitem()
             if op.graph is None:
@@ -183,13 +183,14 @@ class _Run:
                 if self.steps > limit:
                     last = self.remarks[-1].rule
                     raise GraphoptError(f"rule {last} reached no fixed point in {limit} rewrites")
-        return self.steps > before
+        return (len(self.remarks), self.erased) != before
 
     def erase(self, op: Op) -> None:
         if op.graph:
             op.graph.erase(op)
         self.work.update(dict.fromkeys(_around(op)))
         self.changed = True
+        self.erased += 1
 
     def rules_for(self, kind: type[OpKind]) -> tuple[Rule[Any], ...]:
         """The rules whose root is the kind or one of its bases, in order."""

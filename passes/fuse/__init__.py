@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graphopt.passes.fuse import activations, affine, arithmetic, attention, norms, padding
+from graphopt.passes.simplify import transposes
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect
 from graphopt.rewrite import Rule
 
 RULES: tuple[Rule[Any], ...] = (
     *affine.RULES, *padding.RULES, *norms.RULES, *activations.RULES, *attention.RULES,
-    *arithmetic.RULES,
+    *arithmetic.RULES, *transposes.RULES, *transposes.SUMS,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from graphopt.ir.types import Array
 from graphopt.ops.elementwise import Binary, Unary, Where
 from graphopt.ops.movement import Concat, Pad, Slice, Split, Transpose
 from graphopt.ops.nn import LogSoftmax, Softmax
-from graphopt.ops.reduce import Reduce
+from graphopt.ops.reduce import Reduce, ReduceMax, ReduceMin
 from graphopt.rewrite import Miss, Rewriter, Rule, const, made_by, rule
 
 Perm = tuple[int, ...]
@@ -180,9 +180,25 @@ def transpose_below_log_softmax(rw: Rewriter, op: Op, kind: LogSoftmax) -> Value
     return _along(rw, op, kind)
 
 
+@rule(ReduceMax)
+def transpose_below_max(rw: Rewriter, op: Op, kind: ReduceMax) -> Value | None:
+    """reduce_max(transpose(x, p), axes) -> transpose(reduce_max(x, p[axes])) of the axes left."""
+    return _reduced(rw, op, kind)
+
+
+@rule(ReduceMin)
+def transpose_below_min(rw: Rewriter, op: Op, kind: ReduceMin) -> Value | None:
+    """reduce_min(transpose(x, p), axes) -> transpose(reduce_min(x, p[axes])) of the axes left."""
+    return _reduced(rw, op, kind)
+
+
 @rule(Reduce)
 def transpose_below_reduce(rw: Rewriter, op: Op, kind: Reduce) -> Value | None:
     """reduce(transpose(x, p), axes) -> transpose(reduce(x, p[axes])), of the axes that are left."""
+    return _reduced(rw, op, kind)
+
+
+def _reduced(rw: Rewriter, op: Op, kind: Reduce) -> Value | None:
     found = _moved(op)
     if found is None:
         return None
@@ -197,6 +213,10 @@ def transpose_below_reduce(rw: Rewriter, op: Op, kind: Reduce) -> Value | None:
 
 RULES: tuple[Rule[Any], ...] = (
     transpose_below_unary, transpose_below_binary, transpose_below_where, transpose_below_concat,
-    transpose_below_pad, transpose_below_slice, transpose_below_split, transpose_below_softmax,
-    transpose_below_log_softmax, transpose_below_reduce,
+    transpose_below_pad, transpose_below_slice, transpose_below_split, transpose_below_max,
+    transpose_below_min,
 )  # fmt: skip
+# What sums may do so in another order when its axes stand otherwise in memory: these are for `fuse`.
+SUMS: tuple[Rule[Any], ...] = (
+    transpose_below_softmax, transpose_below_log_softmax, transpose_below_reduce,
+)

@@ -70,3 +70,46 @@ def schedule(func: Any) -> Any:
 def divisors(n: int, limit: int) -> list[int]:
     """The divisors of n up to a limit, descending."""
     return [d for d in range(min(n, limit), 0, -1) if n % d == 0]
+
+
+def reduction_stage(
+    sch: Any, block: Any, machine: Machine, *, work: int, vector: bool = True
+) -> None:
+    """Run a reduction: kept axes outside, the last one in registers where it fills them.
+
+    Up to four vectors of results are kept in a local accumulator while the reduced axes run.
+    """
+    every, info = sch.get_loops(block), sch.get(block)
+    kinds = [int(it.iter_type) for it in info.iter_vars]
+    kept = [loop for loop, kind in zip(every, kinds, strict=True) if kind != 2]
+    reduced = [loop for loop, kind in zip(every, kinds, strict=True) if kind == 2]
+    size = extent(sch, kept[-1])
+    width = next((w for w in (4 * machine.lanes, 2 * machine.lanes, machine.lanes, machine.lanes // 2)
+                  if w >= 4 and size % w == 0), 0)  # fmt: skip
+    if not (vector and width):
+        outer = sch.fuse(*kept) if len(kept) > 1 else kept[0]
+        if parallel_worth(work) and extent(sch, outer) > 1:
+            sch.parallel(outer)
+        return
+    outer, inner = sch.split(kept[-1], [None, width])
+    sch.reorder(*kept[:-1], outer, *reduced, inner)
+    fused = sch.fuse(*kept[:-1], outer) if len(kept) > 1 else outer
+    if parallel_worth(work) and extent(sch, fused) > 1:
+        sch.parallel(fused)
+    cached = sch.cache_write(block, 0, "local")
+    sch.reverse_compute_at(cached, fused, preserve_unit_loops=True)
+    _vectors(sch, sch.get_loops(cached)[-1], machine)
+    _vectors(sch, inner, machine)
+    init = sch.decompose_reduction(block, reduced[0])
+    for loop in sch.get_loops(init)[1:-1]:
+        sch.unroll(loop)
+    sch.vectorize(sch.get_loops(init)[-1])
+
+
+def _vectors(sch: Any, loop: Any, machine: Machine) -> None:
+    """Split a loop into unrolled vectors."""
+    size = extent(sch, loop)
+    if size > machine.lanes:
+        outer, loop = sch.split(loop, [None, machine.lanes])
+        sch.unroll(outer)
+    sch.vectorize(loop)

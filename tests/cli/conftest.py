@@ -74,12 +74,24 @@ def conv_model(batch: int | str = 1) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+@pytest.fixture(scope="session")
+def small() -> bytes:
+    """The small model."""
+    return conv_model().SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def batched() -> bytes:
+    """The small model with a symbolic batch."""
+    return conv_model("N").SerializeToString()
+
+
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bytes) -> Path:
     """A small model in an empty folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "small.onnx"
-    path.write_bytes(conv_model().SerializeToString())
+    path.write_bytes(small)
     return path
 
 

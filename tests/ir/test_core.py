@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import graphopt.ops  # noqa: F401  registers the kinds
 from graphopt.errors import GraphoptError, VerifyError
 from graphopt.ir import DType, Graph, Module, Op, TensorType
 from graphopt.ir.builtin import Opaque, Return
@@ -78,7 +77,10 @@ def test_erasing_while_iterating_is_safe() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("graph @g(%x: f32[2]) { %y = relu(%x) : f32[3] return(%y) }", "infers f32\\[2\\] but says"),
+        (
+            "graph @g(%x: f32[2]) { %y = relu(%x) : f32[3] return(%y) }",
+            "infers f32\\[2\\] but says",
+        ),
         ("graph @g(%x: f32[2]) { return(%x) %y = relu(%x) }", "return is not the last op"),
         ("graph @g(%x: f32[2]) { %y = relu(%x) }", "does not end in return"),
     ],

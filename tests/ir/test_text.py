@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import graphopt.ops  # noqa: F401  registers the kinds
 from graphopt.errors import ParseError
 from graphopt.ir import DType, Graph, Inline, Loc, Module, Op, Sym, TensorType
 from graphopt.ir.builtin import Const, Opaque, Return
@@ -145,7 +144,10 @@ def test_symbolic_arithmetic_is_closed_under_strides() -> None:
     assert str(n.plus(3).floordiv(2).plus(1).floordiv(2)) == "(N+5)/4"
     assert n.times(2).floordiv(2) == n  # type: ignore[union-attr]
     for size in range(1, 50):
-        assert n.plus(3).floordiv(2).plus(1).floordiv(2).bind({"N": size}) == ((size + 3) // 2 + 1) // 2
+        assert (
+            n.plus(3).floordiv(2).plus(1).floordiv(2).bind({"N": size})
+            == ((size + 3) // 2 + 1) // 2
+        )
     assert Sym.read("(2*H+1)/2") == Sym("H", 2, 1, 2)
     assert Sym.read("unk 0//2") == Sym("unk 0//2")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-import graphopt.ops  # noqa: F401  registers the kinds
 from graphopt.ir import Module
 from graphopt.ir.parser import parse
 from graphopt.ir.verify import verify
@@ -14,7 +13,15 @@ from graphopt.pipeline import Context
 from graphopt.targets.catalog import KERNELS
 from graphopt.targets.lower import kernel_text, lower
 from graphopt.targets.memory import Lifetime, lower_bound, plan
-from graphopt.targets.program import Arena, Dynamic, FallbackCall, Input, KernelCall, Output, Program
+from graphopt.targets.program import (
+    Arena,
+    Dynamic,
+    FallbackCall,
+    Input,
+    KernelCall,
+    Output,
+    Program,
+)
 
 CONV = "{strides=[1,1],pads=[1,1,1,1],dilations=[1,1]}"
 

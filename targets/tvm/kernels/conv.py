@@ -137,6 +137,13 @@ def compute(region: Region, op: Op, s: Shape, k: Knobs) -> None:
     cols = -(-s.out[-1] // k.columns) * k.columns
     x = padded(region, op, s, k, (*s.out[:-1], cols)) if k.copy else region.tensors[op.operand(0)]
     w = packed(region, op.operand(1), weight_tag(rank, k.inner, k.block))
+    accumulate(region, op, s, k, x, w)
+
+
+def accumulate(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> None:
+    """The stage `anchor`: the sum of products of x(n, ib, space.., ii) and w(ob, ib, k.., ii, oi)."""
+    rank = len(s.size) + 2
+    cols = -(-s.out[-1] // k.columns) * k.columns
     per_group = s.outs // s.group
     ib = region.reduce_axis(-(-s.ins // k.inner), "ib")
     ii = region.reduce_axis(k.inner, "ii")
@@ -276,6 +283,17 @@ def build(region: Region) -> Any:
     op = region.anchor
     assert op is not None
     s = shape(op)
+    if s.group > 1 and not whole_groups(s, op, region.machine):
+        from graphopt.targets.tvm.kernels import grouped
+
+        return grouped.build(region)
     knobs = choose(s, op, region.machine)
     compute(region, op, s, knobs)
     return apply(region, s, knobs)
+
+
+def whole_groups(s: Shape, op: Op, machine: Machine) -> bool:
+    """Whether the groups' output channels fill blocks, and the input's blocks don't cross groups."""
+    stored, inner = channel_block(op.result), channel_block(op.operand(0))
+    block = stored if stored > 1 else max(machine.lanes, 8)
+    return (s.outs // s.group) % block == 0 and (inner == 1 or s.ins % inner == 0)

@@ -97,24 +97,29 @@ def packed_tag(s: Shape, k: Knobs, rank: int) -> str:
     return f"Ab{k.lanes}a" if s.trans_b else f"Ba{k.lanes}b"
 
 
-def compute(region: Region, op: Op, s: Shape, k: Knobs) -> tuple[int, ...]:
-    """Bind the op's result to the stage `anchor`; give its shape."""
-    panels = -(-s.n // k.lanes)
-    cols = -(-panels // k.panels) * k.panels
+def compute(region: Region, op: Op, s: Shape, k: Knobs) -> None:
+    """Bind the op's result to the stage `anchor`."""
+    b = columns(region, op, s, k, padded_panels(s, k))
+    y = product(region, "anchor", s, k, left(region, op, s), b)
+    region.bind(op.result, lambda index: finish(region, op, s, k, y, index))
+
+
+def padded_panels(s: Shape, k: Knobs) -> int:
+    """Panels that are computed: whole tiles of them."""
+    return -(-s.n // (k.lanes * k.panels)) * k.panels
+
+
+def product(region: Region, name: str, s: Shape, k: Knobs, a: Any, b: Any) -> Any:
+    """The stage of a product, [batch.., rows, panels, lanes], of a(batch, m, k), b(batch, p, k, l)."""
     rows = -(-s.m // k.rows) * k.rows
-    b = columns(region, op, s, k, cols)
-    a = left(region, op, s)
-    kk = region.reduce_axis(s.k, "k")
+    kk = region.reduce_axis(s.k, f"{name}_k")
 
     def body(*at: Any) -> Any:
         *batch, m, panel, lane = at
         row = m if rows == s.m else tirx.min(m, s.m - 1)
         return te.sum(a(batch, row, kk.var) * b(batch, panel, kk.var, lane), axis=[kk])
 
-    full = (*s.batch, rows, cols, k.lanes)
-    y = region.compute(full, body, "anchor")
-    region.bind(op.result, lambda index: finish(region, op, s, k, y, index))
-    return full
+    return region.compute((*s.batch, rows, padded_panels(s, k), k.lanes), body, name)
 
 
 def finish(region: Region, op: Op, s: Shape, k: Knobs, y: Any, index: Any) -> Any:
@@ -125,9 +130,6 @@ def finish(region: Region, op: Op, s: Shape, k: Knobs, y: Any, index: Any) -> An
     column = tirx.const(0, "int32") if vector_b else rest.pop()
     row = tirx.const(0, "int32") if vector_a else rest.pop()
     if not s.batch and rest:
-        sizes = (*shape_of(op.result)[: len(rest)], 1)
-        for i, d in zip(rest, sizes, strict=False):
-            pass
         row = _merged(rest, row, shape_of(op.result)[:-1] if not vector_b else shape_of(op.result))
         rest = []
     at = [*rest, row, tirx.floordiv(column, k.lanes), tirx.floormod(column, k.lanes)]
@@ -182,16 +184,26 @@ def columns(region: Region, op: Op, s: Shape, k: Knobs, cols: int) -> Any:
         return lambda batch, panel, kk, lane: tensor(clip(panel), kk, lane)
     lead = own[:-2] if len(own) > 2 else ()
 
+    def inside(batch: list[Any], kk: Any, n: Any) -> Any:
+        index = [kk] if len(own) == 1 else [*batch, n, kk] if s.trans_b else [*batch, kk, n]
+        return region.at(value, index)
+
+    return panels(region, "pack", s, k, lead, inside)
+
+
+def panels(region: Region, name: str, s: Shape, k: Knobs, lead: Ints, element: Any) -> Any:
+    """A reader of the stage that packs element(batch, k, n) into panels."""
+    cols = padded_panels(s, k)
+
     def body(*at: Any) -> Any:
         *batch, panel, kk, lane = at
         n = panel * k.lanes + lane
-        index = [kk] if len(own) == 1 else [*batch, n, kk] if s.trans_b else [*batch, kk, n]
-        inside = region.at(value, index)
         if cols * k.lanes == s.n:
-            return inside
-        return tirx.if_then_else(n < s.n, inside, tirx.const(0.0, "float32"))
+            return element(batch, kk, n)
+        zero = tirx.const(0.0, "float32")
+        return tirx.if_then_else(n < s.n, element(batch, kk, n), zero)
 
-    tensor = region.compute((*lead, cols, s.k, k.lanes), body, "pack")
+    tensor = region.compute((*lead, cols, s.k, k.lanes), body, name)
 
     def read(batch: list[Any], panel: Any, kk: Any, lane: Any) -> Any:
         return tensor(*(broadcast(batch, lead, s.batch) if lead else []), panel, kk, lane)
@@ -199,29 +211,31 @@ def columns(region: Region, op: Op, s: Shape, k: Knobs, cols: int) -> Any:
     return read
 
 
-def apply(region: Region, s: Shape, k: Knobs, full: Ints) -> Any:
-    """Schedule the stages pack, anchor, and out0.
-
-    The product is stored by a stage `tile` of its own shape first only in the register tile: out0
-    reads it back there.
-    """
+def apply(region: Region, s: Shape, k: Knobs) -> Any:
+    """Schedule the stages pack, anchor, and out0."""
     (output,) = region.graph.outputs
     stage = region.store(output, "out0")
     sch = loops.schedule(region.primfunc([stage]))
     parallel = loops.parallel_worth(s.macs)
     if "pack" in region.stages:
         loops.padding_stage(sch, sch.get_sblock("pack"), region.machine, vector=not s.trans_b)
-    product_tiles(sch, s, k, full, region.machine, parallel=parallel)
+    product_tiles(sch, s, k, region.machine, parallel=parallel)
     work = math.prod(shape_of(output)) * 4
     loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=work)
     return sch.mod["main"]
 
 
 def product_tiles(
-    sch: Any, s: Shape, k: Knobs, full: Ints, machine: Machine, *, parallel: bool
+    sch: Any,
+    s: Shape,
+    k: Knobs,
+    machine: Machine,
+    *,
+    parallel: bool,
+    name: str = "anchor",
 ) -> None:
     """Compute the product tile by tile in registers, then write the tile."""
-    y = sch.get_sblock("anchor")
+    y = sch.get_sblock(name)
     kept = sch.cache_write(y, 0, "local")
     *batch, m, p, lane = sch.get_loops(kept)
     mo, mi = sch.split(m, [None, k.rows])
@@ -230,7 +244,7 @@ def product_tiles(
     order = [po, mo] if stream or s.m <= k.rows else [mo, po]
     sch.reorder(*batch, *order, mi, pi, lane)
     sch.compute_at(y, order[1], preserve_unit_loops=True)
-    fused = sch.fuse(*batch, *order) if len(batch) + 2 > 1 else order[0]
+    fused = sch.fuse(*batch, *order)
     if parallel and loops.extent(sch, fused) > 1:
         sch.parallel(fused)
     every = sch.get_loops(y)
@@ -239,8 +253,7 @@ def product_tiles(
     sch.vectorize(space[-1])
     for loop in space[:-1]:
         sch.unroll(loop)
-    sch.decompose_reduction(y, reduce)
-    init = sch.get_loops(sch.get_sblock("anchor_init"))[1:]
+    init = sch.get_loops(sch.decompose_reduction(y, reduce))[1:]
     sch.vectorize(init[-1])
     for loop in (*init[:-1], mi, pi):
         sch.unroll(loop)
@@ -253,5 +266,5 @@ def build(region: Region) -> Any:
     assert op is not None
     s = shape(op)
     knobs = choose(s, region.machine)
-    full = compute(region, op, s, knobs)
-    return apply(region, s, knobs, full)
+    compute(region, op, s, knobs)
+    return apply(region, s, knobs)

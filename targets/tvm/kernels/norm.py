@@ -1,0 +1,122 @@
+# pyright: basic
+# TVM ships no types.
+"""Layer, RMS, instance and local response normalisation: statistics first, then the result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te, tirx
+
+from graphopt.ir.core import Op
+from graphopt.targets.tvm import expr, loops, rows
+from graphopt.targets.tvm.region import Region, shape_of
+
+Expr = Any
+
+
+def number(value: float) -> Expr:
+    """A float32 constant."""
+    return tirx.const(value, "float32")
+
+
+def moments(
+    region: Region, op: Op, axes: Sequence[int], *, centred: bool
+) -> tuple[Any, Any, int]:
+    """Readers of the mean (0 unless `centred`) and of 1/sqrt(variance + epsilon), by element index."""
+    kind: Any = op.kind
+    x, shape = op.operand(0), shape_of(op.operand(0))
+    inner = len(shape) - 1 if not x.tensor.layout and len(shape) - 1 in axes else None
+    count = math.prod(shape[a] for a in axes)
+
+    def kept(at: Any) -> list[Expr]:
+        return [i for a, i in enumerate(at) if a not in axes]
+
+    def element(at: Any) -> Expr:
+        return region.at(x, at)
+
+    total = rows.reduce(region, "sum", shape, axes, element, rows.SUM, inner) if centred else None
+
+    def mean(at: Any) -> Expr:
+        return total(kept(at)) / number(count) if total else number(0.0)
+
+    def squared(at: Any) -> Expr:
+        return expr.let(element(at) - mean(at), lambda d: d * d)
+
+    squares = rows.reduce(region, "squares", shape, axes, squared, rows.SUM, inner)
+
+    def scale(at: Any) -> Expr:
+        return number(1.0) / tirx.sqrt(squares(kept(at)) / number(count) + number(kind.epsilon))
+
+    return mean, scale, count
+
+
+def normalise(region: Region, op: Op) -> None:
+    """Bind layer_norm, rms_norm or instance_norm."""
+    kind: Any = op.kind
+    x, shape = op.operand(0), shape_of(op.operand(0))
+    instance = op.kind.name == "instance_norm"
+    axes = list(range(2, len(shape))) if instance else list(range(len(shape) + kind.axis, len(shape)))
+    mean, scale, _ = moments(region, op, axes, centred=op.kind.name != "rms_norm")
+    gain, shift = op.operand(1), op.operands[2] if len(op.operands) > 2 else None
+
+    def at_parameter(value: Any, at: Any) -> Expr:
+        size = shape_of(value)
+        if instance:
+            return region.at(value, [at[1]])
+        tail = list(at)[len(at) - len(size) :]
+        return region.at(value, [tirx.const(0, "int32") if d == 1 else i
+                                 for i, d in zip(tail, size, strict=True)])  # fmt: skip
+
+    def read(at: Any) -> Expr:
+        y = (region.at(x, at) - mean(at)) * scale(at) * at_parameter(gain, at)
+        return y if shift is None else y + at_parameter(shift, at)
+
+    region.bind(op.result, read)
+
+
+def respond(region: Region, op: Op) -> None:
+    """Bind lrn: x / (bias + alpha/size * sum of squares of near channels)^beta."""
+    kind: Any = op.kind
+    x, shape = op.operand(0), shape_of(op.operand(0))
+    before = (kind.size - 1) // 2
+    r = region.reduce_axis(kind.size, "near")
+
+    def body(*at: Any) -> Any:
+        c = at[1] + r.var - before
+        inside = expr.let(region.at(x, [at[0], c, *at[2:]]), lambda v: v * v)
+        return te.sum(tirx.if_then_else(tirx.all(c >= 0, c < shape[1]), inside, number(0.0)), axis=[r])
+
+    squares = region.compute(shape, body, "squares")
+
+    def read(at: Any) -> Expr:
+        base = number(kind.bias) + number(kind.alpha / kind.size) * squares(*at)
+        power = expr.exp(None, number(-kind.beta) * expr.log(None, base))
+        return region.at(x, at) * power
+
+    region.bind(op.result, read)
+
+
+def apply(region: Region, work: int, plain: Sequence[str] = ()) -> Any:
+    """Schedule every stage by itself in order; `plain` names those that aren't reductions."""
+    (output,) = region.graph.outputs
+    stage = region.store(output, "out0")
+    sch = loops.schedule(region.primfunc([stage]))
+    for name in region.stages[:-1]:
+        block = sch.get_sblock(name)
+        if name in plain:
+            loops.simple_stage(sch, block, region.machine, work=work)
+        else:
+            loops.reduction_stage(sch, block, region.machine, work=work)
+    loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=work)
+    return sch.mod["main"]
+
+
+def build(region: Region) -> Any:
+    """The scheduled function of a normalisation and its epilogue."""
+    op = region.anchor
+    assert op is not None
+    (respond if op.kind.name == "lrn" else normalise)(region, op)
+    return apply(region, 8 * math.prod(shape_of(op.result)))

@@ -1,0 +1,254 @@
+"""`graphopt optimize`, and the commands that take the bundle it makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from graphopt import Session
+from graphopt.cli.bench import summary
+from graphopt.onnx import Reference
+
+Cli = Callable[..., Any]
+MODELS = sorted((Path(__file__).parent.parent.parent / "models").glob("*.onnx"))
+X = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+X86 = ("--target", "x86")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, small: bytes) -> Path:
+    """A folder with small.onnx and its bundle, small.graphopt; not to be changed."""
+    from graphopt.cli import main
+
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "small.onnx").write_bytes(small)
+    bundle = folder / "small.graphopt"
+    assert main(["optimize", str(folder / "small.onnx"), *X86, "-o", str(bundle), "--json"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder; gives the one with the bundle."""
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def test_optimize_prints_the_screen_and_writes_a_bundle(cli: Cli, model: Path) -> None:
+    done = cli("optimize", "small.onnx", *X86)
+    assert (done.code, done.err) == (0, "")
+    for text in ("operators", "kernel calls", "latency", "the compiled bundle agrees",
+                 "the optimized model.onnx agrees", "small.graphopt/", "libmodel.so",
+                 "graphopt verify small.graphopt small.onnx"):  # fmt: skip
+        assert text in done.out
+    assert not any(line.endswith(" ") for line in done.out.splitlines())
+    with Session("small.graphopt") as session:
+        got = session.run({"x": X})["y"]
+    np.testing.assert_allclose(got, Reference(model).run({"x": X})["y"], rtol=1e-4)
+    onnx.checker.check_model(onnx.load("small.graphopt/model.onnx"))
+    assert "Verified." in Path("small.graphopt/report.html").read_text("utf-8")
+
+
+def test_optimize_again_replaces_the_bundle_and_nothing_else(cli: Cli, model: Path) -> None:
+    (model.parent / "other.txt").write_text("mine")
+    for _ in range(2):
+        assert cli("optimize", model, *X86, "-o", "out").code == 0
+    names = sorted(p.name for p in model.parent.iterdir())
+    assert names == ["other.txt", "out", "small.onnx"]
+
+
+def test_optimize_json(cli: Cli, model: Path) -> None:
+    np.savez("d.npz", x=np.repeat(X, 2, 0))
+    done = cli("optimize", model, *X86, "-o", "out", "--json", "--data", "d.npz", "--threads", 1)
+    told = json.loads(done.out)
+    assert done.err == ""
+    assert {"output", "total_seconds", "before", "after", "passes", "checks", "verified",
+            "latency", "layers", "files", "fallback", "notes", "kernels", "calls", "seconds",
+            "versions", "target", "pipeline", "model"} <= set(told)  # fmt: skip
+    assert told["verified"] is True
+    assert [c["data"] for c in told["checks"]] == ["given", "given"]
+    assert [row["threads"] for row in told["latency"]] == [1, 1]
+    assert set(told["layers"][0]) >= {"name", "nodes", "kernel", "us", "macs", "share"}
+
+
+def test_optimize_debug_keeps_everything(cli: Cli, model: Path) -> None:
+    assert cli("optimize", model, *X86, "--debug", "d").code == 0
+    names = {p.name for p in Path("d").iterdir()}
+    assert {"000_input.gir", "004_fuse.gir", "errors.txt", "remarks.txt", "timing.txt",
+            "weights.bin", "program.txt"} <= names  # fmt: skip
+    page = Path("small.graphopt/report.html").read_text("utf-8")
+    assert "1.0e" in page or "e-0" in page
+
+
+def test_optimize_that_differs_exits_1_and_leaves_no_bundle(cli: Cli, model: Path) -> None:
+    done = cli("optimize", model, *X86, "--passes", "fold,test-wrong-relu")
+    assert (done.code, done.out) == (1, "")
+    assert "DIFFERS at output 'y'" in done.err
+    assert done.err.count("\n") == 1
+    assert [p.name for p in model.parent.iterdir()] == ["small.onnx"]
+
+
+def test_optimize_that_crashes_leaves_no_bundle(cli: Cli, model: Path) -> None:
+    done = cli("optimize", model, *X86, "--passes", "test-crash")
+    assert done.code == 70
+    assert "replay it with `graphopt opt" in done.err
+    assert [p.name for p in model.parent.iterdir()] == ["small.onnx"]
+
+
+def test_symbolic_batch_is_fixed_by_input_shape(cli: Cli, model: Path, batched: bytes) -> None:
+    Path("b.onnx").write_bytes(batched)
+    done = cli("optimize", "b.onnx", *X86, "--input-shape", "x=2x3x8x8", "--json")
+    assert json.loads(done.out)["notes"] == []
+    with Session("b.graphopt") as session:
+        assert session.inputs[0].shape == (2, 3, 8, 8)
+    noted = json.loads(cli("optimize", "b.onnx", *X86, "--json").out)["notes"]
+    assert noted == ["the batch size 'N' of input 'x' is taken as 1"]
+
+
+def test_run(cli: Cli, here: Path) -> None:
+    np.savez("x.npz", x=X)
+    done = cli("run", here / "small.graphopt", "--input", "x.npz", "--output", "y.npz")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    wanted = Reference(here / "small.onnx").run({"x": X})["y"]
+    np.testing.assert_allclose(np.load("y.npz")["y"], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "text"),
+    [
+        ({"z": X}, "no input 'x' was given"),
+        ({"x": X, "z": X}, "there is no input 'z'"),
+        ({"x": X[:, :2]}, "has shape 1x2x8x8"),
+        ({"x": X.astype(np.float64)}, "is float64"),
+    ],
+)
+def test_run_with_wrong_inputs(cli: Cli, here: Path, arrays: dict[str, Any], text: str) -> None:
+    np.savez("x.npz", **arrays)
+    done = cli("run", here / "small.graphopt", "--input", "x.npz", "--output", "y.npz")
+    assert done.code == 2
+    assert text in done.err
+    assert done.err.count("\n") == 1
+    assert not Path("y.npz").exists()
+
+
+def test_verify(cli: Cli, here: Path) -> None:
+    bundle, model = here / "small.graphopt", here / "small.onnx"
+    done = cli("verify", bundle, model)
+    assert (done.code, done.err) == (0, "")
+    assert "the compiled bundle agrees" in done.out
+    np.savez("d.npz", x=np.repeat(X, 3, 0))
+    told = json.loads(cli("verify", bundle, model, "--data", "d.npz", "--json").out)
+    assert told["verified"] is True
+    assert [(c["data"], c["samples"]) for c in told["checks"]] == [("given", 3)] * 2
+
+
+def test_verify_finds_another_model(cli: Cli, here: Path, small: bytes) -> None:
+    other = onnx.load_from_string(small)
+    (weight,) = (t for t in other.graph.initializer if t.name == "w3")
+    weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) + 1).tobytes()
+    Path("other.onnx").write_bytes(other.SerializeToString())
+    done = cli("verify", here / "small.graphopt", "other.onnx", "--json")
+    assert done.code == 1
+    assert json.loads(done.out)["verified"] is False
+    assert "DIFFERS" in done.err
+
+
+def test_a_damaged_bundle_is_refused(cli: Cli, made: Path, model: Path) -> None:
+    import shutil
+
+    shutil.copytree(made / "small.graphopt", "b")
+    library = Path("b/libmodel.so")
+    library.write_bytes(library.read_bytes()[:-1] + b"\1")
+    done = cli("verify", "b", model)
+    assert done.code == 2
+    assert "is damaged: libmodel.so" in done.err
+    Path("b/manifest.json").write_text("{}")
+    assert "b/manifest.json can't be used" in cli("inspect", "b").err
+
+
+def test_profile(cli: Cli, here: Path) -> None:
+    told = json.loads(cli("profile", here / "small.graphopt", "--json").out)
+    assert set(told) == {"threads", "repeats", "layers"}
+    assert set(told["layers"][0]) == {"name", "nodes", "kernel", "us", "macs", "gflops", "share"}
+    assert sum(row["share"] for row in told["layers"]) == pytest.approx(1)
+    nodes = {n for row in told["layers"] for n in row["nodes"]}
+    assert {"conv1", "norm1", "relu1", "classifier"} <= nodes
+    np.savez("x.npz", x=X)
+    done = cli("profile", here / "small.graphopt", "--input", "x.npz", "--threads", 1)
+    assert "1 threads" in done.out or "1 thread" in done.out
+
+
+@pytest.mark.parametrize("what", ["small.graphopt", "small.onnx"])
+def test_bench(cli: Cli, here: Path, what: str) -> None:
+    done = cli(
+        "bench", here / what, "--vs", "onnxruntime", "--seconds", 0.1, "--threads", 1, "--json"
+    )
+    told = json.loads(done.out)
+    assert [r["what"] for r in told["results"]] == ["graphopt", "onnxruntime"]
+    assert told["threads"] == 1
+    for row in told["results"]:
+        assert row["min"] <= row["p50"] <= row["p90"] <= row["p99"]
+    assert not list(Path().iterdir())
+
+
+def test_percentiles() -> None:
+    told = summary([i / 1000 for i in range(1, 101)])
+    assert told == {"p50": 50.5, "p90": pytest.approx(90.1), "p99": pytest.approx(99.01),
+                    "min": 1.0, "mean": 50.5, "runs": 100, "unit": "ms"}  # fmt: skip
+
+
+def test_inspect_model(cli: Cli, here: Path) -> None:
+    told = json.loads(cli("inspect", here / "small.onnx", "--json").out)
+    assert told["operators"] == 9
+    assert told["parameters"] == 8 * 27 + 8 * 72 + 40 + 5 + 4 * 8
+    assert told["macs"] == 64 * 8 * 27 + 64 * 8 * 72 + 40
+    assert told["inputs"] == {"x": "f32[1,3,8,8]"}
+    assert [row["kind"] for row in told["layers"]][:3] == ["conv", "batch_norm", "relu"]
+    done = cli("inspect", here / "small.onnx", "--layers")
+    assert "conv1" in done.out
+
+
+def test_inspect_bundle(cli: Cli, here: Path) -> None:
+    told = json.loads(cli("inspect", here / "small.graphopt", "--json").out)
+    assert told["kind"] == "bundle"
+    assert told["kernel_calls"] + told["fallback_segments"] == len(told["layers"])
+    assert {"libmodel.so", "manifest.json", "model.onnx", "report.html"} <= set(told["files"])
+    assert "kernel calls" in cli("inspect", here / "small.graphopt", "--layers").out
+
+
+def test_passes_and_targets(cli: Cli) -> None:
+    told = json.loads(cli("passes", "--json").out)
+    by_name = {p["name"]: p for p in told["passes"]}
+    assert {"fold", "simplify", "cse", "fuse", "dce", "group", "layout"} <= set(by_name)
+    assert by_name["fuse"]["effect"] == "reassociating"
+    assert all(p["summary"] for p in told["passes"])
+    targets = json.loads(cli("targets", "--json").out)["targets"]
+    assert [t["name"] for t in targets] == ["x86"]
+    assert "x86:avx2" in cli("targets").out
+    assert "reassociating" in cli("passes").out
+
+
+@pytest.mark.parametrize("path", MODELS, ids=[p.stem for p in MODELS])
+def test_real_models_through_inspect_and_opt(cli: Cli, path: Path, tmp_path: Path) -> None:
+    before = json.loads(cli("inspect", path, "--json").out)
+    assert before["operators"] > 0
+    out = tmp_path / "o.onnx"
+    done = cli("opt", path, "--passes", "default", "--check-each", "-o", out)
+    assert done.code == 0, done.err
+    assert json.loads(cli("inspect", out, "--json").out)["operators"] <= before["operators"]
+
+
+@pytest.mark.parametrize("name", ["fmnist_resnet8"])
+def test_a_real_model_through_optimize(cli: Cli, tmp_path: Path, name: str) -> None:
+    (path,) = (p for p in MODELS if p.stem == name)
+    data = path.parent / "data" / "fmnist.npz"
+    done = cli("optimize", path, *X86, "-o", tmp_path / "b", "--data", data, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["checks"][1]["data"] == "given"
+    assert cli("verify", tmp_path / "b", path, "--data", data).code == 0
