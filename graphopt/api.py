@@ -15,7 +15,7 @@ from typing import Any
 from graphopt import onnx as onnx_io
 from graphopt.analysis.bind import Shapes, bind
 from graphopt.analysis.interpret import random_inputs
-from graphopt.data import Feed, load_samples
+from graphopt.data import Feed, load_samples, sample_shapes
 from graphopt.errors import InputError, MismatchError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
@@ -145,13 +145,13 @@ def optimize(
         InputError, UnsupportedError: what was given can't be used.
         MismatchError: the numbers differ from the original's.
     """
-    job = _Job(model, target, passes, input_shapes, threads, hooks, build or Build())
+    job = _Job(model, target, passes, data, input_shapes, threads, hooks, build or Build())
     job.run_passes()
     try:
         if job.target:
             job.compile()
         if check:
-            job.verify(data)
+            job.verify()
         if job.target and measure:
             job.measure()
     except BaseException:
@@ -168,6 +168,7 @@ class _Job:
         model: Any,
         target: str | Target | None,
         passes: str | Sequence[Pass] | None,
+        data: Any,
         input_shapes: Shapes | None,
         threads: int | None,
         hooks: Sequence[Hook],
@@ -185,10 +186,10 @@ class _Job:
         self.progress: Progress = build.progress
         self.progress("read the model", 0, 1)
         self.module = self.timed("read", lambda: load(model))
-        self.notes = bind(self.module, input_shapes)
+        self.samples = load_samples(data, self.module.main) if data is not None else None
+        self.notes = self._bind(dict(input_shapes or {}))
         self.original = clone_module(self.module)
         self.before = Size.of(self.module)
-        self.shapes = input_shapes
         self.program: Program | None = None
         self.manifest: Manifest | None = None
         self.staged: tempfile.TemporaryDirectory[str] | None = None
@@ -196,6 +197,17 @@ class _Job:
         self.checks: list[Check] = []
         self.latency: list[Latency] = []
         self.layers: list[dict[str, Any]] = []
+
+    def _bind(self, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+        """Fix the shapes of inputs: as given, else as the samples have them, else a batch of 1."""
+        notes: list[str] = []
+        if self.samples:
+            for name, shape in sample_shapes(self.samples, self.module.main).items():
+                if name not in shapes:
+                    shapes[name] = shape
+                    text = "x".join(map(str, shape))
+                    notes.append(f"input {name!r} takes the shape {text} of the samples")
+        return notes + bind(self.module, shapes)
 
     def timed(self, what: str, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -231,19 +243,19 @@ class _Job:
             model=lambda path: onnx_io.save(self.module, path),
         ))  # fmt: skip
 
-    def feeds(self, data: Any) -> tuple[str, list[Feed]]:
+    def feeds(self) -> tuple[str, list[Feed]]:
         graph = self.module.main
-        if data is not None:
-            return "given", list(load_samples(data, graph).feeds(graph, DATA_SAMPLES))
+        if self.samples:
+            return "given", list(self.samples.feeds(graph, DATA_SAMPLES))
         seeds = range(SEEDED_SAMPLES)
         return "seeded", [random_inputs(self.original, seed=s) for s in seeds]
 
-    def verify(self, data: Any) -> None:
+    def verify(self) -> None:
         self.progress("verify the numbers", 0, 1)
-        self.timed("verify", lambda: self._verify(data))
+        self.timed("verify", self._verify)
 
-    def _verify(self, data: Any) -> None:
-        what, feeds = self.feeds(data)
+    def _verify(self) -> None:
+        what, feeds = self.feeds()
         if not feeds:
             raise InputError("the data has too few samples for one run of the model")
         reference = onnx_io.Reference(self.source if not _is_gir(self.source) else self.original)

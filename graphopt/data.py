@@ -56,6 +56,21 @@ class Samples:
         return array[i * per_run : (i + 1) * per_run]
 
 
+def sample_shapes(samples: Samples, graph: Graph) -> dict[str, tuple[int, ...]]:
+    """The shapes that samples give to inputs whose shape is dynamic beyond the batch.
+
+    A sample without a batch axis gets one of 1.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for arg in graph.args:
+        shape = arg.type.shape if isinstance(arg.type, TensorType) else None
+        have: tuple[int, ...] = samples.inputs[arg.hint].shape
+        if shape is None or all(isinstance(d, int) for d in shape[1:]):
+            continue
+        found[arg.hint] = have[1:] if len(have) == len(shape) + 1 else (1, *have[1:])
+    return found
+
+
 def load_samples(source: object, graph: Graph) -> Samples:
     """Read samples for a model's inputs and check them.
 

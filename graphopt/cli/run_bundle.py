@@ -63,7 +63,8 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     """
     import numpy as np
 
-    odd = [n for n, a in arrays.items() if not isinstance(a, np.ndarray) or a.dtype == object]
+    # Sequences come as lists; strings as arrays of objects, which numpy would have to pickle.
+    odd = [n for n, a in arrays.items() if getattr(a, "dtype", np.dtype(object)) == object]
     if odd:
         raise InputError(f"output {odd[0]!r} is no plain array, which an .npz can't hold")
     temporary = path.with_name(f".{path.name}.tmp")

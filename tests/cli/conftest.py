@@ -95,10 +95,6 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bytes) -> Path
     return path
 
 
-def _wrong_relu(rw: Rewriter, op: Op, kind: Relu) -> None:
-    """Never matches: see WrongRelu, which makes one that does."""
-
-
 @dataclass(frozen=True)
 class WrongRelu(Pass, name="test-wrong-relu"):
     """A rule that is right, relu(x) = relu(relu(x)), but for the node named `at`."""

@@ -35,7 +35,8 @@ CONV_WEIGHTS = {
 }  # fmt: skip
 
 SHAPES = """<ir_version: 8, opset_import: ["" : 18]>
-shapes (float[N,6,4] x, int64[2] k) => (float[N,M] y, float[A,B] z, float[C] r, int64[D] i) {
+shapes (float[N,6,4] x, int64[2] k) => (float[N,M] y, float[A,B] z, float[O,P] o, float[C] r,
+    int64[D] i) {
   s = Shape (x)
   n = Gather <axis=0> (s, zero)
   n1 = Unsqueeze (n, zero1)
@@ -44,7 +45,7 @@ shapes (float[N,6,4] x, int64[2] k) => (float[N,M] y, float[A,B] z, float[C] r, 
   l = Slice (f, zero1, twenty, one)
   y = Clip (l, low, high)
   o = ConstantOfShape (k)
-  e = Expand (o, size)
+  e = Expand (high, size)
   q = Tile (e, reps)
   z = Transpose <perm=[1,0]> (q)
   g = Range (from, to, step)
@@ -115,27 +116,25 @@ RECURRENT_WEIGHTS = {
 }
 INTEGERS = """<ir_version: 8, opset_import: ["" : 17]>
 integers (int32[3,4] x, int64[2] at, float[2,3] q) => (int32[3,4] y, int32[A,4] g, float[2,3] d,
-    float[E,F,G] hot, int32[3,3] mm) {
+    float[E,F] hot, int32[3,3] mm) {
   a = Div (x, seven)
   b = Mod (a, three)
-  y = BitShift <direction="LEFT"> (u, u2)
+  u = Cast <to=12> (b)
+  s = BitShift <direction="LEFT"> (u, u)
+  y = Cast <to=6> (s)
   g = Gather <axis=0> (x, at)
   qx = QuantizeLinear (q, scale, point)
   d = DequantizeLinear (qx, scale, point)
   hot = OneHot <axis=-1> (at, depth, values)
   xt = Transpose (x)
   mm = MatMul (x, xt)
-  u = Cast <to=12> (b)
-  u2 = Cast <to=12> (b)
-}""".replace("y = BitShift", "ys = BitShift").replace("OneHot", "OneHot").replace(
-    "u2 = Cast <to=12> (b)\n", "u2 = Cast <to=12> (b)\n  y = Cast <to=6> (ys)\n"
-)
+}"""
 INTEGERS_WEIGHTS = {
     "seven": np.int32(7), "three": np.int32(3), "scale": np.float32(0.1), "point": np.uint8(128),
     "depth": np.int64(5), "values": np.array([0, 1], np.float32),
 }  # fmt: skip
-ATTENTION = """<ir_version: 9, opset_import: ["" : 19, "custom" : 1]>
-attention (float[2,4,8] x) => (float[2,4,8] y, c) {
+ATTENTION = """<ir_version: 9, opset_import: ["" : 20]>
+attention (float[2,4,8] x) => (float[2,4,8] y) {
   q = MatMul (x, wq)
   k = MatMul (x, wk)
   t = Transpose <perm=[0,2,1]> (k)
@@ -146,8 +145,7 @@ attention (float[2,4,8] x) => (float[2,4,8] y, c) {
   n = LayerNormalization <axis=-1, epsilon=0.00001> (o, g, b)
   l = Gelu (n)
   y = Einsum <equation="abc,cd->abd"> (l, wq)
-  c = custom.Thing <a=1, b=2.5, s="text", is=[1,2], fs=[1.0,2.0], ss=["x","y"]> (y)
-}""".replace('"" : 19', '"" : 20')
+}"""
 ATTENTION_WEIGHTS = {
     "wq": (8, 8), "wk": (8, 8), "half": np.float32(0.35), "g": (8,), "b": (8,),
 }  # fmt: skip
@@ -181,29 +179,37 @@ def built(text: str, weights: Weights) -> onnx.ModelProto:
     return model
 
 
-def attributes() -> onnx.ModelProto:
-    """A custom op with every sort of attribute, sparse ones included."""
+def attributes(custom: bool) -> onnx.ModelProto:
+    """Constants of every sort; an op of an unknown domain with every sort of attribute."""
     model = built(CONV, CONV_WEIGHTS)
     tensor = numpy_helper.from_array(np.arange(6, dtype=np.int64), "t")
     values = numpy_helper.from_array(np.array([1, 2], np.float32), "values")
     indices = numpy_helper.from_array(np.array([0, 4], np.int64), "indices")
     sparse = helper.make_sparse_tensor(values, indices, [5])
-    small = helper.make_graph([helper.make_node("Relu", ["y"], ["inner"])], "inner", [],
-                              [helper.make_tensor_value_info("inner", 1, None)])  # fmt: skip
+    constant = helper.make_node("Constant", [], ["sparse"], "sparse", sparse_value=sparse)
+    texts = helper.make_node("Constant", [], ["texts"], "texts", value_strings=["a", "b"])
+    total = helper.make_node("Add", ["sparse", "b3"], ["sum"], "sum")
+    model.graph.node.extend([constant, texts, total])
+    model.graph.output.append(helper.make_tensor_value_info("sum", 1, [5]))
+    model.graph.output.append(helper.make_tensor_value_info("texts", 8, [2]))
+    if custom:
+        model.graph.node.append(_custom(tensor, sparse))
+        model.graph.output.append(onnx.ValueInfoProto(name="every"))
+        model.opset_import.add(domain="custom", version=1)
+    return model
+
+
+def _custom(tensor: onnx.TensorProto, sparse: onnx.SparseTensorProto) -> onnx.NodeProto:
+    inner = helper.make_node("Relu", ["y"], ["inner"])
+    graph = helper.make_graph([inner], "g", [], [helper.make_tensor_value_info("inner", 1, None)])
     node = helper.make_node("Every", ["y"], ["every"], "every", domain="custom", t=tensor,
-                            ts=[tensor, tensor], g=small, gs=[small])  # fmt: skip
+                            ts=[tensor, tensor], g=graph, gs=[graph], a=1, b=2.5, s="text",
+                            i=[1, 2], fs=[1.0, 2.0], ss=["x", "y"])  # fmt: skip
     type_ = helper.make_tensor_type_proto(TensorProto.FLOAT, [1, "N"])
     node.attribute.add(name="tp", type=AttributeProto.TYPE_PROTO).tp.CopyFrom(type_)
     node.attribute.add(name="tps", type=AttributeProto.TYPE_PROTOS).type_protos.append(type_)
     node.attribute.add(name="sp", type=AttributeProto.SPARSE_TENSOR).sparse_tensor.CopyFrom(sparse)
-    constant = helper.make_node("Constant", [], ["sparse"], "sparse", sparse_value=sparse)
-    texts = helper.make_node("Constant", [], ["texts"], "texts", value_strings=["a", "b"])
-    model.graph.node.extend([node, constant, texts])
-    model.graph.output.append(helper.make_tensor_value_info("sparse", 1, [5]))
-    model.graph.output.append(helper.make_tensor_value_info("texts", 8, [2]))
-    model.graph.output.append(onnx.ValueInfoProto(name="every"))
-    model.opset_import.add(domain="custom", version=1)
-    return model
+    return node
 
 
 SMALL: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -216,7 +222,8 @@ SMALL: dict[str, Callable[[], onnx.ModelProto]] = {
     "integers": lambda: built(INTEGERS, INTEGERS_WEIGHTS),
     "attention": lambda: built(ATTENTION, ATTENTION_WEIGHTS),
     "old": lambda: built(OLD, OLD_WEIGHTS),
-    "attributes": attributes,
+    "constants": lambda: attributes(False),
+    "custom": lambda: attributes(True),
 }
 
 
