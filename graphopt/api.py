@@ -325,6 +325,7 @@ def _describe_build(
     report.kernels = len(program.kernels)
     report.calls = len(program.steps)
     report.arena_bytes = program.arena_bytes
+    report.versions = dict(manifest.versions)
     report.files = {name: info.bytes for name, info in manifest.files.items()}
     outside = list(program.fallbacks())
     if not outside:

@@ -17,7 +17,7 @@ from graphopt.ir.printer import to_text
 from graphopt.ir.store import FileStore
 from graphopt.ir.types import Array, TensorType
 from graphopt.ir.verify import verify
-from graphopt.pipeline import Hook, Pass, PassResult
+from graphopt.pipeline import Hook, Pass, PassResult, Record
 from graphopt.verify import OutputError, Tolerance, compare
 
 Feed = Mapping[str, Array]
@@ -107,6 +107,41 @@ def made(folder: Path) -> Path:
     except OSError as why:
         raise InputError(f"{folder}: can't make the folder: {why.strerror}") from why
     return folder
+
+
+class Shifted(Hook):
+    """Hands everything but the start to another hook, with numbers from `past` + 1.
+
+    For a second pipeline on the same module, whose dumps and tables go on from the first one's.
+    """
+
+    def __init__(self, hook: Hook, past: int) -> None:
+        """`past` passes came before."""
+        self.hook, self.past = hook, past
+
+    def before(self, number: int, p: Pass, module: Module) -> None:
+        """Hand it on."""
+        self.hook.before(self.past + number, p, module)
+
+    def after(self, number: int, p: Pass, module: Module, result: PassResult) -> None:
+        """Hand it on."""
+        self.hook.after(self.past + number, p, module, result)
+
+    def failed(self, number: int, p: Pass, module: Module, error: Exception) -> None:
+        """Hand it on."""
+        self.hook.failed(self.past + number, p, module, error)
+
+
+@dataclass
+class Records(Hook):
+    """Keeps what each pass gave, where the caller of the pipeline doesn't."""
+
+    records: list[Record] = field(default_factory=list[Record])
+
+    def after(self, number: int, p: Pass, module: Module, result: PassResult) -> None:
+        """Keep it."""
+        record = Record(number, str(p), p.effect, result.changed, result.remarks)
+        self.records.append(record)
 
 
 class PrintAfter(Hook):

@@ -22,6 +22,7 @@ from graphopt.rewrite import Miss, Rewriter, Rule, const
 
 LAZY = 1 << 16  # bytes: a larger result is computed when its numbers are first wanted
 KEPT = {"DequantizeLinear"}  # of a quantized weight: folding would undo the quantization
+# Of one number everywhere these give the same number everywhere.
 UNIFORM = (mv.Reshape, mv.Transpose, mv.Expand, mv.Slice, mv.Squeeze, mv.Unsqueeze, mv.Tile)
 
 

@@ -64,7 +64,10 @@ def _version(value: bool) -> None:
     if value:
         from importlib import metadata
 
-        typer.echo(f"graphopt {metadata.version('graphopt')}")
+        try:
+            typer.echo(f"graphopt {metadata.version('graphopt')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("graphopt, run from its sources")
         raise typer.Exit
 
 

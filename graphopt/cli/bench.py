@@ -47,7 +47,7 @@ def bench(
     head = ("", "p50", "p90", "p99", "min", "mean", "runs", "")
     rows = [(r["what"], *(f"{r[k]:.3f} ms" for k in ("p50", "p90", "p99", "min", "mean")),
              r["runs"], _versus(r, told["results"][0])) for r in told["results"]]  # fmt: skip
-    console.show(console.table(head, rows), f"{told['threads']} threads, seeded inputs")
+    console.show(console.table(head, rows), f"threads: {told['threads']}; seeded inputs")
 
 
 def _peers(text: str | None) -> list[str]:

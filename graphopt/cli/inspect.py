@@ -10,7 +10,7 @@ import typer
 
 from graphopt.cli import console
 from graphopt.cli.options import Either, Json, Shapes, existing, parse_shapes
-from graphopt.report.units import count, size
+from graphopt.report.units import at_least, count, size
 
 if TYPE_CHECKING:
     from graphopt.ir.core import Module, Op, Value
@@ -47,7 +47,7 @@ def _model(path: Path, shapes: dict[str, tuple[int, ...]] | None) -> dict[str, A
     s = Size.of(module)
     return {
         "kind": "model", "name": module.name, "opsets": module.opsets, **ends,
-        "operators": s.operators, "opaque": _opaque(module), "macs": s.macs,
+        "operators": s.operators, "opaque": _opaque(module), "macs": s.macs, "dynamic": s.dynamic,
         "parameters": s.parameters, "weight_bytes": s.weight_bytes,
         "activation_bytes": s.activation_bytes, "file_bytes": path.stat().st_size,
         "ops": s.kinds, "notes": notes,
@@ -160,6 +160,7 @@ def _facts(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
               "fallback_segments": "ONNX Runtime segments"}  # fmt: skip
     for key, text in texts.items():
         if key in told:
-            yield labels.get(key, key), text(told[key])
+            bound = key in ("macs", "activation_bytes") and told.get("dynamic", False)
+            yield labels.get(key, key), at_least(text(told[key]), bound)
     for name, number in told.get("files", {}).items():
         yield "file", f"{name}  {size(number)}"

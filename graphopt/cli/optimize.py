@@ -29,6 +29,8 @@ from graphopt.errors import InputError
 if TYPE_CHECKING:
     from graphopt.analysis.bind import Shapes as ShapeMap
     from graphopt.api import Result
+    from graphopt.pipeline import Record
+    from graphopt.targets.base import Target as TargetSpec
 
 
 def optimize(
@@ -67,7 +69,7 @@ def optimize(
             str(model), chosen, chain, data, shapes, threads,
             hooks=watch.hooks, build=Build(progress=progress), measure=True,
         )  # fmt: skip
-        _keep(watch, result)
+        _keep(watch, result, chosen)
         progress("write the bundle", 0, 1)
         result.save(place)
     _show(result, model, place, time.perf_counter() - began, json)
@@ -100,16 +102,29 @@ def _check_each(watch: Watch, data: str | None, shapes: ShapeMap | None) -> None
     watch.check_numbers(module, data)
 
 
-def _keep(watch: Watch, result: Result) -> None:
+def _keep(watch: Watch, result: Result, target: TargetSpec) -> None:
     """Put what the hooks saw into the report, and the debug folder."""
     report = result.report
+    if watch.folder:
+        report.passes = [*report.passes, *_lowering(watch, result, target)]
     report.pass_seconds = [s for _, s in watch.timing.seconds]
     report.pass_errors = watch.numbers.errors if watch.numbers else []
     report.source_bytes = source_bytes(watch.model, report.before.weight_bytes)
-    report.versions = dict(result.manifest.versions) if result.manifest else {}
     watch.keep(report.passes)
     if watch.folder and result.program:
         (watch.folder / "program.txt").write_text(str(result.program), "utf-8")
+
+
+def _lowering(watch: Watch, result: Result, target: TargetSpec) -> list[Record]:
+    """Lower once more, to dump, time and check the target's own passes like the others."""
+    from graphopt.hooks import Records, Shifted
+    from graphopt.ir.clone import clone_module
+
+    records = Records()
+    hooks = (records, *watch.hooks)
+    past = len(result.report.passes)
+    target.lower(clone_module(result.module), tuple(Shifted(h, past) for h in hooks))
+    return records.records
 
 
 def source_bytes(model: Path, weights: int) -> int:

@@ -39,7 +39,7 @@ def profile(
     ]  # fmt: skip
     head = ("layer", "kernel", "us", "share", "MMACs", "GFLOP/s")
     total = sum(r["us"] for r in layers)
-    told = f"{len(layers)} layers, {total / 1000:.3f} ms in all, {count} threads"
+    told = f"{len(layers)} layers, {total / 1000:.3f} ms in all, threads: {count}"
     console.show(console.table(head, shown, left=2), told)
 
 

@@ -64,7 +64,7 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     import numpy as np
 
     # Sequences come as lists; strings as arrays of objects, which numpy would have to pickle.
-    odd = [n for n, a in arrays.items() if getattr(a, "dtype", np.dtype(object)) == object]
+    odd = [n for n, a in arrays.items() if getattr(a, "dtype", np.dtype("O")).hasobject]
     if odd:
         raise InputError(f"output {odd[0]!r} is no plain array, which an .npz can't hold")
     temporary = path.with_name(f".{path.name}.tmp")

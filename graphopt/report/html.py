@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.pipeline import Record
 from graphopt.report.model import Report
-from graphopt.report.units import count, milliseconds, size
+from graphopt.report.units import at_least, count, milliseconds, size
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -49,6 +49,7 @@ def html_page(report: Report) -> str:
         kinds=kind_bars(report.before.kinds, report.after.kinds),
         passes=[_pass(report, i, record) for i, record in enumerate(report.passes)],
         count=count,
+        at_least=at_least,
         size=size,
         milliseconds=milliseconds,
     )

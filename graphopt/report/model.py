@@ -9,14 +9,19 @@ from typing import Any
 
 from graphopt.analysis import cost
 from graphopt.hooks import PassError
-from graphopt.ir.core import Module
+from graphopt.ir.core import Graph, Module
+from graphopt.ir.types import TensorType
 from graphopt.pipeline import Record
 from graphopt.verify import Check
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a module weighs: operators (ONNX nodes), multiply-accumulates, parameters, bytes."""
+    """What a module weighs: operators (ONNX nodes), multiply-accumulates, parameters, bytes.
+
+    `dynamic`: some sizes aren't known before a run and count as 1, so that `macs` and
+    `activation_bytes` are the least there can be.
+    """
 
     operators: int
     macs: int
@@ -24,13 +29,28 @@ class Size:
     weight_bytes: int
     activation_bytes: int
     kinds: dict[str, int]
+    dynamic: bool = False
 
     @staticmethod
     def of(module: Module) -> Size:
         """Measure a module."""
         g = module.main
         return Size(cost.operators(g), cost.total_macs(g), cost.parameters(g), cost.weight_bytes(g),
-                    cost.peak_activation_bytes(g), cost.op_counts(g))  # fmt: skip
+                    cost.peak_activation_bytes(g), cost.op_counts(g), dynamic(g))  # fmt: skip
+
+
+def dynamic(graph: Graph) -> bool:
+    """Whether an op that multiplies has an operand or result of a size not known before a run."""
+    return any(
+        isinstance(v.type, TensorType) and v.type.static is None
+        for op in graph.walk()
+        if op.kind.name in _MULTIPLY
+        for v in (*op.operands, *op.results)
+        if v
+    )
+
+
+_MULTIPLY = {"conv", "conv_transpose", "matmul", "gemm", "attention"}
 
 
 @dataclass(frozen=True)

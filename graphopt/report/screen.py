@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.report.model import Latency, Report
-from graphopt.report.units import count, milliseconds, size
+from graphopt.report.units import at_least, count, milliseconds, size
 
 
 def screen(report: Report, *, model: Path, place: Path, seconds: float) -> RenderableType:
@@ -53,7 +53,9 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     yield "operators", str(a.operators), str(b.operators), _fewer(a.operators, b.operators)
     if report.calls:
         yield "kernel calls", "-", str(report.calls), _compiled(report)
-    yield "MACs", count(a.macs), count(b.macs), ""
+    before, after = (at_least(count(s.macs), s.dynamic) for s in (a, b))
+    unknown = "sizes known only in a run count as 1" if a.dynamic or b.dynamic else ""
+    yield "MACs", before, after, unknown
     yield "parameters", count(a.parameters), count(b.parameters), ""
     model = report.files.get("model.onnx", 0)
     if report.source_bytes and model:
@@ -136,7 +138,7 @@ def _next(report: Report, model: Path, place: Path) -> Iterator[str]:
     """Commands that exist, worth typing now."""
     bundle, original = shlex.quote(str(place)), shlex.quote(str(model))
     if any(check.data == "seeded" for check in report.checks):
-        yield f"graphopt verify {bundle} {original} --data samples.npz   check on your own data"
-    yield f"graphopt bench {bundle} --vs onnxruntime   percentiles, in turns with ONNX Runtime"
-    yield f"graphopt profile {bundle}   where the time goes, layer by layer"
+        yield f"graphopt verify {bundle} {original} --data samples.npz   on your own data"
+    yield f"graphopt bench {bundle} --vs onnxruntime   percentiles"
+    yield f"graphopt profile {bundle}   time by layer"
     yield f"graphopt run {bundle} --input x.npz --output y.npz"

@@ -11,6 +11,11 @@ def count(n: float) -> str:
     return f"{n:g}"
 
 
+def at_least(text: str, bound: bool) -> str:
+    """Mark a number that is only a lower bound."""
+    return f">= {text}" if bound else text
+
+
 def size(n: float) -> str:
     """Bytes, in powers of 1000: `14.2 MB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from graphopt.ir.core import Op, OpKind, Value
@@ -212,8 +213,35 @@ def split_of_concat(rw: Rewriter, op: Op, kind: Split) -> tuple[Value, ...] | No
     return parts
 
 
+@rule(Slice)
+def slices_to_split(rw: Rewriter, op: Op, kind: Slice) -> Value | None:
+    """x[0:a], x[a:b], x[b:] -> split(x), one result each (`cse` makes the splits one)."""
+    x, axis = op.operand(0), kind.axes[0] if kind.axes else 0
+    cuts = sorted({cut for u in x.uses if (cut := _cut(u.op, axis)) is not None})
+    mine, size = _cut(op, axis), x.tensor.shape and x.tensor.shape[axis]
+    if mine is None or len(cuts) < 2 or cuts[0][0] != 0 or cuts[-1][1] != size:
+        return None
+    if any(a[1] != b[0] for a, b in pairwise(cuts)):
+        return None
+    parts = rw.op(Split(axis, tuple(end - start for start, end in cuts)), x)
+    return parts.results[cuts.index(mine)]
+
+
+def _cut(op: Op, axis: int) -> tuple[int, int] | None:
+    """The bounds of a slice along one axis of known size, step 1; None for anything else."""
+    kind = op.kind
+    if not isinstance(kind, Slice) or kind.axes != (axis,) or kind.steps != (1,):
+        return None
+    shape = op.operand(0).tensor.shape
+    size = shape[axis] if shape else None
+    if not isinstance(size, int):
+        return None
+    start, end, _ = slice(kind.starts[0], kind.ends[0]).indices(size)
+    return (start, end) if start < end else None
+
+
 RULES: tuple[Rule[Any], ...] = (
     transpose_twice, cast_twice, relu_twice, relu_of_clip, clip_of_relu, clip_twice, clip_nothing,
     *map(_idempotent, (Abs, Ceil, Floor, Round, Sign)), abs_of_negative, pad_twice, slice_twice,
-    concat_twice, concat_of_split, split_of_concat,
+    concat_twice, concat_of_split, split_of_concat, slices_to_split,
 )  # fmt: skip

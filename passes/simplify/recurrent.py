@@ -8,6 +8,7 @@ import numpy as np
 
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Op, Value
+from graphopt.passes.fold import UNIFORM
 from graphopt.passes.simplify.identities import uniform
 from graphopt.rewrite import Rewriter, Rule, made_by, rule
 
@@ -32,6 +33,8 @@ def zero_state(rw: Rewriter, op: Op, kind: Opaque) -> tuple[Value, ...] | None:
 
 def _zeros(value: Value | None) -> bool:
     """Whether a value is zero everywhere: a constant, or zeros of a shape known later."""
+    while value and value.op and isinstance(value.op.kind, UNIFORM):
+        value = value.op.operand(0)
     if value is None:
         return False
     number = uniform(value)

@@ -52,9 +52,9 @@ def transpose_below_unary(rw: Rewriter, op: Op, kind: Unary) -> Value | None:
 
 
 def _perm_of(values: list[Value]) -> Perm | None:
-    """The permutation that all transposed operands share, if one of them would die."""
+    """The permutation that all transposed operands share, if one of them has no other user."""
     found = [(v, t[1].perm) for v in values if (t := made_by(v, Transpose))]
-    if not found or all(v.use_count != 1 for v, _ in found):
+    if not found or not any(len({u.op for u in v.uses}) == 1 for v, _ in found):
         return None
     return found[0][1] if all(perm == found[0][1] for _, perm in found) else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphopt.ir.core import Op, Value
-from graphopt.ir.types import Dim
+from graphopt.ir.types import UNKNOWN, Dim, TensorType, mul, same
 from graphopt.ops.movement import Expand, Reshape, Squeeze, Transpose, Unsqueeze
 from graphopt.passes.shapes import same_shape, view
 from graphopt.rewrite import Rewriter, Rule, made_by, rule
@@ -87,7 +87,45 @@ def expand_twice(rw: Rewriter, op: Op, kind: Expand) -> Value | None:
     return rw.make(Expand(sizes), inner[0].operand(0))
 
 
+@rule(Reshape)
+def reshape_transposed(rw: Rewriter, op: Op, kind: Reshape) -> Value | None:
+    """reshape(transpose(reshape(x))) -> transpose(x), where axes are merged, moved and split again."""
+    turned = made_by(op.operand(0), Transpose)
+    source = _source(turned[0].operand(0)) if turned else None
+    if turned is None or source is None or op.operand(0).use_count != 1:
+        return None
+    shape = source.tensor.shape
+    groups = _groups(shape, turned[0].operand(0).tensor.shape)
+    if groups is None or shape is None:
+        return None
+    perm = tuple(axis for p in turned[1].perm for axis in groups[p])
+    want = TensorType(op.result.tensor.dtype, tuple(shape[axis] for axis in perm))
+    if want != op.result.type or UNKNOWN in want.shape:
+        return None
+    rw.absorb(turned[0])
+    return rw.make(Transpose(perm), source)
+
+
+def _groups(
+    have: tuple[Dim, ...] | None, merged: tuple[Dim, ...] | None
+) -> list[tuple[int, ...]] | None:
+    """The axes of `have` that make up each axis of `merged`; None where they don't."""
+    if have is None or merged is None:
+        return None
+    groups, at = list[tuple[int, ...]](), 0
+    for size in merged:
+        start, total = at, have[at] if at < len(have) else UNKNOWN
+        while total != size and at + 1 < len(have):
+            at += 1
+            total = mul(total, have[at])
+        if not same(total, size):
+            return None
+        at += 1
+        groups.append(tuple(range(start, at)))
+    return groups if at == len(have) else None
+
+
 RULES: tuple[Rule[Any], ...] = (
     reshape_same, reshape_view, squeeze_view, unsqueeze_view, transpose_of_ones, expand_ones,
-    expand_twice,
+    expand_twice, reshape_transposed,
 )  # fmt: skip

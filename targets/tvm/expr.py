@@ -150,7 +150,7 @@ def modulo(a: Expr, b: Expr, fmod: bool) -> Expr:
         return rest if fmod or of(a).startswith("uint") else let(rest, lambda r: signed(r, b))
 
     def signed(r: Expr, b: Expr) -> Expr:
-        off = tirx.all(r != like(r, 0), (r < like(r, 0)) != (b < like(b, 0)))
+        off = tirx.all(r != like(r, 0), _differ(r < like(r, 0), b < like(b, 0)))
         return select(off, r + b, r)
 
     return let(a, lambda a: let(b, lambda b: body(a, b)))
@@ -161,7 +161,7 @@ def _float_modulo(a: Expr, b: Expr, fmod: bool) -> Expr:
         return tirx.fmod(a, b)
 
     def signed(r: Expr, b: Expr) -> Expr:
-        off = tirx.all(r != like(r, 0), (r < like(r, 0)) != (b < like(b, 0)))
+        off = tirx.all(r != like(r, 0), _differ(r < like(r, 0), b < like(b, 0)))
         return select(off, r + b, r)
 
     return let(b, lambda b: let(tirx.fmod(a, b), lambda r: signed(r, b)))
@@ -335,9 +335,8 @@ RULES: dict[str, Callable[..., Expr]] = {
 
 
 def _differ(a: Expr, b: Expr) -> Expr:
-    return let(
-        a, lambda a: let(b, lambda b: tirx.any(tirx.all(a, tirx.Not(b)), tirx.all(tirx.Not(a), b)))
-    )
+    """a != b of bools (which LLVM's code generator lacks for TVM's `!=`)."""
+    return tirx.any(tirx.all(a, tirx.Not(b)), tirx.all(tirx.Not(a), b))
 
 
 def scalar(kind: OpKind, operands: list[Expr]) -> Expr:

@@ -95,7 +95,7 @@ def family(op: Op) -> str:
 def refusal(op: Op) -> str | None:
     """Why an op has no kernel; None if it has one."""
     name = op.kind.name
-    if not (is_anchor(op) or isinstance(op.kind, Elementwise) or name in MOVEMENT):
+    if not (is_anchor(op) or is_injective(op)):
         return f"{name} has no kernel"
     types = [v.type for v in (*op.operands, *op.results) if v is not None]
     for t in types:
@@ -123,7 +123,7 @@ def _wants(op: Op, allowed: frozenset[DType]) -> str | None:
 def _default(op: Op) -> str | None:
     if op.kind.name in FLOAT_ONLY:
         return _wants(op, frozenset({DType.f32, DType.f64}))
-    if op.kind.name in ANCHORS:
+    if op.kind.name in ANCHORS or op.kind.name == "batch_norm":
         return _wants(op, FLOATS)
     return None
 

@@ -67,6 +67,17 @@ def schedule(func: Any) -> Any:
     return s_tir.Schedule(func)
 
 
+def tile_registers(columns: int, blocks: int, per: int, machine: Machine) -> int:
+    """Vector registers that a tile of `columns` x `blocks` products takes, `per` registers a block.
+
+    Accumulators, the weights of a step, and (where several blocks share them) a broadcast a column:
+    LLVM's scheduler hoists them all, so a tile that leaves no room for them spills. AVX-512
+    multiplies by a broadcast from memory, so a single block needs none.
+    """
+    embedded = machine.lanes == 16 and blocks * per == 1
+    return columns * blocks * per + blocks * per + (0 if embedded else columns)
+
+
 def divisors(n: int, limit: int) -> list[int]:
     """The divisors of n up to a limit, descending."""
     return [d for d in range(min(n, limit), 0, -1) if n % d == 0]

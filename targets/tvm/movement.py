@@ -205,10 +205,12 @@ def gather(r: Region, op: Op, value: Value, index: Index) -> Expr:
     size = shape[axis]
     found = r.eager(lambda: r.at(indices, index[axis : axis + rank]))
     at = tirx.Cast("int32", found) if expr.of(found) != "int32" else found
-    at = tirx.Select(at < i32(0), at + i32(size), at)
-    if not isinstance(found, tirx.IntImm):
+    if isinstance(at, tirx.IntImm):
+        at = i32(int(at.value) % size)
+    else:
+        at = tirx.Select(at < i32(0), at + i32(size), at)
         at = tirx.max(tirx.min(at, i32(size - 1)), i32(0))
-    return r.at(x, [*index[:axis], r.analyzer.simplify(at), *index[axis + rank :]])
+    return r.at(x, [*index[:axis], at, *index[axis + rank :]])
 
 
 def tile(r: Region, op: Op, value: Value, index: Index) -> Expr:

@@ -142,7 +142,17 @@ class Region:
             return table(op.kind.data.numpy(), expr.tvm_dtype(static(value).dtype), index)
         if isinstance(op.kind, Elementwise):
             return expr.scalar(op.kind, [self._operand(v, value, index) for v in op.operands if v])
+        if op.kind.name == "batch_norm":
+            return self._batch_norm(op, index)
         return movement.move(self, op, value, index)
+
+    def _batch_norm(self, op: Op, index: Index) -> Expr:
+        """(x - mean) * (scale / sqrt(var + epsilon)) + bias, by channel."""
+        kind: Any = op.kind
+        x = self.at(op.operand(0), index)
+        scale, bias, mean, var = (self.at(op.operand(i), [index[1]]) for i in range(1, 5))
+        factor = scale / tirx.sqrt(var + expr.like(var, kind.epsilon))
+        return (x - mean) * factor + bias
 
     def _operand(self, operand: Value, result: Value, index: Index) -> Expr:
         """Read an operand at the result's index, broadcast as numpy does."""

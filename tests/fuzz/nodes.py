@@ -189,18 +189,21 @@ def damage_subgraph(rng: random.Random, model: onnx.ModelProto) -> str:
         case 2:
             del graph.node[:]
         case 3:
-            depth = rng.choice([3, 30, 120])
-            for _ in range(depth):
-                copy = onnx.GraphProto.FromString(graph.SerializeToString())
-                del graph.node[:]
-                wrap = helper.make_node("If", ["cond"], [o.name for o in copy.output])
-                wrap.attribute.append(helper.make_attribute("then_branch", copy))
-                wrap.attribute.append(helper.make_attribute("else_branch", copy) if depth < 4 else
-                                      helper.make_attribute("unknown", 1))  # fmt: skip
-                graph.node.append(wrap)
+            _nest(graph, rng.choice([3, 12, 20]))
         case _:
             graph.initializer.add(name="trip", data_type=7, int64_data=[nasty(rng)])
     return graph.name
+
+
+def _nest(graph: onnx.GraphProto, depth: int) -> None:
+    """Put a graph's body in an If in an If in an If ..."""
+    for _ in range(depth):
+        copy = onnx.GraphProto.FromString(graph.SerializeToString())
+        del graph.node[:]
+        wrap = helper.make_node("If", ["cond"], [o.name for o in copy.output])
+        wrap.attribute.append(helper.make_attribute("then_branch", copy))
+        wrap.attribute.append(helper.make_attribute("else_branch", copy if depth < 4 else 1))
+        graph.node.append(wrap)
 
 
 def damage_function(rng: random.Random, model: onnx.ModelProto) -> str:

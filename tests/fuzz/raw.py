@@ -69,6 +69,24 @@ def change_small(rng: random.Random, data: bytearray) -> str:
     return str(at)
 
 
+def nest(rng: random.Random, data: bytearray) -> str:
+    """Append a node whose attribute has a graph, whose node has an attribute, and so on."""
+    depth = rng.choice([20, 90, 120, 3000])
+    inner = b""
+    for number in (1, 5, 6) * depth:  # graph.node, node.attribute, attribute.g
+        inner = bytes([number << 3 | 2]) + _varint(len(inner)) + inner
+    data += b"\x3a" + _varint(len(inner)) + inner  # model.graph
+    return str(depth)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
 def _place(rng: random.Random, data: bytearray) -> int:
     """Anywhere, but more often near the ends, where the structure is and the weights aren't."""
     near = min(len(data), 2000)
@@ -79,5 +97,5 @@ def _place(rng: random.Random, data: bytearray) -> int:
 
 DAMAGES: tuple[Damage, ...] = (
     truncate, flip_bits, flip_bits, splice, splice, grow_varint, overwrite, change_small,
-    change_small,
+    change_small, nest,
 )  # fmt: skip

@@ -111,8 +111,6 @@ def choose(s: Shape, op: Op, machine: Machine) -> Knobs:
 def tile(width: int, blocks: int, block: int, machine: Machine) -> tuple[int, int]:
     """The register tile (columns, blocks) with the least estimated cost a useful product."""
     per = max(1, block // machine.lanes)
-    budget = machine.registers - (1 if machine.lanes == 16 else 2)
-
     def cost(columns: int, count: int) -> float:
         vectors = columns * count * per
         useful = width / (-(-width // columns) * columns)
@@ -125,7 +123,7 @@ def tile(width: int, blocks: int, block: int, machine: Machine) -> tuple[int, in
         (cost(c, b), -b, c)
         for b in loops.divisors(blocks, 4)
         for c in range(1, min(width, 28) + 1)
-        if (c * b + b) * per <= budget
+        if loops.tile_registers(c, b, per, machine) <= machine.registers or c * b == 1
     ]
     _, b, c = min(fitting)
     return c, -b

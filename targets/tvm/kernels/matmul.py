@@ -72,8 +72,6 @@ def choose(s: Shape, machine: Machine) -> Knobs:
     lanes = max(machine.lanes, 8)
     panels = -(-s.n // lanes)
     per = max(1, lanes // machine.lanes)
-    budget = machine.registers - (1 if machine.lanes == 16 else 2)
-
     def cost(rows: int, count: int) -> float:
         vectors = rows * count * per
         useful = s.m / (-(-s.m // rows) * rows) * panels / (-(-panels // count) * count)
@@ -84,7 +82,7 @@ def choose(s: Shape, machine: Machine) -> Knobs:
         (cost(r, p), -p, r)
         for p in range(1, min(panels, 8) + 1)
         for r in range(1, min(s.m, 16) + 1)
-        if (r * p + p) * per <= budget
+        if loops.tile_registers(r, p, per, machine) <= machine.registers or r * p == 1
     ]
     _, p, r = min(fitting)
     return Knobs(lanes, r, -p)

@@ -1,0 +1,81 @@
+"""The pool of compiling processes: cache, failures, determinism, and no TVM in this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from graphopt.errors import InputError
+from graphopt.targets import machine
+from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
+
+M = machine.load("x86-64-v2")
+RELU = "graph @k(%x: f32[64]) { %y = relu(%x)\n return(%y) }"
+
+
+@dataclass(frozen=True)
+class K:
+    symbol: str
+    key: str
+    text: str
+
+
+def test_objects_are_cached_and_deterministic(tmp_path: Path) -> None:
+    seen: list[tuple[str, bool]] = []
+    kernels = [K("a", "one", RELU), K("b", "two", RELU.replace("64", "60"))]
+    for folder in ("x", "x", "y"):
+        compile_kernels(kernels, M, jobs=2, cache_dir=tmp_path / folder,
+                        progress=lambda key, cached, _: seen.append((key, cached)))  # fmt: skip
+    assert sorted(seen[:2]) == [("one", False), ("two", False)]
+    assert sorted(seen[2:4]) == [("one", True), ("two", True)]
+    for key in ("one", "two"):
+        first, second = ((tmp_path / f / f"{key}.o").read_bytes() for f in "xy")
+        assert first == second
+        assert first[:4] == b"\x7fELF"
+    assert {p.name for p in (tmp_path / "x").iterdir()} == {"one.o", "two.o"}
+
+
+def test_a_refused_kernel_says_why(tmp_path: Path) -> None:
+    text = "graph @k(%x: f32[3]) { %y = shape(%x)\n return(%y) }"
+    found = compile_kernels([K("a", "bad", text), K("b", "good", RELU)], M, cache_dir=tmp_path)
+    assert isinstance(found["good"], Path)
+    assert found["bad"] == CompileFailure("bad", "no kernel for shape")
+
+
+def test_a_worker_that_dies_loses_only_its_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHOPT_TEST_ABORT", "dead")
+    kernels = [K("a", "dead", RELU), *(K(f"b{i}", f"k{i}", RELU) for i in range(3))]
+    found = compile_kernels(kernels, M, jobs=2, cache_dir=tmp_path)
+    assert isinstance(found["dead"], CompileFailure) and "ended with status -6" in found["dead"].reason
+    assert all(isinstance(found[f"k{i}"], Path) for i in range(3))
+
+
+def test_an_unwritable_cache_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't make the cache folder"):
+        compile_kernels([], M, cache_dir=tmp_path / "file" / "x")
+
+
+def test_salt_tells_machines_apart() -> None:
+    assert salt(M) != salt(machine.load("avx2"))
+
+
+def test_tvm_stays_out_of_the_main_process() -> None:
+    code = ("import sys, graphopt.targets.tvm.compile, graphopt.targets.tvm.legal;"
+            "sys.exit(any(m == 'tvm' or m.startswith('tvm.') for m in sys.modules))")  # fmt: skip
+    path = os.pathsep.join(sys.path)
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode == 0
+
+
+def test_machines() -> None:
+    with pytest.raises(InputError, match="did you mean 'avx512'"):
+        machine.load("avx51")
+    wide = machine.load("avx512")
+    assert machine.Machine.from_json(wide.to_json()) == wide
+    assert machine.detect(frozenset(wide.cpu_features)) == wide
+    assert machine.detect(frozenset(M.cpu_features)) == M
