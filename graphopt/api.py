@@ -14,8 +14,8 @@ from typing import Any
 
 from graphopt import onnx as onnx_io
 from graphopt.analysis.bind import Shapes, bind
-from graphopt.analysis.interpret import random_inputs
-from graphopt.data import Feed, load_samples, sample_shapes
+from graphopt.analysis.memory import check_memory
+from graphopt.data import Feed, load_samples, sample_shapes, seeded_runs
 from graphopt.errors import InputError, MismatchError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
@@ -34,7 +34,7 @@ from graphopt.targets.base import Build, Progress, Target, parse_target
 from graphopt.targets.bundle import Meta
 from graphopt.targets.program import Program
 from graphopt.targets.x86 import X86 as X86
-from graphopt.verify import Check, Tolerance, compare, tolerance
+from graphopt.verify import Check, Feeds, Tolerance, compare, response, tolerance
 
 SEEDED_SAMPLES = 3
 DATA_SAMPLES = 16
@@ -144,6 +144,7 @@ def optimize(
     Raises:
         InputError, UnsupportedError: what was given can't be used.
         MismatchError: the numbers differ from the original's.
+        LimitError: running it takes more memory or time than the limits (graphopt.limits).
     """
     job = _Job(model, target, passes, data, input_shapes, threads, hooks, build or Build())
     job.run_passes()
@@ -158,6 +159,12 @@ def optimize(
         job.cleanup()
         raise
     return job.result()
+
+
+def runs(module: Module, feeds: Feeds) -> Feeds:
+    """The outputs of a module for several inputs, in ONNX Runtime with its optimizer off."""
+    reference = onnx_io.Reference(module)
+    return [reference.run(feed) for feed in feeds]
 
 
 class _Job:
@@ -188,6 +195,7 @@ class _Job:
         self.module = self.timed("read", lambda: load(model))
         self.samples = load_samples(data, self.module.main) if data is not None else None
         self.notes = self._bind(dict(input_shapes or {}))
+        check_memory(self.module)
         self.original = clone_module(self.module)
         self.before = Size.of(self.module)
         self.program: Program | None = None
@@ -243,24 +251,27 @@ class _Job:
             model=lambda path: onnx_io.save(self.module, path),
         ))  # fmt: skip
 
-    def feeds(self) -> tuple[str, list[Feed]]:
-        graph = self.module.main
-        if self.samples:
-            return "given", list(self.samples.feeds(graph, DATA_SAMPLES))
-        seeds = range(SEEDED_SAMPLES)
-        return "seeded", [random_inputs(self.original, seed=s) for s in seeds]
+    def feeds(self) -> list[Feed]:
+        """The given samples, as the model takes them."""
+        assert self.samples
+        found = list(self.samples.feeds(self.module.main, DATA_SAMPLES))
+        if not found:
+            raise InputError("the data has too few samples for one run of the model")
+        return found
 
     def verify(self) -> None:
         self.progress("verify the numbers", 0, 1)
         self.timed("verify", self._verify)
 
     def _verify(self) -> None:
-        what, feeds = self.feeds()
-        if not feeds:
-            raise InputError("the data has too few samples for one run of the model")
         reference = onnx_io.Reference(self.source if not _is_gir(self.source) else self.original)
-        wanted = [reference.run(f) for f in feeds]
-        limit = tolerance(self.original.main)
+        what, feeds = "given", self.feeds() if self.samples else []
+        if feeds:
+            wanted = [reference.run(f) for f in feeds]
+        else:
+            what = "seeded"
+            feeds, wanted = seeded_runs(self.original, reference.run, SEEDED_SAMPLES)
+        limit = tolerance(self.original.main, lambda: response(self.original, feeds, wanted, runs))
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = self._model_path(Path(folder))
             again = onnx_io.Reference(path)
@@ -288,12 +299,12 @@ class _Job:
 
     def _measure(self) -> None:
         assert self.staged
-        feed = random_inputs(self.original, seed=0)
         place = Path(self.staged.name) / "bundle"
         peer = onnx_io.Reference(
             self.source if not _is_gir(self.source) else self.original,
             optimize=True, threads=self.threads,
         )  # fmt: skip
+        (feed,), _ = seeded_runs(self.original, peer.run, 1)
         with Session(place, threads=self.threads) as session:
             rows = interleave({"graphopt": lambda: session.run(feed),
                                "onnxruntime": lambda: peer.run(feed)})  # fmt: skip

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
+from graphopt.analysis.interpret import Defaults, random_inputs
 from graphopt.errors import InputError
-from graphopt.ir.core import Graph
+from graphopt.ir.core import Graph, Module
 from graphopt.ir.types import Array, DType, TensorType
 
 LABELS = "labels"
@@ -69,6 +70,28 @@ def sample_shapes(samples: Samples, graph: Graph) -> dict[str, tuple[int, ...]]:
             continue
         found[arg.hint] = have[1:] if len(have) == len(shape) + 1 else (1, *have[1:])
     return found
+
+
+SIZES = (Defaults(), Defaults(length=64, side=128), Defaults(length=512, side=256))
+
+
+def seeded_runs(
+    module: Module, run: Callable[[Feed], Mapping[str, Any]], samples: int
+) -> tuple[list[Feed], list[Mapping[str, Any]]]:
+    """Seeded inputs and what `run` makes of them; dynamic sizes grow until the model runs.
+
+    Raises:
+        InputError: it runs at no size.
+    """
+    first: InputError | None = None
+    for defaults in SIZES:
+        feeds = [random_inputs(module, seed=s, defaults=defaults) for s in range(samples)]
+        try:
+            return feeds, [run(f) for f in feeds]
+        except InputError as why:  # too short a sequence for a window or a reflecting pad, say
+            first = first or why
+    assert first
+    raise first
 
 
 def load_samples(source: object, graph: Graph) -> Samples:

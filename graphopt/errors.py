@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 
+LONGEST = 1000  # characters of a message; names in hostile models have no bounds
+
+
 class GraphoptError(Exception):
     """Base of every error that graphopt raises on purpose; `exit_code` is the process's."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """One line, whatever names and messages of others it quotes."""
+        return one_line(super().__str__())
 
 
 class InputError(GraphoptError):
@@ -15,6 +22,10 @@ class InputError(GraphoptError):
 
 class ParseError(InputError):
     """Text (IR, pipeline, target) that does not parse; shows line:column and a caret."""
+
+    def __str__(self) -> str:
+        """The sentence, the line of the text, and the caret."""
+        return "\n".join(map(one_line, Exception.__str__(self).split("\n")))
 
 
 class VerifyError(GraphoptError):
@@ -37,3 +48,12 @@ class LimitError(GraphoptError):
     """A limit stated by the user can't be met."""
 
     exit_code = 4
+
+
+def one_line(text: str) -> str:
+    """Text with line breaks made spaces, what can't be printed escaped, and a long middle cut."""
+    if not text.isprintable():
+        spaced = "".join(" " if c in "\r\n\t" else c for c in text)
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in spaced)
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

@@ -188,7 +188,7 @@ def _pack_matrix(layouts: Layouts, op: Op) -> None:
     if shape is None or len(shape) != 2 or not (b.op and isinstance(b.op.kind, Const)):
         return
     transposed = op.kind.name == "gemm" and kind.trans_b
-    layouts.take(op, 1, f"{'Ab' if transposed else 'Ba'}{layouts.block}{'a' if transposed else 'b'}")
+    layouts.take(op, 1, f"Ab{layouts.block}a" if transposed else f"Ba{layouts.block}b")
 
 
 def _follow(layouts: Layouts, op: Op) -> bool:
@@ -214,8 +214,14 @@ def _follow(layouts: Layouts, op: Op) -> bool:
     for i, v in enumerate(op.operands):
         if v is not None and (name != "batch_norm" or i == 0):
             layouts.take(op, i, layouts.tag(len(shape)))
-    _mark(op, layouts.tag(len(shape)))
+    if not (name in SPATIAL and _leaves_blocks(op)):
+        _mark(op, layouts.tag(len(shape)))
     return True
+
+
+def _leaves_blocks(op: Op) -> bool:
+    """Whether no convolution follows a global pool, so that its few results are stored dense."""
+    return not any(use.op.kind.name in CONVS for use in op.result.uses)
 
 
 def _follow_elementwise(layouts: Layouts, op: Op) -> bool:

@@ -69,7 +69,7 @@ class Builder:
 
     def number(self, value: float) -> Value:
         """A scalar."""
-        return self.const(Inline(np.float64(value).reshape(())))
+        return self.const(Inline(np.asarray(value)))
 
     def shape(self, x: Value) -> tuple[int, ...]:
         """A value's shape; all are static here."""

@@ -20,7 +20,9 @@ from graphopt.hooks import (
     Feed,
     NumericCheck,
     PrintAfter,
+    Records,
     Reproducer,
+    Shifted,
     Timing,
     VerifyEach,
     first_difference,
@@ -146,6 +148,16 @@ def test_print_after(name: str, count: int) -> None:
     assert len(shown) == count
     assert shown[0].startswith("// after ")
     parse(shown[0].replace("elided", "rand 1"))
+
+
+def test_a_second_pipeline_goes_on_where_the_first_ended(tmp_path: Path) -> None:
+    records, dump = Records(), Dump(tmp_path)
+    module = go("test-hooks-twice,cse", records, dump)
+    run_pipeline(parse_pipeline("test-hooks-twice{count=1}"), module, Context(),
+                 [Shifted(records, 2), Shifted(dump, 2)])  # fmt: skip
+    assert [r.number for r in records.records] == [1, 2, 3]
+    assert sum(r.applied for r in records.records[2].remarks) == 1
+    assert [p.name[:3] for p in sorted(tmp_path.glob("*.gir"))] == ["000", "001", "003"]
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 9])

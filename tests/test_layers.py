@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors"}, {"spec"}, {"ir"}, {"ops"}, {"onnx", "rewrite", "analysis"}, {"pipeline"},
+    {"errors"}, {"spec", "limits"}, {"ir"}, {"ops"}, {"onnx", "rewrite", "analysis"}, {"pipeline"},
     {"hooks", "choices", "data", "verify"}, {"passes"}, {"targets"}, {"report"}, {"api"}, {"cli"},
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}

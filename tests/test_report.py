@@ -162,7 +162,7 @@ def test_screen_says_the_numbers(tmp_path: Path) -> None:
     for text in ("operators 155 98 37 % fewer", "kernel calls - 38", "MACs 301 M 301 M",
                  "model.onnx 14.2 MB 14.0 MB", "latency 20.0 ms 10.0 ms 2.00x as fast",
                  "x86:avx2, 4 threads", "the compiled bundle agrees",
-                 "10 % of the MACs and 25 % of the time run in ONNX Runtime", "LSTM: no kernel",
+                 "10 % of the counted MACs and 25 % of the time run in ONNX Runtime", "LSTM: no kernel",
                  "in 14.5 s (compile 12.3 s", "libmodel.so 1.50 kB",
                  "graphopt verify", "'my model.onnx' --data"):  # fmt: skip
         assert text in lines

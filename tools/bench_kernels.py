@@ -47,8 +47,10 @@ class Case:
 
 
 CASES = [
-    Case("resnet50", 3, 64, 224, 7, 2), Case("resnet50", 64, 64, 56, 1), Case("resnet50", 64, 64, 56, 3),
-    Case("resnet50", 64, 256, 56, 1), Case("resnet50", 256, 64, 56, 1), Case("resnet50", 256, 512, 56, 1, 2),
+    Case("resnet50", 3, 64, 224, 7, 2), Case("resnet50", 64, 64, 56, 1),
+    Case("resnet50", 64, 64, 56, 3),
+    Case("resnet50", 64, 256, 56, 1), Case("resnet50", 256, 64, 56, 1),
+    Case("resnet50", 256, 512, 56, 1, 2),
     Case("resnet50", 128, 128, 56, 3, 2), Case("resnet50", 128, 128, 28, 3),
     Case("resnet50", 128, 512, 28, 1), Case("resnet50", 512, 128, 28, 1),
     Case("resnet50", 256, 256, 14, 3), Case("resnet50", 256, 1024, 14, 1),
@@ -70,7 +72,8 @@ CASES = [
 def region(c: Case, b: int) -> str:
     """The kernel's IR text, in the layouts that the layout pass would choose."""
     if not c.kernel:
-        return f"""graph @k(%x: f32[{c.size},{c.ins}], %w: f32[{c.ins},{c.outs}:Ba{b}b], %b: f32[{c.outs}]) {{
+        return f"""graph @k(%x: f32[{c.size},{c.ins}], %w: f32[{c.ins},{c.outs}:Ba{b}b],
+                   %b: f32[{c.outs}]) {{
           %c = gemm(%x, %w, %b) : f32[{c.size},{c.outs}]
           %y = relu(%c) : f32[{c.size},{c.outs}]
           return(%y) }}"""
@@ -79,7 +82,8 @@ def region(c: Case, b: int) -> str:
     tag = f"Abcd{b}a" if first or wide else f"ABcd{b}b{b}a"
     t, p = f"f32[1,{c.outs},{c.out},{c.out}:aBcd{b}b]", c.kernel // 2
     return f"""graph @k(%x: f32[1,{c.ins},{c.size},{c.size}{'' if first else f':aBcd{b}b'}],
-               %w: f32[{c.outs},{c.ins // c.group},{c.kernel},{c.kernel}:{tag}], %b: f32[{c.outs}:A{b}a]) {{
+               %w: f32[{c.outs},{c.ins // c.group},{c.kernel},{c.kernel}:{tag}],
+               %b: f32[{c.outs}:A{b}a]) {{
       %c = conv(%x, %w, %b) {{strides=[{c.stride},{c.stride}],pads=[{p},{p},{p},{p}],
                               dilations=[1,1],group={c.group}}} : {t}
       %y = relu(%c) : {t}
@@ -99,8 +103,8 @@ def ours(c: Case, name: str):
     graph = parse(region(c, max(m.lanes, 8))).main
     kernel = build.compile_module({"k": build.primfunc(graph, m, "k")}, m)["k"]
     rng = np.random.default_rng(0)
-    values = [*graph.args, *graph.outputs]
-    arrays = [pack(rng.standard_normal(v.tensor.static).astype(np.float32), v.tensor.layout) for v in values]
+    types = [v.tensor for v in (*graph.args, *graph.outputs)]
+    arrays = [pack(rng.standard_normal(t.static).astype(np.float32), t.layout) for t in types]
     tensors = [tvm.runtime.tensor(a) for a in arrays]
     return lambda: kernel(*tensors)
 
@@ -115,7 +119,8 @@ def theirs(c: Case, threads: int):
     wshape = (c.outs, c.ins // c.group, c.kernel, c.kernel) if c.kernel else (c.ins, c.outs)
     w = numpy_helper.from_array(rng.standard_normal(wshape).astype(np.float32), "w")
     b = numpy_helper.from_array(rng.standard_normal(c.outs).astype(np.float32), "b")
-    attrs = {"pads": [c.kernel // 2] * 4, "strides": [c.stride] * 2, "group": c.group} if c.kernel else {}
+    attrs = {"pads": [c.kernel // 2] * 4, "strides": [c.stride] * 2, "group": c.group}
+    attrs = attrs if c.kernel else {}
     nodes = [helper.make_node("Conv" if c.kernel else "Gemm", ["x", "w", "b"], ["c"], **attrs),
              helper.make_node("Relu", ["c"], ["y"])]  # fmt: skip
     graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, shape)],
@@ -123,7 +128,8 @@ def theirs(c: Case, threads: int):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    provider = ["CPUExecutionProvider"]
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=provider)
     binding = session.io_binding()
     binding.bind_cpu_input("x", rng.standard_normal(shape).astype(np.float32))
     binding.bind_output("y")
@@ -155,7 +161,8 @@ def table(threads: int, only: str, rounds: int) -> None:
             continue
         a, b = measure([ours(c, name), theirs(c, threads)], rounds)
         ratios.append(b / a)
-        print(f"  {label:38} {a * 1e3:8.4f} {c.flops / a / 1e9:6.0f} | {b * 1e3:8.4f} | {b / a:5.2f}", flush=True)
+        speed = c.flops / a / 1e9
+        print(f"  {label:38} {a * 1e3:8.4f} {speed:6.0f} | {b * 1e3:8.4f} | {b / a:5.2f}", flush=True)
     print(f"  geometric mean {np.exp(np.mean(np.log(ratios))):.2f}, least {min(ratios):.2f}")
 
 
@@ -170,8 +177,9 @@ def main() -> None:
         table(int(args.threads), args.only, args.rounds)
         return
     for n in args.threads.split(","):
-        command = [sys.executable, __file__, "--threads", n, "--only", args.only, "--rounds", str(args.rounds)]
-        subprocess.run(command, env={**os.environ, "TVM_NUM_THREADS": n, "OMP_NUM_THREADS": n}, check=True)
+        command = [sys.executable, __file__, "--threads", n, "--only", args.only,
+                   "--rounds", str(args.rounds)]  # fmt: skip
+        subprocess.run(command, env={**os.environ, "TVM_NUM_THREADS": n}, check=True)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,10 @@ def bind(module: Module, shapes: Shapes | None = None) -> list[str]:
         if value.hint not in given:
             _batch(value, sizes, notes)
     if sizes or given or notes:
-        _apply(module, sizes)
+        try:
+            _apply(module, sizes)
+        except ValueError as why:
+            raise InputError(f"the input shapes don't fit the model: {why}") from why
     return notes + _left(module)
 
 

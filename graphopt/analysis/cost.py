@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-from graphopt.ir.builtin import Const
+from graphopt.ir.builtin import Const, Opaque
 from graphopt.ir.core import Graph, Op
 from graphopt.ir.data import nbytes, size
 from graphopt.ir.types import TensorType, ValueType, product
@@ -13,7 +14,7 @@ from graphopt.ops.nn import Conv, ConvTranspose
 
 
 def macs(op: Op) -> int:
-    """Multiply-accumulates of convolutions and matrix products; 0 for the rest and for symbols.
+    """Multiply-accumulates of convolutions, matrix products, LSTMs and the like; 0 for the rest.
 
     A symbolic size counts as 1. A fused op is the sum of its region.
     """
@@ -29,6 +30,9 @@ def macs(op: Op) -> int:
         case Attention():
             q, v = types[0], types[2]
             return inner + _attention(q, v)
+        case Opaque("LSTM" | "GRU" | "RNN", ""):  # X [steps, batch, in], W and R for all gates
+            turns = math.prod(_dims(types[0])[:2])
+            return inner + turns * (_size(types[1]) + _size(types[2]))
         case _:
             return inner
 

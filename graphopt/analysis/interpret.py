@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from graphopt.analysis.memory import check_inputs
 from graphopt.errors import GraphoptError, InputError, UnsupportedError
 from graphopt.ir.builtin import Fused, Opaque, Return
 from graphopt.ir.core import Graph, Module, Op, OpKind, Value
@@ -139,22 +141,37 @@ def _last_uses(graph: Graph) -> dict[Op, list[Value]]:
 
 
 
-def _default_size(axis: int, rank: int) -> int:
-    """Of a symbolic dimension: a batch of 1, images of 64 x 64, sequences of 8."""
-    if axis == 0:
-        return 1
-    return 64 if rank >= 4 and axis >= 2 else 8
+@dataclass(frozen=True)
+class Defaults:
+    """Sizes of symbolic dimensions that nothing else decides; a batch is 1."""
+
+    length: int = 8
+    side: int = 64
+
+    def size(self, axis: int, rank: int) -> int:
+        """The size of an axis: those of images are sides, others lengths of sequences."""
+        if axis == 0:
+            return 1
+        return self.side if rank >= 4 and axis >= 2 else self.length
 
 
 def random_inputs(
-    module: Module, seed: int = 0, sizes: Mapping[str, int] | None = None
+    module: Module,
+    seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    defaults: Defaults = Defaults(),
 ) -> dict[str, Any]:
     """Inputs of the right types: normal floats; integers small, and in range where they index.
 
     Args:
         module: the model.
         seed: the same seed gives the same inputs.
-        sizes: of symbolic dimensions, by name (default: batch 1, images 64 x 64, sequences of 8).
+        sizes: of symbolic dimensions, by name.
+        defaults: sizes of the others.
+
+    Raises:
+        LimitError: they are too large for the memory limit.
+        InputError: a symbolic size comes out negative.
     """
     rng = np.random.default_rng(seed)
     known = dict(sizes or {})
@@ -162,28 +179,46 @@ def random_inputs(
         shape = arg.type.shape or () if isinstance(arg.type, TensorType) else ()
         for axis, d in enumerate(shape):
             if isinstance(d, Sym) and d.name != "?":
-                known.setdefault(d.name, _default_size(axis, len(shape)))
-    return {a.hint: _random(a.type, rng, known, _bound(a)) for a in module.main.args}
+                known.setdefault(d.name, defaults.size(axis, len(shape)))
+    try:
+        types = [_sized(a.type, known, defaults) for a in module.main.args]
+    except ValueError as why:
+        raise InputError(f"there is no size for the inputs' symbols: {why}") from why
+    check_inputs(types)
+    pairs = zip(module.main.args, types, strict=True)
+    return {a.hint: _random(type_, rng, _bound(a)) for a, type_ in pairs}
 
 
-def _random(type_: ValueType, rng: np.random.Generator, sizes: dict[str, int], bound: int) -> Any:
+def _sized(type_: ValueType, sizes: Mapping[str, int], defaults: Defaults) -> ValueType:
+    """A type without symbols."""
+    match type_:
+        case SequenceType(of) | OptionalType(of):
+            return type(type_)(_sized(of, sizes, defaults))
+        case TensorType(dtype, shape):
+            dims = shape or ()
+            known = [d if isinstance(d, int) else d.bind(sizes) for d in dims]
+            static = (
+                d if isinstance(d, int) else defaults.size(i, len(dims)) for i, d in enumerate(known)
+            )
+            return TensorType(dtype, tuple(static))
+        case _:
+            return type_
+
+
+def _random(type_: ValueType, rng: np.random.Generator, bound: int) -> Any:
     match type_:
         case SequenceType() | OptionalType():
-            item = _random(type_.of, rng, sizes, bound)
+            item = _random(type_.of, rng, bound)
             return [item] if isinstance(type_, SequenceType) else item
         case TensorType():
-            return _tensor(type_, rng, sizes, bound)
+            return _tensor(type_.dtype, type_.static or (), rng, bound)
         case _:
             raise UnsupportedError(f"can't make random inputs of type {type_}")
 
 
-def _tensor(type_: TensorType, rng: np.random.Generator, sizes: dict[str, int], bound: int) -> Array:
-    dims = type_.shape or ()
-    known = [d if isinstance(d, int) else d.bind(sizes) for d in dims]
-    shape = tuple(
-        d if isinstance(d, int) else _default_size(i, len(dims)) for i, d in enumerate(known)
-    )
-    dtype = type_.dtype
+def _tensor(
+    dtype: DType, shape: tuple[int, ...], rng: np.random.Generator, bound: int
+) -> Array:
     if dtype is DType.string:
         return np.array([f"s{i}" for i in rng.integers(0, 10, shape).reshape(-1)], object).reshape(shape)
     if dtype is DType.bool_:

@@ -23,6 +23,7 @@ from graphopt.cli import (
     verify,
 )
 from graphopt.cli.guard import TRACEBACK, guarded
+from graphopt.cli.limits import stated
 
 HELP = """Take a trained ONNX model; give back a faster one, compiled, verified and explained.
 
@@ -79,10 +80,26 @@ def root(
     traceback: Annotated[
         bool, typer.Option(TRACEBACK, help="With any command: show where an error came from.")
     ] = False,
-) -> None:
-    """The options of every command (--traceback is taken out before typer sees it)."""
+    max_memory: Annotated[
+        str | None,
+        typer.Option(metavar="GB", help="With any command: the most memory that running the model "
+                     "may take. Default: 90 % of what is free. Or set $GRAPHOPT_MAX_MEMORY."),
+    ] = None,
+    max_seconds: Annotated[
+        str | None,
+        typer.Option(metavar="S", help="With any command: the most time that one run of the "
+                     "reference, or one kernel's compilation, may take. Default: 600. Or set "
+                     "$GRAPHOPT_MAX_SECONDS."),
+    ] = None,
+) -> None:  # fmt: skip
+    """The options of every command (they are taken out before typer sees them)."""
 
 
 def run(args: list[str]) -> int:
     """Run a command line; give the exit code."""
-    return guarded(lambda given: app(given, prog_name="graphopt", standalone_mode=False), args)
+    return guarded(_command, args)
+
+
+def _command(args: list[str]) -> object:
+    with stated(args) as rest:
+        return app(rest, prog_name="graphopt", standalone_mode=False)

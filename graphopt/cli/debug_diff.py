@@ -78,8 +78,8 @@ class Numbers:
         from graphopt.hooks import observe
         from graphopt.verify import compare, tolerance
 
-        what, inputs = feeds(a, data, samples=1)
-        feed = inputs[0]
+        feed = feeds(a, data, samples=1)[0]
+        what = "seeded" if data is None else "given"
         self.limit: Tolerance = tolerance(a.main)
         wanted, got = run_module(a, feed), run_module(b, feed)
         self.outputs = compare("B", what, self.limit, [wanted], [_renamed(wanted, got)])
@@ -157,11 +157,13 @@ def _show(rows: list[Row], numbers: Numbers, every: bool, json: bool) -> None:
     import dataclasses
     from collections import Counter
 
+    from graphopt.report.model import check_json
+
     states = Counter(r.state for r in rows)
     if json:
         told = [dataclasses.asdict(r) for r in rows if every or r.state != "same"]
         console.show_json({"counts": states, "rows": told, "ok": numbers.outputs.ok,
-                           "outputs": dataclasses.asdict(numbers.outputs)["outputs"],
+                           "outputs": check_json(numbers.outputs)["outputs"],
                            "text": str(numbers.outputs)})  # fmt: skip
         return
     shown = [

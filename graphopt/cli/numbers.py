@@ -49,31 +49,51 @@ def trial(source: Path, module: Module, data: str | None, samples: int = SEEDED_
     Raises:
         InputError: data that doesn't fit, or a model that the reference can't run.
     """
-    from graphopt.verify import tolerance
+    from graphopt.analysis.memory import check_memory
+    from graphopt.data import seeded_runs
+    from graphopt.ir.clone import clone_module
+    from graphopt.verify import response, tolerance
 
-    what, inputs = feeds(module, data, samples)
+    check_memory(module)
     run = reference(source, module)
-    return Trial(what, inputs, [run(f) for f in inputs], tolerance(module.main))
+    if data is None:
+        what = "seeded"
+        inputs, wanted = seeded_runs(module, run, samples)
+    else:
+        what, inputs = "given", given_feeds(module, data)
+        wanted = [run(f) for f in inputs]
+    original = clone_module(module)  # the passes change the module
+    respond = lambda: response(original, inputs, wanted, run_all)  # noqa: E731
+    return Trial(what, inputs, wanted, tolerance(module.main, respond))
 
 
 def feeds(
     module: Module, data: str | None, samples: int = SEEDED_SAMPLES
-) -> tuple[str, list[Mapping[str, Array]]]:
-    """The inputs to run on, and where they come from.
+) -> tuple[str, list[dict[str, Array]]]:
+    """Inputs, and where they come from.
 
     Raises:
         InputError: data that doesn't fit the model.
     """
-    if data is None:
-        from graphopt.analysis.interpret import random_inputs
+    from graphopt.analysis.interpret import random_inputs
 
+    if data is None:
         return "seeded", [random_inputs(module, seed=s) for s in range(samples)]
+    return "given", given_feeds(module, data)
+
+
+def given_feeds(module: Module, data: str) -> list[dict[str, Array]]:
+    """The samples of a file or folder, as the model takes them.
+
+    Raises:
+        InputError: data that doesn't fit the model.
+    """
     from graphopt.data import load_samples
 
     given = list(load_samples(data, module.main).feeds(module.main, DATA_SAMPLES))
     if not given:
         raise InputError(f"{data}: too few samples for one run of the model")
-    return "given", list(given)
+    return given
 
 
 def reference(
@@ -90,3 +110,11 @@ def run_module(module: Module, feed: Mapping[str, Array]) -> Mapping[str, Any]:
     from graphopt import onnx as onnx_io
 
     return onnx_io.Reference(module).run(feed)
+
+
+def run_all(module: Module, feeds: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The outputs of a module for several inputs, as `run_module`."""
+    from graphopt import onnx as onnx_io
+
+    run = onnx_io.Reference(module).run
+    return [run(feed) for feed in feeds]

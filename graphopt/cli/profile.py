@@ -50,9 +50,12 @@ def feed_for(bundle: Path, path: Path | None) -> dict[str, Array]:
     if path:
         return read_npz(path)
     from graphopt import api
-    from graphopt.analysis.interpret import random_inputs
+    from graphopt.data import seeded_runs
+    from graphopt.onnx import Reference
 
-    return dict(random_inputs(api.load(bundle / "model.onnx"), seed=0))
+    module = api.load(bundle / "model.onnx")
+    (feed,), _ = seeded_runs(module, Reference(module).run, 1)
+    return feed
 
 
 def rows(session: Session, feed: dict[str, Array], repeats: int) -> list[dict[str, Any]]:

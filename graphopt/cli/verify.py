@@ -33,9 +33,9 @@ def verify(
     _bind(module, manifest)
     checks = _checks(bundle, model, module, data, threads)
     if json:
-        import dataclasses
+        from graphopt.report.model import check_json
 
-        told = [{**dataclasses.asdict(c), "ok": c.ok, "text": str(c)} for c in checks]
+        told = [check_json(c) for c in checks]
         console.show_json({"verified": all(c.ok for c in checks), "checks": told})
     else:
         console.show(*(str(c) for c in checks if c.ok))

@@ -278,7 +278,10 @@ class Parser:
             if rank != len(dims):
                 scan.fail(f"layout {tag} has rank {rank}", at)
         scan.take("]")
-        return TensorType(dtype, tuple(dims), tag)
+        try:
+            return TensorType(dtype, tuple(dims), tag)
+        except ValueError as why:
+            scan.fail(str(why))
 
     def compound(self, word: str, at: int) -> ValueType:
         """`word<type>`."""

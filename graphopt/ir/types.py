@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+MAX_SIZE = 2**63 - 1  # of a dimension: ONNX has 64 signed bits for it
 
 
 class DType(Enum):
@@ -210,6 +211,12 @@ class TensorType:
     dtype: DType
     shape: tuple[Dim, ...] | None
     layout: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what no tensor can be (ValueError)."""
+        for d in self.shape or ():
+            if isinstance(d, int) and not 0 <= d <= MAX_SIZE:
+                raise ValueError(f"a tensor's size can't be {d}")
 
     def __str__(self) -> str:
         """Give `f32[N,3,224,224]`, `f32[1,64,56,56:aBcd16b]`, or `f32[*]` for an unknown rank."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -48,6 +49,22 @@ def schema(op_type: str, version: int, domain: str) -> defs.OpSchema | None:
 def domains() -> frozenset[str]:
     """The domains whose ops have schemas, so that an unknown op there is an error."""
     return frozenset({s.domain for s in defs.get_all_schemas()})
+
+
+_EQUATION = re.compile(rb"[A-Za-z., ]*(->[A-Za-z. ]*)?\Z")
+
+
+def check_text(node: onnx.NodeProto, label: str) -> None:
+    """Refuse text that isn't UTF-8, and Einsum equations on which ONNX's inference never ends."""
+    try:
+        "".join((node.name, node.op_type, node.domain, *node.input, *node.output))
+        "".join([a.name for a in node.attribute])
+    except TypeError:  # protobuf gives text as bytes where it isn't UTF-8
+        raise InputError(f"{label}: a node of type {node.op_type!r} has a name that isn't text")
+    if node.op_type == "Einsum":
+        for a in node.attribute:
+            if a.name == "equation" and not _EQUATION.match(a.s):
+                raise InputError(f"{label}: node {node.name!r} (Einsum): bad equation {a.s!r}")
 
 
 class Known(NamedTuple):

@@ -80,7 +80,7 @@ def _clip(n: NodeView) -> Modelled | None:
 
 @converts("Cast")
 def _cast(n: NodeView) -> Modelled | None:
-    return _cast_to(n, DType.from_onnx(n.attr("to", DType.f32.onnx)))
+    return _cast_to(n, next((t for t in DType if t.onnx == n.attr("to")), None))
 
 
 @converts("CastLike")

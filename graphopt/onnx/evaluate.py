@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -13,14 +12,16 @@ from graphopt.errors import GraphoptError, UnsupportedError
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph, Module, OpKind, Value
 from graphopt.ir.types import DType, OptionalType, SequenceType, TensorType, UnknownType, ValueType
+from graphopt.onnx import isolated
 from graphopt.onnx.attrs import write_attribute
 from graphopt.onnx.checks import schema
 from graphopt.onnx.emitter import Emitter, NeedsOpset
 from graphopt.onnx.exporter import Exporter
 from graphopt.onnx.opset import DEFAULT, ir_version
-from graphopt.onnx.ort import first_line, open_session, run_session
 from graphopt.onnx.tensors import write_tensor
 from graphopt.onnx.types import value_info
+
+MOST_SECONDS = 10.0  # that one op may take
 
 Arrays = Sequence[Any]
 
@@ -141,20 +142,8 @@ def type_of(value: Any) -> ValueType:
     return OptionalType(TensorType(DType.f32, None)) if value is None else UnknownType()
 
 
-@lru_cache(maxsize=64)
-def _session(model: bytes) -> Any:
-    return open_session(model, threads=1)
-
-
 def _run(model: bytes, feeds: dict[str, Any], kind: Opaque) -> Iterator[Any]:
     try:
-        return iter(run_session(_session(model), feeds))
-    except Exception as why:  # ONNX Runtime raises classes that derive from Exception alone
-        first = why
-    from onnx.reference import ReferenceEvaluator
-
-    try:
-        found: Any = ReferenceEvaluator(onnx.ModelProto.FromString(model)).run(None, feeds)
-        return iter(found)
-    except Exception:
-        raise UnsupportedError(f"{kind.op_type} can't be computed: {first_line(first)}") from first
+        return iter(isolated.evaluate(model, feeds, MOST_SECONDS))
+    except GraphoptError as why:
+        raise UnsupportedError(f"{kind.op_type} can't be computed: {why}") from why

@@ -13,7 +13,7 @@ from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.data import Data
 from graphopt.ir.types import UnknownType, ValueType
 from graphopt.onnx.attrs import GRAPHS, plain, read_attribute
-from graphopt.onnx.checks import check_node, check_opsets
+from graphopt.onnx.checks import check_node, check_opsets, check_text
 from graphopt.onnx.external import Sources
 from graphopt.onnx.inferred import Inferred, Path, check_types
 from graphopt.onnx.node import Modelled, NodeView, Step
@@ -46,6 +46,8 @@ class Scope:
 
     def define(self, name: str, value: Value, label: str) -> None:
         """Name a value (InputError where the graph has one of that name)."""
+        if not isinstance(name, str):  # protobuf gives text as bytes where it isn't UTF-8
+            raise InputError(f"{label}: the name {name!r} isn't text: the file is damaged")
         if name in self.values:
             raise InputError(f"{label}: two values are named {name!r}")
         self.values[name] = value
@@ -78,6 +80,7 @@ class Importer:
             raise InputError(f"{self.label}: subgraphs are nested deeper than {MAX_DEPTH} levels")
         self.used.update(o.name for o in graph.output)
         for node in graph.node:
+            check_text(node, self.label)
             self.used.update(node.input)
             for inner in subgraphs(node):
                 self._collect_used(inner, depth + 1)
@@ -130,7 +133,7 @@ class Importer:
 
     def _node(self, scope: Scope, proto: onnx.NodeProto, index: int) -> None:
         name = proto.name or f"{proto.op_type}_{index}"
-        where = f"{self.label}: node {name!r} ({proto.op_type})"
+        where = f"{self.label}: node {name!r} ({' '.join(proto.op_type.split())})"
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         version = self.opsets.get(domain)
         if version is None:

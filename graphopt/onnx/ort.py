@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from graphopt.errors import InputError
 from graphopt.ir.data import from_bytes, to_bytes
 from graphopt.ir.types import Array, DType
 
 _QUIET = 4  # fatal errors only: what fails is raised, and warnings are about the user's model
 _USER_TYPES = 256  # numbers from here on are of dtypes that numpy has not got itself
+
+
+def load_onnxruntime() -> Any:
+    """The module onnxruntime, its telemetry off (it is on by default since 1.31)."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def open_session(source: bytes | Path, *, optimize: bool = False, threads: int | None = None) -> Any:
@@ -29,8 +37,7 @@ def open_session(source: bytes | Path, *, optimize: bool = False, threads: int |
     Raises:
         Exception: whatever ONNX Runtime raises, which has no useful class of its own.
     """
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = (
@@ -70,9 +77,7 @@ def _native(value: Any) -> bool:
 
 
 def _to_ort(value: Any) -> Any:
-    import onnxruntime
-
-    make = onnxruntime.OrtValue
+    make = load_onnxruntime().OrtValue
     array = np.ascontiguousarray(value).reshape(np.shape(value))
     if _native(array):
         return make.ortvalue_from_numpy(array)
@@ -108,7 +113,3 @@ def spec_shape(array: Array | Sequence[Any]) -> str:
     """An array's type for a message."""
     return f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else "a list"
 
-
-def failed(label: str, why: BaseException) -> InputError:
-    """The error for a model or input that the reference can't run."""
-    return InputError(f"{label}: ONNX Runtime can't run it: {first_line(why)}")

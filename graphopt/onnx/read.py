@@ -77,4 +77,8 @@ def _parsed(view: memoryview, label: str) -> onnx.ModelProto:
 def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     if not model.HasField("graph") or not model.graph.output:
         raise InputError(f"{label}: not an ONNX model: it has no graph with an output")
+    texts = [model.graph.name, *(o.domain for o in model.opset_import)]
+    texts += [t for p in model.metadata_props for t in (p.key, p.value)]
+    if not all(isinstance(t, str) for t in texts):  # protobuf gives bytes where it isn't UTF-8
+        raise InputError(f"{label}: a name in it isn't text: the file is damaged")
     return model

@@ -9,12 +9,13 @@ from typing import Any
 
 import onnx
 
-from graphopt.errors import InputError
+from graphopt.errors import GraphoptError, InputError
 from graphopt.ir.core import Module
 from graphopt.ir.data import nbytes
 from graphopt.ir.types import Array, ValueType
+from graphopt.onnx.engine import Engine
 from graphopt.onnx.exporter import MAX_MESSAGE, export, to_proto
-from graphopt.onnx.ort import failed, first_line, open_session, run_session
+from graphopt.onnx.isolated import Remote
 from graphopt.onnx.read import open_model
 from graphopt.onnx.types import read_type
 from graphopt.onnx.write import save
@@ -41,6 +42,7 @@ class Reference:
 
         Raises:
             InputError: it is no model, or nothing here can run it.
+            LimitError: loading it takes more memory or time than the limits (graphopt.limits).
         """
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         given = self._written(source) if isinstance(source, Module) else source
@@ -55,8 +57,8 @@ class Reference:
         self.outputs: dict[str, ValueType] = {
             o.name: read_type(o.type, self.label) for o in graph.output
         }
-        self._session = self._evaluator = None
-        self._open(given, optimize, threads)
+        self._engine = self._open(given, optimize, threads)
+        self.engine = self._engine.name
 
     def _written(self, module: Module) -> Path | onnx.ModelProto:
         """A module as a message, or as a file where it is too large for one."""
@@ -67,33 +69,23 @@ class Reference:
         save(module, path)
         return path
 
-    def _open(self, source: str | Path | bytes | onnx.ModelProto, optimize: bool, threads: int | None) -> None:
+    def _open(
+        self, source: str | Path | bytes | onnx.ModelProto, optimize: bool, threads: int | None
+    ) -> Engine | Remote:
+        """In a process of its own, for it may crash; in this one where speed is to be seen."""
         given = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
         given = Path(given) if isinstance(given, str) else given
         try:
-            self._session = open_session(given, optimize=optimize, threads=threads)
-            self.engine = "onnxruntime"
-        except Exception as why:  # its classes derive from Exception alone
-            self._evaluator = self._fallback(given, why)
-            self.engine = "onnx.reference"
-
-    def _fallback(self, source: Path | bytes, why: Exception) -> Any:
-        from onnx.reference import ReferenceEvaluator
-
-        try:
-            model = onnx.load(source) if isinstance(source, Path) else onnx.ModelProto.FromString(source)
-            return ReferenceEvaluator(model)
-        except Exception as second:
-            raise InputError(
-                f"{self.label}: ONNX Runtime can't load it ({first_line(why)}), "
-                f"nor can onnx.reference ({first_line(second)})"
-            ) from why
+            return Engine(given, True, threads) if optimize else Remote(given, threads)
+        except GraphoptError as why:
+            raise type(why)(f"{self.label}: {why}") from why
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """The outputs by name (sequences are lists).
 
         Raises:
-            InputError: an input is missing or unknown, or doesn't fit the model.
+            InputError: an input is missing or unknown, or doesn't fit the model; it crashes.
+            LimitError: it takes more memory or time than the limits (graphopt.limits).
         """
         missing = [n for n in self.inputs if n not in inputs]
         unknown = [n for n in inputs if n not in self.inputs]
@@ -101,11 +93,7 @@ class Reference:
             words = f"lacks {missing}" if missing else f"has the unknown {unknown}"
             raise InputError(f"{self.label}: the data {words}; inputs are {list(self.inputs)}")
         try:
-            found: list[Any] = (
-                run_session(self._session, inputs)
-                if self._session
-                else self._evaluator.run(None, dict(inputs))  # pyright: ignore
-            )
-        except Exception as why:
-            raise failed(self.label, why) from why
+            found = self._engine.run(inputs)
+        except GraphoptError as why:
+            raise type(why)(f"{self.label}: {why}") from why
         return dict(zip(self.outputs, found, strict=True))

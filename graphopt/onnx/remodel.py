@@ -15,6 +15,12 @@ from graphopt.onnx.attrs import plain
 from graphopt.onnx.checks import known
 from graphopt.onnx.node import CONVERTERS, Modelled, NodeView, Step
 
+# Attributes that are 0 or 1; what runtimes make of other numbers differs.
+_FLAGS = {
+    "keepdims", "noop_with_empty_axes", "select_last_index", "transA", "transB", "ceil_mode",
+    "count_include_pad", "fmod", "allowzero", "training_mode", "antialias", "is_causal",
+    "exclude_outside", "spatial",
+}  # fmt: skip
 NEWEST = 28  # the opset up to which the converters know every version of their ops
 
 
@@ -22,6 +28,8 @@ def convert(node: NodeView) -> Modelled | None:
     """The kinds that express a node; None where none does."""
     converter = CONVERTERS.get((node.domain, node.op_type))
     if converter is None or (node.version > NEWEST and _is_newer(node)):
+        return None
+    if any(node.attrs[name] not in (0, 1) for name in _FLAGS & node.attrs.keys()):
         return None
     return converter(node)
 

@@ -15,6 +15,7 @@ from graphopt.onnx.external import Sources
 from graphopt.onnx.types import read_dtype
 
 MAX_ELEMENTS = 2**40  # what a tensor's dimensions may multiply to; larger is surely damage
+MAX_RANK = 64  # numpy's limit
 MAX_SPARSE = 2**31  # bytes that a sparse initializer may take when made dense
 
 # Typed fields of TensorProto by element type, where raw_data isn't used (onnx.proto).
@@ -49,6 +50,8 @@ def read_tensor(tensor: onnx.TensorProto, sources: Sources, where: str) -> Data:
 
 def _elements(shape: tuple[int, ...], where: str) -> int:
     count = 1
+    if len(shape) > MAX_RANK:
+        raise InputError(f"{where} has {len(shape)} dimensions; numpy has at most {MAX_RANK}")
     for d in shape:
         count *= d
         if d < 0 or count > MAX_ELEMENTS:

@@ -19,6 +19,7 @@ from graphopt.ir.types import (
     ValueType,
 )
 
+MAX_SIZE = 2**63 - 1
 Shape = tuple[Dim, ...] | None
 
 
@@ -98,7 +99,7 @@ def _write_shape(proto: onnx.TypeProto.Tensor | onnx.TypeProto.SparseTensor, sha
     for d in shape:
         dim = proto.shape.dim.add()
         if isinstance(d, int):
-            dim.dim_value = d
+            dim.dim_value = min(d, MAX_SIZE)
         elif d != UNKNOWN:
             dim.dim_param = d.name if d == Sym(d.name) else str(d)
 

@@ -76,7 +76,8 @@ def read_window(n: NodeView, kernel: Ints, sizes: tuple[Dim, ...] | None) -> Win
     strides = n.attr("strides") or (1,) * axes
     dilations = n.attr("dilations") or (1,) * axes
     pads = n.attr("pads") or (0,) * (2 * axes)
-    good = len(strides) == len(dilations) == axes and len(pads) == 2 * axes
-    if not good or (sizes is not None and len(sizes) != axes) or min(*strides, *dilations) < 1:
+    good = axes > 0 and len(strides) == len(dilations) == axes and len(pads) == 2 * axes
+    wrong_rank = sizes is not None and len(sizes) != axes
+    if not good or wrong_rank or min(*kernel, *strides, *dilations) < 1:
         return None
     return Window(kernel, strides, dilations, pads, n.attr("auto_pad", "NOTSET"), sizes)

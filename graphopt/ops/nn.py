@@ -221,6 +221,8 @@ class BatchNorm(OpKind, name="batch_norm"):
         """The type of x."""
         x, *params = tensors(*types)
         for p in params:
+            if p.shape is not None and len(p.shape) != 1:
+                raise ValueError(f"a statistic is a number a channel, not {p}")
             if p.shape is not None and x.shape is not None and len(x.shape) > 1:
                 agree(p.shape[0], x.shape[1], "channels of x and a statistic")
         return (x,)
@@ -345,7 +347,7 @@ class Softmax(OpKind, name="softmax"):
         assert x is not None
         wide = _wide(x)
         with np.errstate(all="ignore"):
-            e = np.exp(wide - wide.max(axis=self.axis, keepdims=True))
+            e = np.exp(wide - wide.max(axis=self.axis, keepdims=True, initial=-np.inf))
             return ((e / e.sum(axis=self.axis, keepdims=True)).astype(x.dtype),)
 
 
@@ -366,5 +368,5 @@ class LogSoftmax(OpKind, name="log_softmax"):
         assert x is not None
         wide = _wide(x)
         with np.errstate(all="ignore"):
-            z = wide - wide.max(axis=self.axis, keepdims=True)
+            z = wide - wide.max(axis=self.axis, keepdims=True, initial=-np.inf)
             return ((z - np.log(np.exp(z).sum(axis=self.axis, keepdims=True))).astype(x.dtype),)

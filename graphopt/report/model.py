@@ -111,8 +111,23 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; infinite numbers as null."""
-        checks = [{**dataclasses.asdict(c), "ok": c.ok, "text": str(c)} for c in self.checks]
-        return plain({**dataclasses.asdict(self), "checks": checks, "verified": self.ok})
+        checks = [check_json(c) for c in self.checks]
+        rest = dataclasses.asdict(dataclasses.replace(self, checks=[]))
+        return plain({**rest, "checks": checks, "verified": self.ok})
+
+
+def check_json(check: Check) -> dict[str, Any]:
+    """A comparison as plain data, with its sentence."""
+    limit = check.tolerance
+    return {
+        "what": check.what,
+        "ok": check.ok,
+        "text": str(check),
+        "samples": check.samples,
+        "data": check.data,
+        "tolerance": {"value": limit.value, "terms": limit.terms, "unit": limit.unit},
+        "outputs": [dataclasses.asdict(o) for o in check.outputs],
+    }
 
 
 def plain(value: Any) -> Any:

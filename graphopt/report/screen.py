@@ -111,7 +111,7 @@ def _sentences(report: Report) -> Iterator[str]:
         return
     f = report.fallback
     time = "" if f.time_share is None else f" and {100 * f.time_share:.0f} % of the time"
-    share = f"{100 * f.macs_share:.0f} % of the MACs{time}"
+    share = f"{100 * f.macs_share:.0f} % of the counted MACs{time}"
     yield f"{share} run in ONNX Runtime, which the bundle needs:"
     for kind, why in sorted(f.reasons.items()):
         yield f"  {kind}: {why}"

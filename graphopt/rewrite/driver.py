@@ -157,7 +157,7 @@ class _Run:
         self.changed, self.steps, self.erased = False, 0, 0
 
     def to_fixed_point(self, limit: int | None) -> Outcome:
-        """Sweep until a sweep finds nothing: a pattern may reach further than one op's neighbours."""
+        """Sweep until a sweep finds nothing: a pattern may reach further than neighbours."""
         self.enqueue()
         limit = limit or 20 * len(self.work) + 1000
         while self.sweep(limit):
@@ -246,7 +246,7 @@ def _check_types(op: Op, news: tuple[Value, ...]) -> None:
 
 
 def _around(gone: Op) -> list[Op]:
-    """What an op that is gone may have stood in the way of: makers, and users that are alone now."""
+    """What an op that is gone may have hindered: makers, and users that are alone now."""
     found: list[Op] = []
     for v in gone.operands:
         if v and v.op:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class SegmentRunner:
         models = [s.model for s in manifest.steps if isinstance(s, Segment)]
         if not models:
             return
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is on unless one says so
         try:
             ort: Any = importlib.import_module("onnxruntime")
         except ImportError as error:

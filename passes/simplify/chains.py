@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from graphopt.ir.core import Op, OpKind, Value
@@ -10,6 +10,8 @@ from graphopt.ir.types import DType
 from graphopt.ops.elementwise import Abs, Cast, Ceil, Clip, Floor, Neg, Relu, Round, Sign
 from graphopt.ops.movement import Concat, Pad, Slice, Split, Transpose
 from graphopt.rewrite import Miss, Rewriter, Rule, made_by, only_use, rule
+
+SIBLINGS = 64  # users of a value that are looked at together
 
 
 @rule(Transpose)
@@ -217,14 +219,31 @@ def split_of_concat(rw: Rewriter, op: Op, kind: Split) -> tuple[Value, ...] | No
 def slices_to_split(rw: Rewriter, op: Op, kind: Slice) -> Value | None:
     """x[0:a], x[a:b], x[b:] -> split(x), one result each (`cse` makes the splits one)."""
     x, axis = op.operand(0), kind.axes[0] if kind.axes else 0
-    cuts = sorted({cut for u in x.uses if (cut := _cut(u.op, axis)) is not None})
     mine, size = _cut(op, axis), x.tensor.shape and x.tensor.shape[axis]
-    if mine is None or len(cuts) < 2 or cuts[0][0] != 0 or cuts[-1][1] != size:
+    if mine is None or x.use_count > SIBLINGS:
         return None
-    if any(a[1] != b[0] for a, b in pairwise(cuts)):
+    cuts = sorted({cut for u in x.uses for cut in _cuts(u.op, axis)})
+    if len(cuts) < 2 or cuts[0][0] != 0 or cuts[-1][1] != size:
+        return None
+    if any(a[1] != b[0] for a, b in pairwise(cuts)) or any(_cut_again(u.op) for u in x.uses):
         return None
     parts = rw.op(Split(axis, tuple(end - start for start, end in cuts)), x)
     return parts.results[cuts.index(mine)]
+
+
+def _cut_again(op: Op) -> bool:
+    """Whether it is a slice that `slice_twice` merges with the next one."""
+    uses = op.result.uses if isinstance(op.kind, Slice) else ()
+    return any(isinstance(u.op.kind, Slice) for u in uses)
+
+
+def _cuts(op: Op, axis: int) -> list[tuple[int, int]]:
+    """The parts along one axis that an op takes: of a slice one, of a split several."""
+    if isinstance(op.kind, Split) and op.kind.axis == axis:
+        ends = list(accumulate(op.kind.sizes))
+        return list(zip([0, *ends], ends, strict=False))
+    cut = _cut(op, axis)
+    return [] if cut is None else [cut]
 
 
 def _cut(op: Op, axis: int) -> tuple[int, int] | None:

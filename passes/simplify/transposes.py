@@ -216,7 +216,7 @@ RULES: tuple[Rule[Any], ...] = (
     transpose_below_pad, transpose_below_slice, transpose_below_split, transpose_below_max,
     transpose_below_min,
 )  # fmt: skip
-# What sums may do so in another order when its axes stand otherwise in memory: these are for `fuse`.
+# These sum, in another order where the axes stand otherwise in memory: so they are for `fuse`.
 SUMS: tuple[Rule[Any], ...] = (
     transpose_below_softmax, transpose_below_log_softmax, transpose_below_reduce,
 )

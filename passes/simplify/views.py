@@ -89,7 +89,7 @@ def expand_twice(rw: Rewriter, op: Op, kind: Expand) -> Value | None:
 
 @rule(Reshape)
 def reshape_transposed(rw: Rewriter, op: Op, kind: Reshape) -> Value | None:
-    """reshape(transpose(reshape(x))) -> transpose(x), where axes are merged, moved and split again."""
+    """reshape(transpose(reshape(x))) -> transpose(x), where axes are merged, moved, split."""
     turned = made_by(op.operand(0), Transpose)
     source = _source(turned[0].operand(0)) if turned else None
     if turned is None or source is None or op.operand(0).use_count != 1:
@@ -100,7 +100,7 @@ def reshape_transposed(rw: Rewriter, op: Op, kind: Reshape) -> Value | None:
         return None
     perm = tuple(axis for p in turned[1].perm for axis in groups[p])
     want = TensorType(op.result.tensor.dtype, tuple(shape[axis] for axis in perm))
-    if want != op.result.type or UNKNOWN in want.shape:
+    if want != op.result.type or UNKNOWN in (want.shape or ()):
         return None
     rw.absorb(turned[0])
     return rw.make(Transpose(perm), source)

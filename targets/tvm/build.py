@@ -66,7 +66,7 @@ def compile_module(funcs: Mapping[str, Any], machine: Machine) -> Any:
 
 
 def compile_object(funcs: Mapping[str, Any], machine: Machine, path: Path) -> None:
-    """Write an object file of functions by symbol, atomically; the same input gives the same bytes."""
+    """Write an object file of functions, atomically; the same input gives the same bytes."""
     made = path.with_name(f".{path.stem}.{os.getpid()}.o")
     compile_module(funcs, machine).write_to_file(str(made))
     made.replace(path)

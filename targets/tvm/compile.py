@@ -8,6 +8,7 @@ fresh worker; if that dies too, the kernel is a CompileFailure.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -186,10 +187,8 @@ class Worker:
 
     def close(self) -> int:
         """Let it end; give its exit status."""
-        try:
+        with contextlib.suppress(OSError):  # where it is gone already
             _pipe(self.process.stdin).close()
-        except OSError:
-            pass  # it is gone already
         status = self.process.wait()
         self.reader.join(timeout=5)
         _pipe(self.process.stdout).close()

@@ -19,7 +19,6 @@ from tvm import tirx
 from graphopt.errors import UnsupportedError
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import DType
-from graphopt.targets.tvm import intrinsics
 from graphopt.targets.tvm.intrinsics import call
 
 Expr = Any
@@ -205,7 +204,8 @@ def _pair(name: str, double: Callable[[Any, Expr], Expr]) -> Callable[[Any, Expr
 
 def _gelu64(kind: Any, x: Expr) -> Expr:
     if kind.approximate == "none":
-        return let(x, lambda x: x * (tirx.erf(x * like(x, math.sqrt(0.5))) + like(x, 1)) / like(x, 2))
+        half = math.sqrt(0.5)
+        return let(x, lambda x: x * (tirx.erf(x * like(x, half)) + like(x, 1)) / like(x, 2))
 
     def approximate(x: Expr) -> Expr:
         inner = like(x, math.sqrt(2 / math.pi)) * (x + like(x, 0.044715) * (x * x * x))

@@ -21,14 +21,15 @@ from graphopt.ops.elementwise import Elementwise
 FLOATS = frozenset({DType.f32})
 NUMBERS = frozenset({DType.f32, DType.f64, DType.i64, DType.i32, DType.u8, DType.i8})
 ELEMENTS = NUMBERS | {DType.bool_}
-FLOAT_ONLY = frozenset(
-    "exp log sqrt reciprocal sin cos tan asin acos atan sinh cosh asinh acosh atanh tanh erf "
-    "sigmoid softplus softsign mish hard_swish gelu silu elu hard_sigmoid is_nan".split()
-)
-MOVEMENT = frozenset(
-    "reshape transpose concat split slice gather pad expand squeeze unsqueeze tile depth_to_space "
-    "space_to_depth reorder resize".split()
-)
+FLOAT_ONLY = frozenset({
+    "exp", "log", "sqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
+    "asinh", "acosh", "atanh", "tanh", "erf", "sigmoid", "softplus", "softsign", "mish",
+    "hard_swish", "gelu", "silu", "elu", "hard_sigmoid", "is_nan",
+})  # fmt: skip
+MOVEMENT = frozenset({
+    "reshape", "transpose", "concat", "split", "slice", "gather", "pad", "expand", "squeeze",
+    "unsqueeze", "tile", "depth_to_space", "space_to_depth", "reorder", "resize",
+})  # fmt: skip
 VIEWS = frozenset({"reshape", "squeeze", "unsqueeze", "identity"})
 ANCHORS = {
     "conv": "conv",
@@ -58,7 +59,8 @@ def is_anchor(op: Op) -> bool:
 
 def is_injective(op: Op) -> bool:
     """Whether an op's result elements are expressions of its operands' elements."""
-    return isinstance(op.kind, Elementwise) or op.kind.name in MOVEMENT or op.kind.name == "batch_norm"
+    name = op.kind.name
+    return isinstance(op.kind, Elementwise) or name in MOVEMENT or name == "batch_norm"
 
 
 def is_movement(op: Op) -> bool:

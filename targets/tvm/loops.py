@@ -95,8 +95,9 @@ def reduction_stage(
     kept = [loop for loop, kind in zip(every, kinds, strict=True) if kind != 2]
     reduced = [loop for loop, kind in zip(every, kinds, strict=True) if kind == 2]
     size = extent(sch, kept[-1])
-    width = next((w for w in (4 * machine.lanes, 2 * machine.lanes, machine.lanes, machine.lanes // 2)
-                  if w >= 4 and size % w == 0), 0)  # fmt: skip
+    lanes = machine.lanes
+    widths = [w for w in (4 * lanes, 2 * lanes, lanes, lanes // 2) if w >= 4 and size % w == 0]
+    width = max(widths, default=0)
     if not (vector and width):
         outer = sch.fuse(*kept) if len(kept) > 1 else kept[0]
         if parallel_worth(work) and extent(sch, outer) > 1:

@@ -172,7 +172,8 @@ def pad(r: Region, op: Op, value: Value, index: Index) -> Expr:
     touched = [a for a, d in enumerate(shape) if begins[a] or _shape(value)[a] != d]
     if kind.mode != "constant":
         return r.at(x, [_wrapped(kind, a, i, shape, touched) for a, i in enumerate(at)])
-    checks = [c for a in touched for c in _inside(at[a], shape[a], begins[a], kind.pads[len(index) + a])]
+    ends = kind.pads[len(index) :]
+    checks = [c for a in touched for c in _inside(at[a], shape[a], begins[a], ends[a])]
     if not checks:
         return r.at(x, at)
     inner = r.branch(lambda: r.at(x, at))

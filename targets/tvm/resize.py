@@ -67,7 +67,7 @@ def nearest(kind: Resize, size: int, axis: int, i: Expr) -> Expr:
     want, at = kind.nearest(size, axis), np.arange(kind.sizes[axis])
     for multiply, divide in ((1, 1), (1, 2), (1, 3), (1, 4), (1, 8), (2, 1)):
         if np.array_equal(want, at * multiply // divide):
-            return tirx.floordiv(i * i32(multiply), i32(divide)) if divide > 1 else i * i32(multiply)
+            return tirx.floordiv(i * i32(multiply), i32(divide))
     where = position(kind, size, axis, i)
     match kind.rounding:
         case "round_prefer_floor":

@@ -8,14 +8,13 @@ split: `width` partial results over the bulk, then their reduction, then the few
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import te, tirx
 
-from graphopt.targets.tvm import expr, movement
+from graphopt.targets.tvm import expr
 from graphopt.targets.tvm.region import Region
 
 Expr = Any
@@ -141,18 +140,11 @@ def _stage(
     return lambda out: tensor(*(out or [tirx.const(0, "int32")]))
 
 
-def keep_all(shape: Sequence[int], axes: Sequence[int], keepdims: bool) -> Callable[[Any], list[Any]]:
+def keep_all(
+    shape: Sequence[int], axes: Sequence[int], keepdims: bool
+) -> Callable[[Any], list[Any]]:
     """From an index of a reduction's ONNX result to one of the kept axes."""
-    rank, gone = len(shape), set(axes)
+    gone = set(axes)
     if keepdims:
         return lambda index: [i for a, i in enumerate(index) if a not in gone]
-    assert rank >= len(gone)
     return lambda index: list(index)
-
-
-def rows_of(shape: Sequence[int], axes: Sequence[int]) -> int:
-    """The number of results."""
-    return math.prod(d for a, d in enumerate(shape) if a not in set(axes))
-
-
-__all__ = ["LARGEST", "PRODUCT", "SMALLEST", "SUM", "Combiner", "keep_all", "movement", "reduce"]

@@ -2,7 +2,7 @@
 # TVM ships no types.
 """The compiling process: JSON lines in, object files out.
 
-    {"key": ..., "symbol": ..., "text": <IR of one region>, "machine": <JSON or name>, "out": <path>}
+    {"key": ..., "symbol": ..., "text": <IR of a region>, "machine": <JSON or name>, "out": <path>}
  -> {"key": ..., "ok": true, "error": "", "family": "conv", "seconds": 0.1}
 
 One request at a time. An LLVM failure that aborts the process loses that one kernel; the parent

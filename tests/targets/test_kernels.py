@@ -1,3 +1,5 @@
+# pyright: basic
+# Tables of cases of mixed types.
 """Convolutions, pools and products: kernels against numpy, in many shapes, layouts, machines."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# pyright: basic
+# Tables of cases of mixed types.
 """Reductions, softmax and normalisations: kernels against numpy."""
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ import pytest
 
 from tests.kernelcheck import block, check, runnable
 
-KINDS = "sum mean max min prod l1 l2 sum_square log_sum_exp".split()
+KINDS = ["sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum_exp"]
 SHAPES = [((4, 70), (1,), True), ((4, 5, 6), (0, 2), False), ((7, 32), (0,), True), ((3, 300), (0, 1), False)]
 
 

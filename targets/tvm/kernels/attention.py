@@ -53,7 +53,8 @@ def compute(region: Region, op: Op) -> tuple[matmul.Knobs, matmul.Knobs]:
         mask = op.operands[3]
         if mask is None:
             return found
-        return found + region.at(mask, broadcast(list(at), shape_of(mask), (*first.batch, first.m, first.n)))
+        whole = (*first.batch, first.m, first.n)
+        return found + region.at(mask, broadcast(list(at), shape_of(mask), whole))
 
     weights = softmax(region, (*first.batch, first.m, first.n), score)
     vp = matmul.panels(region, "vp", second, knobs[1], shape_of(v)[:-2],

@@ -120,13 +120,13 @@ def tile(width: int, blocks: int, block: int, machine: Machine) -> tuple[int, in
         return (latency + 0.4 * loads) / useful + copy
 
     fitting = [
-        (cost(c, b), -b, c)
+        (cost(c, b), b, c)
         for b in loops.divisors(blocks, 4)
         for c in range(1, min(width, 28) + 1)
         if loops.tile_registers(c, b, per, machine) <= machine.registers or c * b == 1
     ]
     _, b, c = min(fitting)
-    return c, -b
+    return c, b
 
 
 def compute(region: Region, op: Op, s: Shape, k: Knobs) -> None:
@@ -139,7 +139,7 @@ def compute(region: Region, op: Op, s: Shape, k: Knobs) -> None:
 
 
 def accumulate(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> None:
-    """The stage `anchor`: the sum of products of x(n, ib, space.., ii) and w(ob, ib, k.., ii, oi)."""
+    """The stage `anchor`: the sum of x(n, ib, space.., ii) * w(ob, ib, k.., ii, oi)."""
     rank = len(s.size) + 2
     cols = -(-s.out[-1] // k.columns) * k.columns
     per_group = s.outs // s.group
@@ -291,7 +291,7 @@ def build(region: Region) -> Any:
 
 
 def whole_groups(s: Shape, op: Op, machine: Machine) -> bool:
-    """Whether the groups' output channels fill blocks, and the input's blocks don't cross groups."""
+    """Whether the groups' output channels fill blocks, and no input block crosses groups."""
     stored, inner = channel_block(op.result), channel_block(op.operand(0))
     block = stored if stored > 1 else max(machine.lanes, 8)
     return (s.outs // s.group) % block == 0 and (inner == 1 or s.ins % inner == 0)

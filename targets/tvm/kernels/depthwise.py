@@ -24,7 +24,7 @@ def compute(region: Region, op: Op, s: window.Window, k: window.Knobs) -> None:
     rank = len(s.size) + 2
     w = conv.packed(region, op.operand(1), conv.weight_tag(rank, 1, k.block))
 
-    def term(x: Any, at: list[Any], _: Any, taps: list[Any]) -> Any:
+    def term(x: Any, at: list[Any], taps: list[Any]) -> Any:
         return x * w(at[1], 0, *taps, at[2])
 
     y, tag = window.compute(region, op, s, k, 0.0, window.sum_of, term)

@@ -78,9 +78,10 @@ def choose(s: Shape, machine: Machine) -> Knobs:
         loads = (rows + count * per) / vectors
         return (max(1.0, 8 / vectors) + 0.4 * loads) / useful
 
+    whole = s.n % lanes == 0  # then tiles must be too, so that no store needs a condition a lane
     fitting = [
         (cost(r, p), -p, r)
-        for p in range(1, min(panels, 8) + 1)
+        for p in (loops.divisors(panels, 8) if whole else range(1, min(panels, 8) + 1))
         for r in range(1, min(s.m, 16) + 1)
         if loops.tile_registers(r, p, per, machine) <= machine.registers or r * p == 1
     ]
@@ -108,7 +109,7 @@ def padded_panels(s: Shape, k: Knobs) -> int:
 
 
 def product(region: Region, name: str, s: Shape, k: Knobs, a: Any, b: Any) -> Any:
-    """The stage of a product, [batch.., rows, panels, lanes], of a(batch, m, k), b(batch, p, k, l)."""
+    """A stage [batch.., rows, panels, lanes]: the product of a(batch, m, k), b(batch, p, k, l)."""
     rows = -(-s.m // k.rows) * k.rows
     kk = region.reduce_axis(s.k, f"{name}_k")
 
@@ -210,17 +211,67 @@ def panels(region: Region, name: str, s: Shape, k: Knobs, lead: Ints, element: A
 
 
 def apply(region: Region, s: Shape, k: Knobs) -> Any:
-    """Schedule the stages pack, anchor, and out0."""
+    """Schedule the stages pack, anchor, and out0.
+
+    Where the columns fill vectors, out0 is computed from the register tile; else the product is
+    written whole, since a store of part of a vector would be scalar.
+    """
     (output,) = region.graph.outputs
     stage = region.store(output, "out0")
     sch = loops.schedule(region.primfunc([stage]))
     parallel = loops.parallel_worth(s.macs)
     if "pack" in region.stages:
         loops.padding_stage(sch, sch.get_sblock("pack"), region.machine, vector=not s.trans_b)
+    result = shape_of(output)
+    leading = math.prod(result[len(s.batch) : -2])  # rows folded from several axes stay apart
+    tiled = s.n % k.lanes == 0 and bool(result) and result[-1] == s.n and leading == 1
+    if tiled and not static(output).layout:
+        fused_tiles(sch, s, k, region.machine, parallel=parallel)
+        return sch.mod["main"]
     product_tiles(sch, s, k, region.machine, parallel=parallel)
-    work = math.prod(shape_of(output)) * 4
+    work = math.prod(result) * 4
     loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=work)
     return sch.mod["main"]
+
+
+def row_order(s: Shape, k: Knobs, machine: Machine, panel: Any, row: Any) -> list[Any]:
+    """Tile loops, outer first: rows inside where b is too large to pass for every tile of rows."""
+    stream = 4 * s.k * s.n > machine.l2_bytes // 2
+    return [panel, row] if stream or s.m <= k.rows else [row, panel]
+
+
+def fused_tiles(sch: Any, s: Shape, k: Knobs, machine: Machine, *, parallel: bool) -> None:
+    """Compute the product tile by tile in registers, and store each tile through the epilogue."""
+    *batch, column = sch.get_loops(sch.get_sblock("out0"))
+    row = batch.pop() if len(batch) > len(s.batch) else sch.add_unit_loop(column)
+    po, pi, lane = sch.split(column, [None, k.panels, k.lanes])
+    mo, mi = sch.split(row, [None, k.rows])
+    order = row_order(s, k, machine, po, mo)
+    sch.reorder(*batch, *order, mi, pi, lane)
+    y = sch.get_sblock("anchor")
+    fused = sch.fuse(*batch, order[0]) if batch else order[0]
+    sch.compute_at(y, order[1], preserve_unit_loops=True)
+    if parallel and loops.extent(sch, fused) > 1:
+        sch.parallel(fused)
+    _registers(sch, y, outer=2)
+    sch.set_scope(sch.get_sblock("anchor_update"), 0, "local")
+    sch.vectorize(lane)
+    for loop in (mi, pi):
+        sch.unroll(loop)
+
+
+def _registers(sch: Any, y: Any, outer: int) -> None:
+    """Put the reduction outside an unrolled, vectorized tile that starts below `outer` loops."""
+    every = sch.get_loops(y)
+    reduce, space = every[-1], every[outer:-1]
+    sch.reorder(reduce, *space)
+    sch.vectorize(space[-1])
+    for loop in space[:-1]:
+        sch.unroll(loop)
+    init = sch.get_loops(sch.decompose_reduction(y, reduce))[outer:]
+    sch.vectorize(init[-1])
+    for loop in init[:-1]:
+        sch.unroll(loop)
 
 
 def product_tiles(
@@ -238,22 +289,14 @@ def product_tiles(
     *batch, m, p, lane = sch.get_loops(kept)
     mo, mi = sch.split(m, [None, k.rows])
     po, pi = sch.split(p, [None, k.panels])
-    stream = 4 * s.k * s.n > machine.l2_bytes // 2
-    order = [po, mo] if stream or s.m <= k.rows else [mo, po]
+    order = row_order(s, k, machine, po, mo)
     sch.reorder(*batch, *order, mi, pi, lane)
     sch.compute_at(y, order[1], preserve_unit_loops=True)
     fused = sch.fuse(*batch, *order)
     if parallel and loops.extent(sch, fused) > 1:
         sch.parallel(fused)
-    every = sch.get_loops(y)
-    reduce, space = every[-1], every[1:-1]
-    sch.reorder(reduce, *space)
-    sch.vectorize(space[-1])
-    for loop in space[:-1]:
-        sch.unroll(loop)
-    init = sch.get_loops(sch.decompose_reduction(y, reduce))[1:]
-    sch.vectorize(init[-1])
-    for loop in (*init[:-1], mi, pi):
+    _registers(sch, y, outer=1)
+    for loop in (mi, pi):
         sch.unroll(loop)
     sch.vectorize(lane)
 

@@ -25,7 +25,7 @@ def number(value: float) -> Expr:
 def moments(
     region: Region, op: Op, axes: Sequence[int], *, centred: bool
 ) -> tuple[Any, Any, int]:
-    """Readers of the mean (0 unless `centred`) and of 1/sqrt(variance + epsilon), by element index."""
+    """Readers, by element, of the mean (0 unless `centred`) and of 1/sqrt(variance + epsilon)."""
     kind: Any = op.kind
     x, shape = op.operand(0), shape_of(op.operand(0))
     inner = len(shape) - 1 if not x.tensor.layout and len(shape) - 1 in axes else None
@@ -58,7 +58,8 @@ def normalise(region: Region, op: Op) -> None:
     kind: Any = op.kind
     x, shape = op.operand(0), shape_of(op.operand(0))
     instance = op.kind.name == "instance_norm"
-    axes = list(range(2, len(shape))) if instance else list(range(len(shape) + kind.axis, len(shape)))
+    rank = len(shape)
+    axes = list(range(2, rank)) if instance else list(range(rank + kind.axis, rank))
     mean, scale, _ = moments(region, op, axes, centred=op.kind.name != "rms_norm")
     gain, shift = op.operand(1), op.operands[2] if len(op.operands) > 2 else None
 
@@ -87,7 +88,8 @@ def respond(region: Region, op: Op) -> None:
     def body(*at: Any) -> Any:
         c = at[1] + r.var - before
         inside = expr.let(region.at(x, [at[0], c, *at[2:]]), lambda v: v * v)
-        return te.sum(tirx.if_then_else(tirx.all(c >= 0, c < shape[1]), inside, number(0.0)), axis=[r])
+        there = tirx.all(c >= 0, c < shape[1])
+        return te.sum(tirx.if_then_else(there, inside, number(0.0)), axis=[r])
 
     squares = region.compute(shape, body, "squares")
 

@@ -41,7 +41,7 @@ def compute(region: Region, op: Op, s: window.Window, k: window.Knobs) -> None:
     largest = op.kind.name == "max_pool"
     combine = window.max_of if largest else window.sum_of
     y, tag = window.compute(region, op, s, k, LOWEST if largest else 0.0, combine,
-                            lambda x, at, _, taps: x)  # fmt: skip
+                            lambda x, at, taps: x)  # fmt: skip
 
     def read(index: Any) -> Any:
         value = y(*region.physical(tag, index))

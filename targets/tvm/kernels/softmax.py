@@ -24,7 +24,10 @@ def compute(region: Region) -> int:
     def kept(at: Any) -> list[Any]:
         return [i for a, i in enumerate(at) if a != axis]
 
-    top = rows.reduce(region, "top", shape, [axis], lambda at: region.at(x, at), rows.LARGEST, inner)
+    def element(at: Any) -> Any:
+        return region.at(x, at)
+
+    top = rows.reduce(region, "top", shape, [axis], element, rows.LARGEST, inner)
     if op.kind.name == "log_softmax":
         def term(at: Any) -> Any:
             return expr.exp(None, region.at(x, at) - top(kept(at)))

@@ -19,7 +19,7 @@ from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import loops
-from graphopt.targets.tvm.region import Region, shape_of, static
+from graphopt.targets.tvm.region import Region, static
 
 Ints = tuple[int, ...]
 UNROLLED_TAPS = 9
@@ -92,7 +92,7 @@ def compute(
     k: Knobs,
     fill: float,
     combine: Callable[..., Any],
-    term: Callable[[Any, list[Any], Any, list[Any]], Any],
+    term: Callable[[Any, list[Any], list[Any]], Any],
 ) -> tuple[Any, str]:
     """The stage `anchor`: y[n, cb, s.., ci] = combine over taps of term(x, at, taps).
 
@@ -110,7 +110,8 @@ def compute(
         n, cb, *space, ci = at
         where = [p * st + t.var * d for p, st, t, d in
                  zip(space, s.strides, taps, s.dilations, strict=True)]  # fmt: skip
-        return combine(term(x(n, cb, *where, ci), [n, cb, ci], None, [t.var for t in taps]), axis=taps)
+        element = term(x(n, cb, *where, ci), [n, cb, ci], [t.var for t in taps])
+        return combine(element, axis=taps)
 
     blocks = -(-s.channels // k.block)
     letters = "abcdef"[2:rank]
