@@ -72,7 +72,9 @@ def sample_shapes(samples: Samples, graph: Graph) -> dict[str, tuple[int, ...]]:
     return found
 
 
-SIZES = (Defaults(), Defaults(length=64, side=128), Defaults(length=512, side=256))
+SIZES = (
+    Defaults(), Defaults(64, 128, 64), Defaults(256, 256, 1), Defaults(512, 256, 1),
+)  # fmt: skip
 
 
 def seeded_runs(

@@ -19,6 +19,7 @@ from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.ops.reduce import Reduce
 
 SAFETY = 16.0  # multiples of the expected rounding error; models seen stay below 3
+AMPLIFIED = 4.0  # multiples of the largest response seen to a rounding
 PERTURBATIONS = 3  # of the original, where its response to rounding is measured
 FUNCTION_TERMS = 64  # exp, tanh and the like err by a few units in the last place: (8 ulp)^2
 
@@ -36,7 +37,7 @@ class Tolerance:
 
     That is for models that don't amplify errors. Where a check fails, `respond` measures how far
     each output of the original itself moves when every weight and input is off by one unit of
-    rounding; SAFETY times that is allowed then. A wrong rewrite moves outputs by far more.
+    rounding; AMPLIFIED times that is allowed then. A wrong rewrite moves outputs by far more.
 
     `ranges` are the ranges that outputs have whatever the data: 1 for a sigmoid, which is as precise
     near 0 as it is near 1.
@@ -51,7 +52,7 @@ class Tolerance:
 
     def at(self, name: str) -> float:
         """The tolerance of one output."""
-        return max(self.value, SAFETY * self.moves.get(name, 0.0))
+        return max(self.value, AMPLIFIED * self.moves.get(name, 0.0))
 
     def measured(self) -> Tolerance:
         """The tolerance with the original's own response to rounding, which is measured now."""
@@ -61,9 +62,9 @@ class Tolerance:
         """Say it with its derivation."""
         value, how = self.value, f"{SAFETY:g} u sqrt({self.terms}), u = {self.unit:.0e}"
         most = max(self.moves.values(), default=0.0)
-        if SAFETY * most > value:
-            value = SAFETY * most
-            how = f"{SAFETY:g} times what one rounding of weights and inputs does to the original"
+        if AMPLIFIED * most > value:
+            value = AMPLIFIED * most
+            how = f"{AMPLIFIED:g} times what one rounding of weights and inputs does to the original"
         return f"{value:.1e} of an output's range ({how})"
 
 

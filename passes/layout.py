@@ -44,7 +44,10 @@ class Layout(Pass, name="layout"):
         if lanes == 0:
             return PassResult(False)
         catalog = ctx.catalog
-        compiled = (lambda op: catalog.family(op) is not None) if catalog else None
+
+        def compiled(op: Op) -> bool:
+            return catalog is None or catalog.family(op) is not None
+
         return PassResult(assign_layouts(module.main, lanes, compiled) > 0)
 
 

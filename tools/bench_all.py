@@ -3,9 +3,8 @@
     python tools/bench_all.py --zoo DIR [MODEL...] [--json FILE]
 
 Each model runs through `graphopt.optimize(model, target="x86")` in a process of its own, so that a
-crash loses one line. Inputs whose shape stays dynamic are compiled a second time at fixed sizes (the
-ones that `graphopt.analysis.interpret.random_inputs` takes), as with `--input-shape`. `error` is the
-largest difference from ONNX Runtime with its optimizer off, relative to the output's range; `limit` is
+crash loses one line. A model whose inputs keep a dynamic shape is compiled a second time at fixed
+sizes, the smallest tried that ONNX Runtime runs, as with `--input-shape`. `error` is the largest difference from ONNX Runtime with its optimizer off, relative to the output's range; `limit` is
 the tolerance derived for the model. Exit code 1 when a model fails; its sentence is printed. A model
 that ONNX Runtime itself can't run is listed, and is no failure.
 """
@@ -26,7 +25,7 @@ import peers
 import graphopt
 from graphopt.analysis.bind import Shapes, bind
 from graphopt.analysis.cost import operators
-from graphopt.analysis.interpret import random_inputs
+from graphopt.data import seeded_runs
 from graphopt.onnx import Reference
 from graphopt.targets.base import Build
 from graphopt.targets.program import Program
@@ -54,11 +53,15 @@ class Outcome:
 
 
 def fixed_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Sizes for the inputs that stay dynamic once the batch is bound; empty if none does."""
+    """Sizes for the inputs that stay dynamic once the batch is bound; empty if none does.
+
+    They are the first ones that ONNX Runtime runs (see `graphopt.data.seeded_runs`).
+    """
     module = graphopt.load(path)
     if not any("keeps a dynamic shape" in note for note in bind(module)):
         return {}
-    return {name: tuple(array.shape) for name, array in random_inputs(module).items()}
+    (feed,), _ = seeded_runs(module, Reference(path).run, 1)
+    return {name: tuple(array.shape) for name, array in feed.items()}
 
 
 def runs_at_all(path: Path, shapes: Shapes) -> str:
@@ -66,7 +69,7 @@ def runs_at_all(path: Path, shapes: Shapes) -> str:
     module = graphopt.load(path)
     try:
         bind(module, shapes)
-        Reference(path).run(random_inputs(module))
+        seeded_runs(module, Reference(path).run, 1)
     except graphopt.GraphoptError as why:
         return str(why)
     return ""

@@ -162,7 +162,7 @@ def table(threads: int, only: str, rounds: int) -> None:
         a, b = measure([ours(c, name), theirs(c, threads)], rounds)
         ratios.append(b / a)
         speed = c.flops / a / 1e9
-        print(f"  {label:38} {a * 1e3:8.4f} {speed:6.0f} | {b * 1e3:8.4f} | {b / a:5.2f}", flush=True)
+        print(f"  {label:38} {a * 1e3:8.4f} {speed:6.0f} | {b * 1e3:8.4f} | {b / a:5.2f}")
     print(f"  geometric mean {np.exp(np.mean(np.log(ratios))):.2f}, least {min(ratios):.2f}")
 
 

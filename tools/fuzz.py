@@ -10,11 +10,13 @@ import argparse
 import collections
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.fuzz.harness import STAGES, Outcome, Settings, requests, run  # noqa: E402
+from tests.fuzz import models  # noqa: E402
+from tests.fuzz.harness import STAGES, Outcome, Settings, requests, run, whole  # noqa: E402
 
 
 def options() -> argparse.Namespace:
@@ -66,6 +68,9 @@ def main() -> int:
         todo = [{"file": file, "stage": s} for s in stages]
     else:
         todo = list(requests(range(given.seed, given.seed + given.count), given.stage, given.share))
+    if not given.replay and given.stage in ("optimize", "all"):
+        warm = replace(settings, seconds=300.0, jobs=1)
+        run(whole([*models.SMALL, *models.real()], "optimize"), warm, tell)
     began = time.perf_counter()
     outcomes = run(todo, settings, tell)
     summary(outcomes, time.perf_counter() - began)

@@ -13,6 +13,7 @@ from graphopt.errors import GraphoptError, InputError, UnsupportedError
 from graphopt.ir.builtin import Fused, Opaque, Return
 from graphopt.ir.core import Graph, Module, Op, OpKind, Value
 from graphopt.ir.types import (
+    UNKNOWN,
     Array,
     DType,
     OptionalType,
@@ -147,11 +148,17 @@ class Defaults:
 
     length: int = 8
     side: int = 64
+    inner: int = 8
 
-    def size(self, axis: int, rank: int) -> int:
-        """The size of an axis: those of images are sides, others lengths of sequences."""
+    def size(self, axis: int, rank: int, named: bool = True) -> int:
+        """The size of an axis: those of images are sides, others lengths of sequences.
+
+        `inner` is for an axis without a name between others, which may be a batch.
+        """
         if axis == 0:
             return 1
+        if not named and axis < rank - 1 < 3:
+            return self.inner
         return self.side if rank >= 4 and axis >= 2 else self.length
 
 
@@ -198,7 +205,8 @@ def _sized(type_: ValueType, sizes: Mapping[str, int], defaults: Defaults) -> Va
             dims = shape or ()
             known = [d if isinstance(d, int) else d.bind(sizes) for d in dims]
             static = (
-                d if isinstance(d, int) else defaults.size(i, len(dims)) for i, d in enumerate(known)
+                d if isinstance(d, int) else defaults.size(i, len(dims), d != UNKNOWN)
+                for i, d in enumerate(known)
             )
             return TensorType(dtype, tuple(static))
         case _:

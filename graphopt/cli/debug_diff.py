@@ -78,8 +78,8 @@ class Numbers:
         from graphopt.hooks import observe
         from graphopt.verify import compare, tolerance
 
-        feed = feeds(a, data, samples=1)[0]
-        what = "seeded" if data is None else "given"
+        what, inputs = feeds(a, data, samples=1)
+        feed = inputs[0]
         self.limit: Tolerance = tolerance(a.main)
         wanted, got = run_module(a, feed), run_module(b, feed)
         self.outputs = compare("B", what, self.limit, [wanted], [_renamed(wanted, got)])

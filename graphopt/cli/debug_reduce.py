@@ -60,7 +60,7 @@ def reduce(
     chain = read_passes(passes)
     module = api.load(model_file(model))
     bind(module, parse_shapes(input_shape))
-    feed = feeds(module, data, samples=1)[0]
+    feed = feeds(module, data, samples=1)[1][0]
     reducer = Reducer(chain)
     case = reducer.reduce(Case(module, feed))
     api.save(case.module, place)

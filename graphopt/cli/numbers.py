@@ -69,16 +69,16 @@ def trial(source: Path, module: Module, data: str | None, samples: int = SEEDED_
 
 def feeds(
     module: Module, data: str | None, samples: int = SEEDED_SAMPLES
-) -> tuple[str, list[dict[str, Array]]]:
-    """Inputs, and where they come from.
+) -> tuple[str, Sequence[Mapping[str, Any]]]:
+    """Inputs that the model runs on, and where they come from.
 
     Raises:
-        InputError: data that doesn't fit the model.
+        InputError: data that doesn't fit, or a model that the reference can't run.
     """
-    from graphopt.analysis.interpret import random_inputs
+    from graphopt.data import seeded_runs
 
     if data is None:
-        return "seeded", [random_inputs(module, seed=s) for s in range(samples)]
+        return "seeded", seeded_runs(module, lambda feed: run_module(module, feed), samples)[0]
     return "given", given_feeds(module, data)
 
 

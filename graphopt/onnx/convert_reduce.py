@@ -17,6 +17,8 @@ _REDUCTIONS: dict[str, Any] = {
 }  # fmt: skip
 _COPIED = {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"}  # f of one is itself
 
+_ROUNDED = {"ReduceL2", "ReduceLogSumExp"}  # of integers, runtimes round each in their own way
+
 
 @converts(*_REDUCTIONS)
 def _reduce(n: NodeView) -> Modelled | None:
@@ -26,6 +28,9 @@ def _reduce(n: NodeView) -> Modelled | None:
         return None
     if not axes and n.attr("noop_with_empty_axes", 0):
         return Step(Identity(), n.operands[:1]) if n.op_type in _COPIED else None
+    dtype = n.dtype(0)
+    if n.op_type in _ROUNDED and not (dtype and dtype.is_float):
+        return None
     axes = normal(axes or tuple(range(rank)), rank)
     if axes is None:
         return None

@@ -55,6 +55,9 @@ def _modelled(
     shape, mode = n.shape(0), n.attr("mode", "nearest")
     if shape is None or len(shape) != 4 or mode not in ("nearest", "linear"):
         return None
+    dtype = n.dtype(0)
+    if mode == "linear" and not (dtype and dtype.is_float):
+        return None
     h, w = shape[2:]
     if not isinstance(h, int) or not isinstance(w, int) or not h or not w:
         return None

@@ -150,21 +150,25 @@ _REDUCTIONS: dict[type[OpKind], str] = {
 
 
 def _reduce(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
-    """The mean over all spatial axes is a GlobalAveragePool; over no axes all but some is x."""
+    """Axes are an operand from opset 13 (the sum) or 18 (the others) on."""
     kind, op_type = kind_of(op), _REDUCTIONS[type(op.kind)]
-    x = op.operand(0).tensor
-    pooled = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}.get(op_type)
-    rank = x.rank or 0
-    if pooled and x.dtype.is_float and rank > 2 and kind.keepdims:  # noqa: SIM102
-        if kind.axes == tuple(range(2, rank)):
-            e.node(pooled, ins, outs)
-            return
-    if not kind.axes:
+    if _is_global_pool(op, kind):
+        e.node("GlobalAveragePool", ins, outs)
+    elif not kind.axes:
         _unreduced(e, op, ins, outs)
     elif e.opset >= (13 if op_type == "ReduceSum" else 18):
         e.node(op_type, [*ins, e.ints(kind.axes)], outs, keepdims=int(kind.keepdims))
     else:
         e.node(op_type, ins, outs, keepdims=int(kind.keepdims), axes=kind.axes)
+
+
+def _is_global_pool(op: Op, kind: Any) -> bool:
+    """The mean over all spatial axes, kept: runtimes and their quantizers know that pool best."""
+    x = op.operand(0).tensor
+    if not isinstance(kind, reduce.ReduceMean) or x.shape is None or len(x.shape) < 3:
+        return False
+    spatial = kind.axes == tuple(range(2, len(x.shape))) and kind.keepdims
+    return spatial and x.dtype in (DType.f32, DType.f16) and 0 not in x.shape
 
 
 def _unreduced(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:

@@ -80,4 +80,7 @@ def read_window(n: NodeView, kernel: Ints, sizes: tuple[Dim, ...] | None) -> Win
     wrong_rank = sizes is not None and len(sizes) != axes
     if not good or wrong_rank or min(*kernel, *strides, *dilations) < 1:
         return None
-    return Window(kernel, strides, dilations, pads, n.attr("auto_pad", "NOTSET"), sizes)
+    auto_pad = n.attr("auto_pad", "NOTSET") or "NOTSET"
+    if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        return None
+    return Window(kernel, strides, dilations, pads, auto_pad, sizes)

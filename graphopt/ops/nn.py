@@ -31,6 +31,10 @@ def _windows(x: Array, kernel: Ints, strides: Ints, dilations: Ints) -> Array:
     """View [N, C, out..., kernel...] of sliding windows."""
     axes = tuple(range(2, x.ndim))
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    if any(s < r for s, r in zip(x.shape[2:], reach, strict=True)):
+        sizes = zip(x.shape[2:], reach, strides, strict=True)
+        out = (max((s - r) // step + 1, 0) for s, r, step in sizes)
+        return np.zeros((*x.shape[:2], *out, *kernel), x.dtype)
     view = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
     steps = (slice(None),) * 2 + tuple(slice(None, None, s) for s in strides)
     return view[steps + tuple(slice(None, None, d) for d in dilations)]

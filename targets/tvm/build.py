@@ -50,7 +50,7 @@ def primfunc(graph: Graph, machine: Machine, symbol: str) -> Any:
 
 def target(machine: Machine) -> Any:
     """TVM's description of a machine."""
-    fields = {"kind": "llvm", "mtriple": machine.triple, "mcpu": machine.mcpu}
+    fields: dict[str, Any] = {"kind": "llvm", "mtriple": machine.triple, "mcpu": machine.mcpu}
     if machine.mattr:
         fields["mattr"] = list(machine.mattr)
     return tvm.target.Target(fields)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import queue
+import select
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from graphopt.errors import InputError
+from graphopt.limits import max_seconds
 from graphopt.targets.machine import Machine
 
 FORMAT = 1  # part of every key: raise it when templates change their meaning
@@ -123,7 +125,7 @@ class Pool:
         worker: Worker | None = None
         while (job := self._next()) is not None:
             worker = worker or Worker()
-            answer = worker.ask(job.request)
+            answer = worker.ask(job.request, max_seconds())
             if answer is None:
                 worker = self._died(worker, job, again)
                 continue
@@ -140,11 +142,13 @@ class Pool:
     def _died(self, worker: Worker, job: Job, again: queue.SimpleQueue[Job]) -> None:
         status = worker.close()
         job.tries += 1
-        if job.tries < 2:
+        if job.tries < 2 and not worker.late:
             again.put(job)
             return
         key = job.request["key"]
         why = f"the compiler process ended with status {status}: {worker.last_words()}"
+        if worker.late:
+            why = f"compiling it takes over {max_seconds():g} s, the limit (--max-seconds)"
         self.done[key] = CompileFailure(key, why)
 
     def _finish(self, job: Job, answer: dict[str, Any]) -> None:
@@ -168,6 +172,7 @@ class Worker:
             env={**os.environ, "PYTHONPATH": _python_path(), "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         self.errors: list[bytes] = []
+        self.late = False  # whether it was ended because it took too long
         self.reader = threading.Thread(target=self._drain, daemon=True)
         self.reader.start()
 
@@ -175,11 +180,15 @@ class Worker:
         for line in _pipe(self.process.stderr):
             self.errors = [*self.errors[-19:], line]
 
-    def ask(self, request: dict[str, str]) -> dict[str, Any] | None:
-        """Send a request and wait for its answer; None if the process died."""
+    def ask(self, request: dict[str, str], seconds: float) -> dict[str, Any] | None:
+        """Send a request and wait for its answer; None if the process died, or had to be ended."""
         try:
             _pipe(self.process.stdin).write(json.dumps(request).encode() + b"\n")
             _pipe(self.process.stdin).flush()
+            ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+            if not ready:
+                self.late = True
+                self.process.kill()
             line = _pipe(self.process.stdout).readline()
         except OSError:
             return None

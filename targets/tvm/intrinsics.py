@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import tvm
 from tvm import tirx
-from tvm.ir import _ffi_api as ir_api
 from tvm.s_tir import Schedule
 from tvm.tirx.op import register_intrin_lowering
 
@@ -43,7 +43,8 @@ def attach(func: Any) -> Any:
 
 def _register(name: str) -> None:
     op = f"tirx.graphopt_{name}"
-    ir_api.RegisterOp(op, vecmath.FUNCTIONS[name][1].__doc__ or "")
+    api: Any = importlib.import_module("tvm.ir._ffi_api")  # filled in when it is imported
+    api.RegisterOp(op, vecmath.FUNCTIONS[name][1].__doc__ or "")
     tvm.ir.register_op_attr(op, "TVectorizable", True)
     tvm.ir.register_op_attr(op, "TCallEffectKind", tirx.CallEffectKind.Pure.value)
     tvm.ir.register_op_attr(op, "TScriptPrinterName", f"graphopt_{name}")

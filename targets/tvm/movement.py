@@ -40,6 +40,11 @@ def i32(value: int) -> Expr:
     return tirx.const(value, "int32")
 
 
+def attributes(op: Op) -> Any:
+    """An op's kind, whose attributes the rule knows by name."""
+    return op.kind
+
+
 def _shape(value: Value) -> tuple[int, ...]:
     shape = value.tensor.static
     assert shape is not None
@@ -100,7 +105,8 @@ def reshape(r: Region, op: Op, value: Value, index: Index) -> Expr:
 def transpose(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """Result axis i is operand axis perm[i]."""
     at: list[Expr] = [None] * len(index)
-    for i, p in enumerate(op.kind.perm):
+    kind: Any = op.kind
+    for i, p in enumerate(kind.perm):
         at[p] = index[i]
     return r.at(op.operand(0), at)
 
@@ -108,14 +114,14 @@ def transpose(r: Region, op: Op, value: Value, index: Index) -> Expr:
 def squeeze(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """Zeros at the dropped axes."""
     rank = len(_shape(op.operand(0)))
-    gone = {a % rank for a in op.kind.axes}
+    gone = {a % rank for a in attributes(op).axes}
     rest = iter(index)
     return r.at(op.operand(0), [i32(0) if a in gone else next(rest) for a in range(rank)])
 
 
 def unsqueeze(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The index without the added axes."""
-    added = {a % len(index) for a in op.kind.axes}
+    added = {a % len(index) for a in attributes(op).axes}
     return r.at(op.operand(0), [i for a, i in enumerate(index) if a not in added])
 
 
@@ -128,7 +134,7 @@ def expand(r: Region, op: Op, value: Value, index: Index) -> Expr:
 
 def slice_(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """start + step * i along the sliced axes."""
-    at, shape, kind = list(index), _shape(op.operand(0)), op.kind
+    at, shape, kind = list(index), _shape(op.operand(0)), attributes(op)
     for start, end, axis, step in zip(kind.starts, kind.ends, kind.axes, kind.steps, strict=True):
         axis %= len(shape)
         begin = _python_slice(shape[axis], start, end, step).start
@@ -139,14 +145,14 @@ def slice_(r: Region, op: Op, value: Value, index: Index) -> Expr:
 def split(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The result's offset added along the axis."""
     at = list(index)
-    axis = op.kind.axis % len(at)
-    at[axis] = at[axis] + i32(sum(op.kind.sizes[: value.index]))
+    axis = attributes(op).axis % len(at)
+    at[axis] = at[axis] + i32(sum(attributes(op).sizes[: value.index]))
     return r.at(op.operand(0), at)
 
 
 def concat(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """A choice of the operand by the position along the axis; only that one is read."""
-    axis = op.kind.axis % len(index)
+    axis = attributes(op).axis % len(index)
     parts, begin = list[tuple[int, Value]](), 0
     for v in op.operands:
         assert v is not None
@@ -166,7 +172,7 @@ def concat(r: Region, op: Op, value: Value, index: Index) -> Expr:
 
 def pad(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The operand where the index falls inside, else the value or a reflected, ... element."""
-    x, kind = op.operand(0), op.kind
+    x, kind = op.operand(0), attributes(op)
     shape, begins = _shape(x), kind.pads[: len(index)]
     at = [i - i32(p) if p else i for i, p in zip(index, begins, strict=True)]
     touched = [a for a, d in enumerate(shape) if begins[a] or _shape(value)[a] != d]
@@ -202,7 +208,7 @@ def gather(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The indices' element, wrapped if negative and kept in range, replaces the axis."""
     x, indices = op.operand(0), op.operand(1)
     shape, rank = _shape(x), len(_shape(indices))
-    axis = op.kind.axis % len(shape)
+    axis = attributes(op).axis % len(shape)
     size = shape[axis]
     found = r.eager(lambda: r.at(indices, index[axis : axis + rank]))
     at = tirx.Cast("int32", found) if expr.of(found) != "int32" else found
@@ -218,16 +224,16 @@ def tile(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The index modulo the size."""
     shape = _shape(op.operand(0))
     at = [tirx.floormod(i, i32(d)) if n > 1 else i
-          for i, d, n in zip(index, shape, op.kind.repeats, strict=True)]  # fmt: skip
+          for i, d, n in zip(index, shape, attributes(op).repeats, strict=True)]  # fmt: skip
     return r.at(op.operand(0), [r.analyzer.simplify(i) for i in at])
 
 
 def depth_to_space(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """Row and column parity choose the channel."""
     n, c, h, w = index
-    b, depth = op.kind.block, _shape(value)[1]
+    b, depth = attributes(op).block, _shape(value)[1]
     part = tirx.floormod(h, i32(b)) * i32(b) + tirx.floormod(w, i32(b))
-    channel = part * i32(depth) + c if op.kind.mode == "DCR" else c * i32(b * b) + part
+    channel = part * i32(depth) + c if attributes(op).mode == "DCR" else c * i32(b * b) + part
     at = [n, channel, tirx.floordiv(h, i32(b)), tirx.floordiv(w, i32(b))]
     return r.at(op.operand(0), [r.analyzer.simplify(i) for i in at])
 
@@ -235,7 +241,7 @@ def depth_to_space(r: Region, op: Op, value: Value, index: Index) -> Expr:
 def space_to_depth(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The channel's upper part is the position in the block."""
     n, c, h, w = index
-    b, depth = op.kind.block, _shape(op.operand(0))[1]
+    b, depth = attributes(op).block, _shape(op.operand(0))[1]
     part = tirx.floordiv(c, i32(depth))
     row, column = tirx.floordiv(part, i32(b)), tirx.floormod(part, i32(b))
     at = [n, tirx.floormod(c, i32(depth)), h * i32(b) + row, w * i32(b) + column]

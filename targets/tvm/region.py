@@ -88,7 +88,7 @@ class Region:
         return tensor(*at)
 
     def _clamped(self, i: Expr, size: int) -> Expr:
-        bound = self.analyzer.const_int_bound(i)
+        bound: Any = self.analyzer.const_int_bound(i)
         inside = bound.max_value < size and bound.min_value >= 0
         return i if inside else tirx.max(tirx.min(i, tirx.const(size - 1, "int32")), ZERO)
 
@@ -179,7 +179,7 @@ class Region:
 
         def bound(*at: Any) -> Expr:
             for var, extent in zip(at, shape, strict=True):
-                self.analyzer.bind(var, tvm.ir.Range(0, extent))
+                self.analyzer.bind(var, whole_range(extent))
             return body(*at)
 
         self.stages.append(name)
@@ -188,7 +188,7 @@ class Region:
     def reduce_axis(self, extent: int, name: str) -> Any:
         """te.reduce_axis with its range known to the simplifier."""
         axis = te.reduce_axis((0, extent), name=name)
-        self.analyzer.bind(axis.var, tvm.ir.Range(0, extent))
+        self.analyzer.bind(axis.var, whole_range(extent))
         return axis
 
     def store(self, value: Value, name: str, tag: str | None = None) -> Any:
@@ -219,6 +219,12 @@ class Region:
     def primfunc(self, outputs: Sequence[Any]) -> Any:
         """The TIR function of the arguments and outputs."""
         return te.create_prim_func([*self.args, *outputs])
+
+
+def whole_range(extent: int) -> Any:
+    """[0, extent)."""
+    first: Any = 0
+    return tvm.ir.Range(first, extent)  # pyright: ignore[reportArgumentType]
 
 
 def static(value: Value) -> TensorType:

@@ -83,7 +83,7 @@ def nearest(kind: Resize, size: int, axis: int, i: Expr) -> Expr:
 
 def linear(kind: Resize, size: int, axis: int, i: Expr) -> tuple[Expr, Expr, Expr]:
     """Lower index, upper index, weight of the upper."""
-    at = tirx.max(tirx.min(position(kind, size, axis, i), f64(size - 1)), f64(0))
+    at: Any = tirx.max(tirx.min(position(kind, size, axis, i), f64(size - 1)), f64(0))
     low = tirx.Cast("int32", tirx.floor(at))
     weight = tirx.Cast("float32", at - tirx.Cast("float64", low))
     bounded = tirx.max(tirx.min(low, i32(size - 1)), i32(0))

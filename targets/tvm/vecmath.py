@@ -67,7 +67,8 @@ class Number:
     name: str
     scalar: str = "float"
 
-    def _like(self, other: Number | float) -> str:
+    def like(self, other: Number | float) -> str:
+        """The text of an operand: a constant takes this number's type."""
         if isinstance(other, Number):
             return other.name
         integer = self.scalar == "i32"
@@ -79,31 +80,31 @@ class Number:
         return Number(self.body, self.body.emit(f"{what} {kind} {a}, {b}"), self.scalar)
 
     def __add__(self, other: Number | float) -> Number:
-        return self._op("fadd", "add", self.name, self._like(other))
+        return self._op("fadd", "add", self.name, self.like(other))
 
     def __sub__(self, other: Number | float) -> Number:
-        return self._op("fsub", "sub", self.name, self._like(other))
+        return self._op("fsub", "sub", self.name, self.like(other))
 
     def __rsub__(self, other: float) -> Number:
-        return self._op("fsub", "sub", self._like(other), self.name)
+        return self._op("fsub", "sub", self.like(other), self.name)
 
     def __mul__(self, other: Number | float) -> Number:
-        return self._op("fmul", "mul", self.name, self._like(other))
+        return self._op("fmul", "mul", self.name, self.like(other))
 
     def __truediv__(self, other: Number | float) -> Number:
-        return self._op("fdiv", "sdiv", self.name, self._like(other))
+        return self._op("fdiv", "sdiv", self.name, self.like(other))
 
     def __rtruediv__(self, other: float) -> Number:
-        return self._op("fdiv", "sdiv", self._like(other), self.name)
+        return self._op("fdiv", "sdiv", self.like(other), self.name)
 
     def shift(self, how: str, count: int) -> Number:
         """Shift an int32: shl, ashr."""
-        return self._op("", how, self.name, str(self._like(count)))
+        return self._op("", how, self.name, str(self.like(count)))
 
     def compare(self, how: str, other: Number | float) -> str:
         """A vector of i1: olt, ogt, oeq, oge, uno."""
         kind = self.body.type(self.scalar)
-        return self.body.emit(f"fcmp {how} {kind} {self.name}, {self._like(other)}")
+        return self.body.emit(f"fcmp {how} {kind} {self.name}, {self.like(other)}")
 
     def unary(self, intrinsic: str) -> Number:
         """An LLVM intrinsic such as floor, fabs."""
@@ -129,7 +130,7 @@ def choose(condition: str, yes: Number | float, no: Number | float) -> Number:
     one = yes if isinstance(yes, Number) else no
     assert isinstance(one, Number)
     body, kind = one.body, one.body.type(one.scalar)
-    a, b = one._like(yes), one._like(no)
+    a, b = one.like(yes), one.like(no)
     text = f"select {body.type('i1')} {condition}, {kind} {a}, {kind} {b}"
     return Number(body, body.emit(text), one.scalar)
 

@@ -68,6 +68,11 @@ def requests(seeds: Iterable[int], stage: str, share: int = 8) -> Iterator[Reque
                 yield {"seed": seed, "stage": name}
 
 
+def whole(names: Iterable[str], stage: str) -> Iterator[Request]:
+    """Models as they are: what shows that the harness is right, and fills the cache of kernels."""
+    return ({"model": name, "stage": stage} for name in names)
+
+
 class Worker:
     """One worker process; started again when it died or was killed."""
 

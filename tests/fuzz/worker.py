@@ -1,6 +1,6 @@
 """The process that is let loose on mutated models: JSON lines in, JSON lines out.
 
-    {"seed": 7, "stage": "opt"} or {"file": "x/model.onnx", "stage": "opt"}
+    {"seed": 7, "stage": "opt"} or {"file": "x/model.onnx", ...} or {"model": "conv", ...}
  -> {"result": "refused", "code": 2, "text": "...", "what": "...", "seconds": 0.1}
 
 It works under a limit on its address space, in a folder of its own that must be empty afterwards.
@@ -9,6 +9,7 @@ It works under a limit on its address space, in a folder of its own that must be
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -25,6 +26,7 @@ import graphopt.api
 from graphopt.cli import main as cli
 from graphopt.errors import GraphoptError
 from graphopt.ir.verify import verify
+from tests.fuzz import models
 from tests.fuzz.mutate import mutate
 
 OUT_OF_MEMORY = "out of memory: the model needs"  # what the guard says of a MemoryError
@@ -43,12 +45,16 @@ def serve(request: dict[str, Any], home: Path) -> dict[str, Any]:
     if "file" in request:
         shutil.copytree(Path(request["file"]).parent, given, dirs_exist_ok=True, symlinks=True)
         path, what, sort = given / "model.onnx", request["file"], "replay"
+    elif "model" in request:
+        path, what, sort = given / "model.onnx", request["model"], "whole"
+        path.write_bytes(models.model(what).SerializeToString())
     else:
         case = mutate(request["seed"], given)
         path, what, sort = case.path, case.what, case.sort
     before = _listing(home)
     began = time.perf_counter()
     answer = _try(request["stage"], path, out, request.get("seed", 0))
+    gc.collect()  # a result's temporary folder goes when the result does
     answer |= {"what": what, "sort": sort, "seconds": time.perf_counter() - began}
     return answer | _leftovers(answer, _listing(home) - before)
 

@@ -40,7 +40,7 @@ def build(region: Region) -> Any:
         n, m, *space = at
         where = [p * st + t.var * d - b for p, st, t, d, b in
                  zip(space, s.strides, taps, s.dilations, s.pads, strict=False)]  # fmt: skip
-        group = region.analyzer.simplify(tirx.floordiv(m, per))
+        group: Any = region.analyzer.simplify(tirx.floordiv(m, per))
         checks = bounds(where, s)
         inside = region.at(x, [n, group * s.ins + c.var, *where])
         zero = tirx.const(0.0, "float32")

@@ -32,7 +32,8 @@ def count(op: Op, s: window.Window, index: Any) -> Any:
     total: Any = 1
     for i, size, k, st, pad in zip(index[2:], s.size, s.kernel, s.strides, s.pads, strict=False):
         begin = i * st - pad
-        total = total * (tirx.min(begin + k, size) - tirx.max(begin, 0))
+        last: Any = tirx.min(begin + k, size)
+        total = total * (last - tirx.max(begin, 0))
     return total
 
 
