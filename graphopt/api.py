@@ -147,6 +147,8 @@ def optimize(
         LimitError: running it takes more memory or time than the limits (graphopt.limits).
     """
     job = _Job(model, target, passes, data, input_shapes, threads, hooks, build or Build())
+    if check:
+        job.run_original()  # first, because what can't be run needn't be compiled
     job.run_passes()
     try:
         if job.target:
@@ -202,6 +204,7 @@ class _Job:
         self.manifest: Manifest | None = None
         self.staged: tempfile.TemporaryDirectory[str] | None = None
         self.records: list[Record] = []
+        self.data, self.fed, self.wanted = "seeded", list[Feed](), list[Mapping[str, Any]]()
         self.checks: list[Check] = []
         self.latency: list[Latency] = []
         self.layers: list[dict[str, Any]] = []
@@ -263,14 +266,21 @@ class _Job:
         self.progress("verify the numbers", 0, 1)
         self.timed("verify", self._verify)
 
-    def _verify(self) -> None:
+    def run_original(self) -> None:
+        self.progress("run the original", 0, 1)
+        self.timed("verify", self._run_original)
+
+    def _run_original(self) -> None:
+        """The numbers to verify against, on given samples or seeded inputs."""
         reference = onnx_io.Reference(self.source if not _is_gir(self.source) else self.original)
-        what, feeds = "given", self.feeds() if self.samples else []
-        if feeds:
-            wanted = [reference.run(f) for f in feeds]
+        if self.samples:
+            self.data, self.fed = "given", self.feeds()
+            self.wanted = [reference.run(f) for f in self.fed]
         else:
-            what = "seeded"
-            feeds, wanted = seeded_runs(self.original, reference.run, SEEDED_SAMPLES)
+            self.fed, self.wanted = seeded_runs(self.original, reference.run, SEEDED_SAMPLES)
+
+    def _verify(self) -> None:
+        what, feeds, wanted = self.data, self.fed, self.wanted
         limit = tolerance(self.original.main, lambda: response(self.original, feeds, wanted, runs))
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = self._model_path(Path(folder))
@@ -353,7 +363,11 @@ def _describe_build(
 def interleave(
     runs: Mapping[str, Callable[[], Any]], seconds: float = 0.6, least: int = 5, most: int = 2000
 ) -> dict[str, list[float]]:
-    """Time callables in turn, A B A B ..., so that drift hits all alike; seconds a call."""
+    """Time callables in turn, A B A B ..., so that drift hits all alike; seconds a call.
+
+    Before each timed call goes one that isn't: threads of the other may still spin, and its data
+    fill the caches.
+    """
     for run in runs.values():
         run()
         run()
@@ -362,6 +376,7 @@ def interleave(
     rounds = 0
     while rounds < least or (time.perf_counter() < until and rounds < most):
         for name, run in runs.items():
+            run()
             began = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - began)

@@ -31,8 +31,8 @@ class Catalog(Protocol):
         """The kernel family that computes the op; None where there is none."""
         ...
 
-    def anchors(self, op: Op) -> bool:
-        """Whether the op has a schedule of its own that an epilogue can join."""
+    def alone(self, op: Op) -> bool:
+        """Whether the op's kernel takes no epilogue."""
         ...
 
     def joins(self, op: Op) -> bool:

@@ -15,6 +15,7 @@ from graphopt.ir.data import Computed, Data, Inline, Splat, nbytes
 from graphopt.ir.types import Array, Dim, DType, TensorType, same
 from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Elementwise
+from graphopt.passes.branches import if_constant
 from graphopt.passes.numbers import Numbers, known
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, PassResult
@@ -64,6 +65,8 @@ class Folder:
             Rule("known-numbers", OpKind, self.known_numbers),
             Rule("known-sizes", Opaque, self.known_sizes),
             Rule("remodel", Opaque, self.remodel),
+            Rule("result-types", Opaque, self.result_types),
+            if_constant,
         )
 
     def constants(self, rw: Rewriter, op: Op, kind: OpKind) -> tuple[Value, ...] | None:
@@ -128,6 +131,13 @@ class Folder:
         new = rw.op(found[0], *found[1])
         unused = (new.results[0],) * len(op.results)  # nothing uses what the kind doesn't give
         return (*new.results, *unused)[: len(op.results)]
+
+    def result_types(self, rw: Rewriter, op: Op, kind: Opaque) -> tuple[Value, ...] | None:
+        """opaque(x), the shape of x known by now -> the same, of the shape that follows."""
+        from graphopt.onnx.reinfer import reinfer
+
+        types = reinfer(op)
+        return None if types is None else tuple(rw.op(kind, *op.operands, types=types).results)
 
 
 def _foldable(op: Op, kind: OpKind) -> bool:

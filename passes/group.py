@@ -93,7 +93,7 @@ def _skip(op: Op) -> bool:
 
 def _follower(op: Op, taken: set[Op], catalog: Catalog) -> Op | None:
     """The op that may join the kernel that ends in `op`."""
-    if len(op.results) != 1 or op.result.use_count != 1:
+    if len(op.results) != 1 or op.result.use_count != 1 or catalog.alone(op):
         return None
     user = op.result.uses[0].op
     if user in taken or user.graph is not op.graph or len(user.results) != 1:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphopt.errors import UnsupportedError
-from graphopt.ir.builtin import Const, Opaque, Return
+from graphopt.ir.builtin import Const, Return
 from graphopt.ir.core import Op
 from graphopt.ir.parser import parse
 from graphopt.ir.types import TensorType
@@ -38,9 +38,9 @@ class KernelCatalog:
         except UnsupportedError:
             return None
 
-    def anchors(self, op: Op) -> bool:
-        """Whether the op has a schedule of its own that an epilogue can join."""
-        return legal.is_anchor(op)
+    def alone(self, op: Op) -> bool:
+        """Whether the op's kernel takes no epilogue."""
+        return not (legal.is_anchor(op) or legal.is_injective(op))
 
     def joins(self, op: Op) -> bool:
         """Whether the op may be the epilogue of a kernel."""
@@ -48,9 +48,6 @@ class KernelCatalog:
 
     def reason(self, op: Op) -> str:
         """Why an op is not compiled."""
-        if isinstance(op.kind, Opaque):
-            domain = f"{op.kind.domain}." if op.kind.domain else ""
-            return f"{domain}{op.kind.op_type} has no kernel, or its parameters aren't constant"
         refused = self.refused.get(_signature(op))
         return refused or legal.refusal(op) or "it depends on a dynamic value"
 

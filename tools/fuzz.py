@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import sys
 import time
 from dataclasses import replace
@@ -30,6 +31,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0, help="most for one model")
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="for bad inputs")
+    parser.add_argument("--log", type=Path, help="write every outcome there, a JSON line each")
     parser.add_argument("--replay", type=Path, help="a kept folder, or a model, to try again")
     return parser.parse_args()
 
@@ -73,6 +75,8 @@ def main() -> int:
         run(whole([*models.SMALL, *models.real()], "optimize"), warm, tell)
     began = time.perf_counter()
     outcomes = run(todo, settings, tell)
+    if given.log:
+        given.log.write_text("".join(json.dumps(vars(o)) + "\n" for o in outcomes))
     summary(outcomes, time.perf_counter() - began)
     return 0 if all(o.good for o in outcomes) else 1
 

@@ -97,9 +97,9 @@ def root(
 
 def run(args: list[str]) -> int:
     """Run a command line; give the exit code."""
-    return guarded(_command, args)
+    return guarded(_limited, args)
 
 
-def _command(args: list[str]) -> object:
+def _limited(args: list[str]) -> object:
     with stated(args) as rest:
         return app(rest, prog_name="graphopt", standalone_mode=False)

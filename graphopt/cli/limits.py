@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from graphopt.errors import InputError
@@ -13,7 +13,7 @@ OPTIONS = {"--max-memory": MEMORY, "--max-seconds": SECONDS}
 
 
 @contextmanager
-def stated(args: Sequence[str]) -> Iterator[list[str]]:
+def stated(args: Sequence[str]) -> Generator[list[str]]:
     """Take the limits out of a command line, and hold to them as long as the `with` lasts.
 
     Raises:
@@ -23,7 +23,8 @@ def stated(args: Sequence[str]) -> Iterator[list[str]]:
     before = {name: os.environ.get(name) for name in found}
     os.environ.update(found)
     try:
-        max_memory(), max_seconds()
+        max_memory()
+        max_seconds()
         yield rest
     finally:
         for name, value in before.items():

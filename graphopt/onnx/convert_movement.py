@@ -179,8 +179,9 @@ def _squeeze(n: NodeView) -> Modelled | None:
     shape, axes = n.shape(0), n.list("axes", 1, 13)
     if shape is None or axes is None:
         return None
-    if not axes and not n.has(1) and "axes" not in n.attrs:
-        if any(not isinstance(d, int) for d in shape):
+    if not axes:
+        given = n.has(1) or "axes" in n.attrs  # an empty list: runtimes disagree
+        if given or any(not isinstance(d, int) for d in shape):
             return None
         axes = tuple(i for i, d in enumerate(shape) if d == 1)
     axes = normal(axes, len(shape))
@@ -199,15 +200,16 @@ def _unsqueeze(n: NodeView) -> Modelled | None:
 @converts("DepthToSpace")
 def _depth_to_space(n: NodeView) -> Modelled | None:
     block, mode = n.attr("blocksize", 1), n.attr("mode", "DCR")
-    if n.rank(0) != 4 or mode not in ("DCR", "CRD"):
+    if n.rank(0) != 4 or mode not in ("DCR", "CRD") or block < 1:
         return None
     return Step(mv.DepthToSpace(block, mode), n.operands)
 
 
 @converts("SpaceToDepth")
 def _space_to_depth(n: NodeView) -> Modelled | None:
-    good = n.rank(0) == 4 and n.attr("mode", "DCR") == "DCR"
-    return Step(mv.SpaceToDepth(n.attr("blocksize", 1)), n.operands) if good else None
+    block, mode = n.attr("blocksize", 1), n.attr("mode", "DCR")
+    good = n.rank(0) == 4 and mode == "DCR" and block > 0
+    return Step(mv.SpaceToDepth(block), n.operands) if good else None
 
 
 @converts("Shape")

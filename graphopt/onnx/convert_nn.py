@@ -37,6 +37,8 @@ def _conv_transpose(n: NodeView) -> Modelled | None:
     if window is None:
         return None
     extra = n.attr("output_padding") or (0,) * len(window.kernel)
+    if len(extra) != len(window.kernel):
+        return None
     pads = _transposed_pads(n, window, extra)
     if pads is None:
         return None

@@ -8,6 +8,7 @@ from graphopt.onnx.node import Modelled, NodeView, Step, converts
 from graphopt.ops.resize import Resize
 
 _COORDINATES = {"half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"}
+_ROUNDINGS = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil"}
 Scales = tuple[float, ...]
 
 
@@ -54,6 +55,8 @@ def _modelled(
     """Rank 4, the last two axes, of known sizes."""
     shape, mode = n.shape(0), n.attr("mode", "nearest")
     if shape is None or len(shape) != 4 or mode not in ("nearest", "linear"):
+        return None
+    if rounding not in _ROUNDINGS:
         return None
     dtype = n.dtype(0)
     if mode == "linear" and not (dtype and dtype.is_float):

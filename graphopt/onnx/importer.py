@@ -18,7 +18,7 @@ from graphopt.onnx.external import Sources
 from graphopt.onnx.inferred import Inferred, Path, check_types
 from graphopt.onnx.node import Modelled, NodeView, Step
 from graphopt.onnx.order import needs, ordered, subgraphs
-from graphopt.onnx.remodel import convert
+from graphopt.onnx.remodel import MISFIT, convert
 from graphopt.onnx.tensors import read_sparse, read_tensor
 from graphopt.onnx.types import read_type, write_type
 from graphopt.onnx.wire import MAX_DEPTH
@@ -167,10 +167,10 @@ class Importer:
             node.proto.op_type, node.domain, node.version, self._plain(node), node.operands,
             outputs, tuple(o in self.used and o != "" for o in node.proto.output),
         )  # fmt: skip
-        modelled = convert(view)
         try:
+            modelled = convert(view)
             return None if modelled is None else insert(node.scope.graph, modelled, node.loc)
-        except ValueError as why:
+        except MISFIT as why:
             self._malformed(node, why)
             return None
 
@@ -184,7 +184,7 @@ class Importer:
                 attrs[a.name] = plain(read_attribute(a, self.sources, node.where))
         return attrs
 
-    def _malformed(self, node: Node, why: ValueError) -> None:
+    def _malformed(self, node: Node, why: Exception) -> None:
         """Raise InputError if ONNX too refuses operands that a kind refused."""
         operands = {f"x{i}": write_type(v.type) for i, v in enumerate(node.operands) if v}
         copy = onnx.NodeProto()

@@ -22,6 +22,8 @@ _FLAGS = {
     "exclude_outside", "spatial",
 }  # fmt: skip
 NEWEST = 28  # the opset up to which the converters know every version of their ops
+# What kinds raise where attributes contradict one another or the operands.
+MISFIT = (ValueError, IndexError, ZeroDivisionError, OverflowError, TypeError)
 
 
 def convert(node: NodeView) -> Modelled | None:
@@ -57,12 +59,12 @@ def remodel(op: Op) -> tuple[OpKind, tuple[Value | None, ...]] | None:
     used = tuple(r.use_count > 0 for r in op.results)
     attrs = {k: plain(v) for k, v in kind.attrs}
     view = NodeView(kind.op_type, kind.domain, kind.version, attrs, op.operands, named, used)
-    found = convert(view)
-    if not isinstance(found, Step):
-        return None
-    operands = tuple(v for v in found.operands if not isinstance(v, int))
     try:
+        found = convert(view)
+        if not isinstance(found, Step):
+            return None
+        operands = tuple(v for v in found.operands if not isinstance(v, int))
         types = found.kind.infer(*(v and v.type for v in found.kind.pad(operands)))
-    except ValueError:
+    except MISFIT:
         return None
     return (found.kind, operands) if types else None

@@ -81,11 +81,12 @@ class Conv(OpKind, name="conv"):
         views = _windows(_pad(x, self.pads, 0), w.shape[2:], self.strides, self.dilations)
         n, spatial, g = len(self.strides), views.shape[2 : x.ndim], self.group
         order = (0, *range(2, 2 + n), 1, *range(2 + n, 2 + 2 * n))
+        count = x.shape[0] * math.prod(spatial)
         outs: list[Array] = []
         for vs, ws in zip(np.split(views, g, axis=1), np.split(w, g), strict=True):
-            rows = vs.transpose(order).reshape(-1, math.prod(ws.shape[1:]))
+            rows = vs.transpose(order).reshape(count, math.prod(ws.shape[1:]))
             outs.append(rows @ ws.reshape(len(ws), -1).T)
-        y = np.concatenate(outs, axis=1).reshape(x.shape[0], *spatial, -1)
+        y = np.concatenate(outs, axis=1).reshape(x.shape[0], *spatial, len(w))
         y = np.moveaxis(y if b is None else y + _wide(b), -1, 1)
         return (np.ascontiguousarray(y, dtype=kind),)
 

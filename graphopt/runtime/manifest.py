@@ -1,11 +1,13 @@
 """manifest.json: what a bundle holds, and all that a Session needs to run it.
 
-The file is the JSON form of `Manifest`, with the key `graphopt_bundle` for the format's version.
+The file is the JSON form of `Manifest`, with the key `graphopt_bundle` for the format's version
+and `seal` for the SHA-256 of the rest.
 A step is a range of kernels, run by the library, or a segment, run by ONNX Runtime.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +20,7 @@ FORMAT = 1
 """The version of the format that this module reads and writes."""
 
 FORMAT_KEY = "graphopt_bundle"
+SEAL_KEY = "seal"
 FILE_NAME = "manifest.json"
 
 PlaceName = Literal["input", "output", "weight", "arena", "dynamic"]
@@ -143,14 +146,14 @@ class Manifest:
         """Give the text of manifest.json; the same manifest gives the same text."""
         fields = {k: v for k, v in asdict(self).items() if k != "steps"}
         fields["steps"] = [_show_step(s) for s in self.steps]
-        return json.dumps({FORMAT_KEY: FORMAT, **fields}, indent=1, sort_keys=True) + "\n"
+        return seal({FORMAT_KEY: FORMAT, **fields})
 
     @staticmethod
     def from_json(text: str) -> Manifest:
         """Read the text of a manifest; InputError if it isn't one of this format."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"the manifest is not JSON: {error}") from error
         if not isinstance(data, dict) or FORMAT_KEY not in data:
             raise InputError(f"the manifest has no {FORMAT_KEY!r}: it is not graphopt's")
@@ -159,7 +162,10 @@ class Manifest:
             text = f"the bundle has format {fields[FORMAT_KEY]}; this graphopt reads {FORMAT}"
             raise InputError(text)
         try:
-            return _read(fields)
+            manifest = _read(fields)
+            if fields[SEAL_KEY] != _digest(fields):
+                raise ValueError("it is not as it was written")
+            return manifest
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(f"the manifest is damaged: {what}") from error
@@ -174,6 +180,21 @@ class Manifest:
             return Manifest.from_json(path.read_text(encoding="utf-8"))
         except (InputError, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} can't be used: {error}") from error
+
+
+def seal(fields: Json) -> str:
+    """Give the text of a manifest with the hash of its own content.
+
+    The library trusts the sizes and numbers of buffers that it is given, so a manifest that was
+    damaged must not get that far.
+    """
+    sealed = {**fields, SEAL_KEY: _digest(fields)}
+    return json.dumps(sealed, indent=1, sort_keys=True) + "\n"
+
+
+def _digest(fields: Json) -> str:
+    content = {k: v for k, v in fields.items() if k != SEAL_KEY}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _show_step(step: KernelRange | Segment) -> dict[str, Any]:

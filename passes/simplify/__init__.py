@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.passes.simplify import (
-    branches,
     canonical,
     chains,
     identities,
@@ -20,7 +19,7 @@ from graphopt.pipeline import Context
 from graphopt.rewrite import Rule
 
 RULES: tuple[Rule[Any], ...] = (
-    *identities.RULES, *views.RULES, *chains.RULES, *canonical.RULES, *branches.RULES,
+    *identities.RULES, *views.RULES, *chains.RULES, *canonical.RULES,
     *recurrent.RULES, *transposes.RULES,
 )  # fmt: skip
 

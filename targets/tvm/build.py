@@ -13,6 +13,7 @@ from typing import Any
 import tvm
 
 from graphopt.errors import UnsupportedError
+from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import intrinsics
@@ -28,6 +29,8 @@ def graph_family(graph: Graph) -> str:
     Raises:
         UnsupportedError: the region has several anchors.
     """
+    if any(isinstance(op.kind, Opaque) for op in graph):
+        return "imported"
     anchors = [op for op in graph if is_anchor(op)]
     if len(anchors) > 1:
         raise UnsupportedError(f"a region with {len(anchors)} anchors")

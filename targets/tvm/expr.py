@@ -60,7 +60,7 @@ def cast(x: Expr, dtype: str) -> Expr:
     if of(x) == dtype:
         return x
     if dtype == "bool":
-        return let(x, lambda v: v != like(v, 0))
+        return let(x, lambda v: tirx.NE(v, like(v, 0)))
     if of(x) == "bool":
         return select(x, const(1, dtype), const(0, dtype))
     if is_float(x) and dtype in ("uint8", "int8", "uint16", "int16"):
@@ -322,7 +322,7 @@ RULES: dict[str, Callable[..., Expr]] = {
     "min": lambda k, a, b: minimum(a, b),
     "max": lambda k, a, b: maximum(a, b),
     "prelu": lambda k, a, b: _leaky(a, b),
-    "equal": lambda k, a, b: a == b if of(a) != "bool" else tirx.Not(_differ(a, b)),
+    "equal": lambda k, a, b: tirx.EQ(a, b) if of(a) != "bool" else tirx.Not(_differ(a, b)),
     "less": lambda k, a, b: a < b,
     "less_equal": lambda k, a, b: a <= b,
     "greater": lambda k, a, b: a > b,

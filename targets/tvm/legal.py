@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from graphopt.errors import UnsupportedError
-from graphopt.ir.builtin import Const
+from graphopt.ir.builtin import Const, Opaque
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Elementwise
@@ -50,6 +50,15 @@ ANCHORS = {
     **{f"reduce_{how}": "reduce"
        for how in ("sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum_exp")},
 }  # fmt: skip
+
+
+# ONNX ops that no kind models, and whose body TVM's importer gives as loops over buffers.
+IMPORTED = frozenset(
+    "BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Einsum EyeLike GatherElements GatherND "
+    "GlobalMaxPool GridSample GroupNormalization Hardmax IsInf LpPool "
+    "MeanVarianceNormalization OneHot ReduceLogSum RoiAlign ScatterElements ScatterND Selu Shrink "
+    "Softmax ThresholdedRelu Trilu".split()
+)
 
 
 def is_anchor(op: Op) -> bool:
@@ -89,6 +98,8 @@ def family(op: Op) -> str:
     reason = refusal(op)
     if reason is not None:
         raise UnsupportedError(reason)
+    if isinstance(op.kind, Opaque):
+        return "imported"
     if op.kind.name == "conv" and depthwise(op):
         return "depthwise"
     return ANCHORS.get(op.kind.name, "elementwise")
@@ -97,7 +108,11 @@ def family(op: Op) -> str:
 def refusal(op: Op) -> str | None:
     """Why an op has no kernel; None if it has one."""
     name = op.kind.name
-    if not (is_anchor(op) or is_injective(op)):
+    if isinstance(op.kind, Opaque):
+        name = op.kind.op_type
+        if op.kind.domain or name not in IMPORTED or len(op.results) != 1 or op.regions:
+            return f"{op.kind.domain}{'.' if op.kind.domain else ''}{name} has no kernel"
+    elif not (is_anchor(op) or is_injective(op)):
         return f"{name} has no kernel"
     types = [v.type for v in (*op.operands, *op.results) if v is not None]
     for t in types:

@@ -107,7 +107,9 @@ class Worker:
         if line.endswith(b"\n"):
             outcome = Outcome(seed, stage, **json.loads(line))
         else:
-            outcome = Outcome(seed, stage, *self._lost(bool(ready)))
+            what = self.home / "what"
+            words = what.read_text() if what.exists() else ""
+            outcome = Outcome(seed, stage, *self._lost(bool(ready)), what=words)
         return outcome if outcome.good else self._keep(outcome)
 
     def _lost(self, ended: bool) -> tuple[str, int, str]:

@@ -51,6 +51,7 @@ def serve(request: dict[str, Any], home: Path) -> dict[str, Any]:
     else:
         case = mutate(request["seed"], given)
         path, what, sort = case.path, case.what, case.sort
+    (home / "what").write_text(what)  # for when this process doesn't live to tell
     before = _listing(home)
     began = time.perf_counter()
     answer = _try(request["stage"], path, out, request.get("seed", 0))

@@ -18,6 +18,7 @@ from graphopt.errors import GraphoptError, InputError, UnsupportedError
 from graphopt.ir.types import DType
 from graphopt.runtime import Manifest, Session
 from graphopt.runtime import cpu as cpu_module
+from graphopt.runtime.manifest import seal
 from graphopt.targets import bundle
 from graphopt.targets.driver import toolchain
 from graphopt.targets.program import (
@@ -93,7 +94,7 @@ def copied(source: Path, target: Path, **changes: Any) -> Path:
     """A copy of a bundle with other values in its manifest."""
     shutil.copytree(source, target)
     path = target / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(seal({**json.loads(path.read_text()), **changes}))
     return target
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.clone import clone_op
 from graphopt.ir.core import Op, Value
-from graphopt.rewrite import Rewriter, Rule, const, rule
+from graphopt.rewrite import Rewriter, const, rule
 
 
 @rule(Opaque)
@@ -26,5 +24,3 @@ def if_constant(rw: Rewriter, op: Op, kind: Opaque) -> tuple[Value, ...] | None:
             rw.made.append(clone_op(inner, mapped))
     return tuple(mapped.get(v, v) for v in branch.outputs)
 
-
-RULES: tuple[Rule[Any], ...] = (if_constant,)

@@ -1,0 +1,95 @@
+# pyright: basic
+# TVM ships no types.
+"""Ops without a template of ours: TVM's own ONNX importer gives the body, a plain schedule the loops.
+
+The op is written as an ONNX model, imported to relax, legalized to TIR and merged into one function.
+What needs more than loops over buffers (a library call, a size known at run time) is refused, and
+falls back.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.builtin import Const
+from graphopt.ir.clone import clone_graph
+from graphopt.ir.core import Graph, Module, Op
+from graphopt.onnx import to_proto
+from graphopt.targets.tvm import loops
+from graphopt.targets.tvm.build import target
+from graphopt.targets.tvm.region import Region
+
+PARALLEL = 1 << 14  # elements of a loop nest from which threads are worth their call
+
+
+def build(region: Region) -> Any:
+    """The function of a region with one opaque op."""
+    (op,) = (o for o in region.graph if not isinstance(o.kind, Const) and o.kind.name != "return")
+    merged = _merge(_legalized(region.graph, op, region))
+    functions = [f for f in merged.functions.values() if isinstance(f, tirx.PrimFunc)]
+    if len(functions) != 1 or "call_packed" in str(merged) or "call_dps" in str(merged):
+        raise UnsupportedError("TVM's importer gives no loops for it")
+    wanted = len(region.graph.args) + len(region.graph.outputs)
+    if len(functions[0].params) != wanted:
+        raise UnsupportedError("TVM's importer gives it other operands")
+    return _scheduled(functions[0])
+
+
+def _legalized(graph: Graph, op: Op, region: Region) -> Any:
+    """The op as relax calls of TIR functions."""
+    from tvm.relax.frontend.onnx import from_onnx
+
+    module = Module(clone_graph(graph, {}), "imported", {"": op.kind.version})  # pyright: ignore
+    for i, arg in enumerate(module.main.args):
+        arg.hint = f"in{i}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        imported = from_onnx(to_proto(module), keep_params_in_input=False)
+    steps = [relax.transform.DecomposeOpsForInference(), relax.transform.LegalizeOps(),
+             relax.transform.FoldConstant()]  # fmt: skip
+    with target(region.machine):
+        return tvm.transform.Sequential(steps)(imported)
+
+
+def _merge(module: Any) -> Any:
+    """All calls of `main` as one TIR function: `main` becomes the primitive that a new one calls.
+
+    Raises:
+        UnsupportedError: the import has constants or control flow, which can't be merged.
+    """
+    body = module["main"]
+    for name in list(dict(body.attrs or {})):
+        body = body.without_attr(name)
+    body = relax.utils.copy_with_new_vars(body.with_attr("Primitive", True))
+    others = {k: f for k, f in module.functions.items() if k.name_hint != "main"}
+    builder = relax.BlockBuilder(tvm.IRModule(others))
+    args = [relax.Var(f"a{i}", p.ty) for i, p in enumerate(body.params)]
+    inner = builder.add_func(body, "body")
+    with builder.function("main", args):
+        with builder.dataflow():
+            out = builder.emit_output(builder.emit(relax.Call(inner, args)))
+        builder.emit_func_output(out)
+    try:
+        return relax.transform.FuseTIR()(builder.finalize())
+    except tvm.error.InternalError as why:
+        raise UnsupportedError("TVM's importer gives it more than loops over buffers") from why
+
+
+def _scheduled(func: Any) -> Any:
+    """Threads over the outermost loop where there is enough work; LLVM vectorizes inside."""
+    sch = loops.schedule(func)
+    for block in sch.get_child_blocks(sch.get_sblock("root")):
+        nest = sch.get_loops(block)
+        kinds = [v.iter_type for v in sch.get(block).iter_vars]
+        spatial = bool(nest) and kinds and kinds[0] == tirx.IterVar.DataPar
+        total = 1
+        for loop in nest:
+            total *= loops.extent(sch, loop)
+        if spatial and total >= PARALLEL:
+            sch.parallel(nest[0])
+    return sch.mod["main"]
