@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +16,23 @@ from graphopt.analysis.bind import Shapes, bind
 from graphopt.analysis.memory import check_memory
 from graphopt.data import Feed, load_samples, sample_shapes, seeded_runs
 from graphopt.errors import InputError, MismatchError
+from graphopt.hooks import Records, Shifted
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse as parse
 from graphopt.ir.store import load_gir, save_gir
 from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
+from graphopt.measure import interleave, latency, profile_layers
 from graphopt.passes import DEFAULT
-from graphopt.pipeline import Context, Hook, Pass, Record, parse_pipeline, run_pipeline
+from graphopt.pipeline import (
+    Context,
+    Hook,
+    Pass,
+    Record,
+    parse_pipeline,
+    run_pipeline,
+)
 from graphopt.report.html import html_page
 from graphopt.report.model import Fallback, Latency, Report, Size
 from graphopt.runtime import Session
@@ -150,11 +158,13 @@ def optimize(
     if check:
         job.run_original()  # first, because what can't be run needn't be compiled
     job.run_passes()
+    if check:
+        job.verify_model()  # before compiling, for the same reason
     try:
         if job.target:
             job.compile()
-        if check:
-            job.verify()
+        if job.target and check:
+            job.verify_bundle()
         if job.target and measure:
             job.measure()
     except BaseException:
@@ -204,6 +214,7 @@ class _Job:
         self.manifest: Manifest | None = None
         self.staged: tempfile.TemporaryDirectory[str] | None = None
         self.records: list[Record] = []
+        self.lowering = Records()
         self.data, self.fed, self.wanted = "seeded", list[Feed](), list[Mapping[str, Any]]()
         self.checks: list[Check] = []
         self.latency: list[Latency] = []
@@ -248,10 +259,11 @@ class _Job:
             inputs=_specs(self.module, outputs=False),
             outputs=_specs(self.module, outputs=True),
         )
+        hooks = (self.lowering, *(Shifted(h, len(self.passes)) for h in self.hooks))
         self.progress("plan kernels and memory", 0, 1)
         self.program, self.manifest = self.timed("compile", lambda: target.compile(
             self.module, place, meta=meta, options=self.build,
-            model=lambda path: onnx_io.save(self.module, path),
+            model=lambda path: onnx_io.save(self.module, path), hooks=hooks,
         ))  # fmt: skip
 
     def feeds(self) -> list[Feed]:
@@ -261,10 +273,6 @@ class _Job:
         if not found:
             raise InputError("the data has too few samples for one run of the model")
         return found
-
-    def verify(self) -> None:
-        self.progress("verify the numbers", 0, 1)
-        self.timed("verify", self._verify)
 
     def run_original(self) -> None:
         self.progress("run the original", 0, 1)
@@ -279,29 +287,38 @@ class _Job:
         else:
             self.fed, self.wanted = seeded_runs(self.original, reference.run, SEEDED_SAMPLES)
 
-    def _verify(self) -> None:
-        what, feeds, wanted = self.data, self.fed, self.wanted
-        limit = tolerance(self.original.main, lambda: response(self.original, feeds, wanted, runs))
+    def verify_model(self) -> None:
+        self.progress("verify the optimized model", 0, 1)
+        self.timed("verify", self._verify_model)
+
+    def _verify_model(self) -> None:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-            path = self._model_path(Path(folder))
+            path = Path(folder) / "model.onnx"
+            onnx_io.save(self.module, path)
             again = onnx_io.Reference(path)
-            got = [again.run(f) for f in feeds]
-        self._checked(compare("the optimized model.onnx", what, limit, wanted, got))
-        if self.staged:
-            with Session(Path(self.staged.name) / "bundle", threads=self.threads) as session:
-                ours = [session.run(f) for f in feeds]
-            self._checked(compare("the compiled bundle", what, limit, wanted, ours))
+            self._check("the optimized model.onnx", [again.run(f) for f in self.fed])
 
-    def _model_path(self, folder: Path) -> Path:
-        if self.staged:
-            return Path(self.staged.name) / "bundle" / "model.onnx"
-        onnx_io.save(self.module, folder / "model.onnx")
-        return folder / "model.onnx"
+    def verify_bundle(self) -> None:
+        self.progress("verify the bundle", 0, 1)
+        self.timed("verify", self._verify_bundle)
 
-    def _checked(self, check: Check) -> None:
+    def _verify_bundle(self) -> None:
+        assert self.staged
+        with Session(Path(self.staged.name) / "bundle", threads=self.threads) as session:
+            self._check("the compiled bundle", [session.run(f) for f in self.fed])
+
+    def _check(self, what: str, got: Feeds) -> None:
+        """Compare with the original's numbers.
+
+        Raises:
+            MismatchError: they differ beyond the tolerance.
+        """
+        respond = lambda: response(self.original, self.fed, self.wanted, runs)  # noqa: E731
+        limit = tolerance(self.original.main, respond)
+        check = compare(what, self.data, limit, self.wanted, got)
         self.checks.append(check)
         if not check.ok:
-            raise MismatchError(f"{self.before and _name(self.source)}: {check}")
+            raise MismatchError(f"{_name(self.source)}: {check}")
 
     def measure(self) -> None:
         self.progress("measure", 0, 1)
@@ -328,7 +345,7 @@ class _Job:
             pipeline=",".join(map(str, self.passes)),
             before=self.before,
             after=Size.of(self.module),
-            passes=self.records,
+            passes=self.records + self.lowering.records,
             seconds=self.seconds,
             notes=self.notes,
             checks=self.checks,
@@ -358,49 +375,6 @@ def _describe_build(
     report.fallback = Fallback(
         len(outside), sum(c.macs for c in outside) / total, why, share if layers else None
     )
-
-
-def interleave(
-    runs: Mapping[str, Callable[[], Any]], seconds: float = 0.6, least: int = 5, most: int = 2000
-) -> dict[str, list[float]]:
-    """Time callables in turn, A B A B ..., so that drift hits all alike; seconds a call.
-
-    Before each timed call goes one that isn't: threads of the other may still spin, and its data
-    fill the caches.
-    """
-    for run in runs.values():
-        run()
-        run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    until = time.perf_counter() + seconds * len(runs)
-    rounds = 0
-    while rounds < least or (time.perf_counter() < until and rounds < most):
-        for name, run in runs.items():
-            run()
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
-        rounds += 1
-    return times
-
-
-def latency(what: str, threads: int, seconds: Sequence[float]) -> Latency:
-    """Sum up measured runs."""
-    milliseconds = [1000 * s for s in seconds]
-    return Latency(what, threads, statistics.median(milliseconds), min(milliseconds), len(seconds))
-
-
-def profile_layers(
-    session: Session, feed: Mapping[str, Any], repeats: int = 10
-) -> list[dict[str, Any]]:
-    """Time every step: `layers: [{name, nodes, kernel, us, share}]`, in order."""
-    rows = session.profile(feed, repeats)
-    total = sum(r.median_us for r in rows) or 1
-    return [
-        {"name": r.name, "nodes": list(r.nodes), "kernel": r.kernel, "macs": r.macs,
-         "us": r.median_us, "share": r.median_us / total}
-        for r in rows
-    ]  # fmt: skip
 
 
 def _path(source: Any) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 LONGEST = 1000  # characters of a message; names in hostile models have no bounds
 
 

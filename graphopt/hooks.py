@@ -134,9 +134,13 @@ class Shifted(Hook):
 
 @dataclass
 class Records(Hook):
-    """Keeps what each pass gave, where the caller of the pipeline doesn't."""
+    """Keeps what each pass of the last pipeline gave, where its caller doesn't."""
 
     records: list[Record] = field(default_factory=list[Record])
+
+    def start(self, module: Module) -> None:
+        """Forget an earlier pipeline."""
+        self.records.clear()
 
     def after(self, number: int, p: Pass, module: Module, result: PassResult) -> None:
         """Keep it."""

@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.errors import GraphoptError
 from graphopt.ir.builtin import Const, Fused, Opaque
 from graphopt.ir.core import Module, Op, OpKind, Value
-from graphopt.ir.data import Computed, Data, Inline, Splat, nbytes
+from graphopt.ir.data import Computed, Data, Inline, Rand, Splat, nbytes
 from graphopt.ir.types import Array, Dim, DType, TensorType, same
 from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Elementwise
@@ -86,7 +86,7 @@ class Folder:
         sizes = [r.tensor.nbytes for r in op.results]
         if any(s is None for s in sizes):
             raise Miss("the size of the result isn't known")
-        total, had = sum(s or 0 for s in sizes), sum(nbytes(d) for d in datas if d)
+        total, had = sum(s or 0 for s in sizes), sum(map(_held, datas))
         if total > max(self.ctx.fold_bytes, had):
             raise Miss(f"the result would take {total} bytes, over the limit {self.ctx.fold_bytes}")
 
@@ -138,6 +138,11 @@ class Folder:
 
         types = reinfer(op)
         return None if types is None else tuple(rw.op(kind, *op.operands, types=types).results)
+
+
+def _held(data: Data | None) -> int:
+    """The bytes that a constant takes now: none where it is a formula."""
+    return 0 if data is None or isinstance(data, Splat | Rand) else nbytes(data)
 
 
 def _foldable(op: Op, kind: OpKind) -> bool:

@@ -12,11 +12,23 @@ from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.data import size
 from graphopt.ir.types import TensorType
 from graphopt.ops.elementwise import Identity
-from graphopt.ops.movement import Reorder, Reshape, Squeeze, Unsqueeze
+from graphopt.ops.movement import (
+    Concat,
+    Pad,
+    Reorder,
+    Reshape,
+    Slice,
+    Split,
+    Squeeze,
+    Transpose,
+    Unsqueeze,
+)
 from graphopt.pipeline import Catalog, Context, Pass, PassResult
 from graphopt.rewrite import Remark
 
 VIEWS = (Reshape, Squeeze, Unsqueeze)
+MOVES = (*VIEWS, Reorder, Transpose, Concat, Split, Slice, Pad)  # read each element once at most
+MOST_MOVES = 16  # ops in a kernel: each read of its result goes through all of them
 
 
 @dataclass(frozen=True)
@@ -24,8 +36,10 @@ class Group(Pass, name="group"):
     """Put every op that the target can compile into a `fused` op, with its element-wise users.
 
     A user joins when it is the only one, element-wise, and of the same type; so a convolution takes
-    in bias, residual and activation. Ops that only rename dense memory (reshape) stay outside: they
-    cost nothing. What the target can't compile stays as it is.
+    in bias, residual and activation. Ops that only move elements (reorder, concat, transpose, split)
+    are one kernel with those that feed nothing else, so memory is passed over once. Ops that only
+    rename dense memory (reshape) stay outside otherwise: they cost nothing. What the target can't
+    compile stays as it is.
     """
 
     def run(self, module: Module, ctx: Context) -> PassResult:
@@ -71,18 +85,46 @@ def own_outputs(graph: Graph) -> None:
 
 
 def _groups(graph: Graph, catalog: Catalog) -> Iterable[tuple[list[Op], str]]:
-    taken: set[Op] = set()
+    trees = dict(_trees(graph, catalog))
+    taken = {op for tree in trees.values() for op in tree}
     for op in graph:
-        if op in taken or _skip(op):
+        if (op in taken and op not in trees) or _skip(op):
             continue
         family = catalog.family(op)
         if family is None:
             continue
-        ops = [op]
+        ops = trees.get(op, [op])
         while follower := _follower(ops[-1], taken, catalog):
             ops.append(follower)
         taken.update(ops)
         yield ops, family
+
+
+def _trees(graph: Graph, catalog: Catalog) -> Iterable[tuple[Op, list[Op]]]:
+    """Movements with the movements that feed only them, by the last; in program order."""
+    order = {op: i for i, op in enumerate(graph)}
+    taken: set[Op] = set()
+    for op in reversed(list(graph)):
+        if op in taken or not isinstance(op.kind, MOVES) or _skip(op) or not catalog.family(op):
+            continue
+        tree = [op, *_feeders(op, catalog)]
+        if 1 < len(tree) <= MOST_MOVES:
+            taken.update(tree)
+            yield op, sorted(tree, key=order.__getitem__)
+
+
+def _feeders(op: Op, catalog: Catalog) -> list[Op]:
+    """The movements whose only user is `op`, or that feed such; a view, only if that feeds one."""
+    found: list[Op] = []
+    for maker in (v.op for v in op.operands if v and v.op and v.use_count == 1):
+        if not isinstance(maker.kind, MOVES) or maker.graph is not op.graph:
+            continue
+        if len(maker.results) != 1 or is_constant(maker.result) or not catalog.family(maker):
+            continue
+        before = _feeders(maker, catalog)
+        if before or not is_view(maker):
+            found += [maker, *before]
+    return found
 
 
 def _skip(op: Op) -> bool:

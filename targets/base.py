@@ -62,9 +62,18 @@ class Target(Spec):
 
     @abstractmethod
     def compile(
-        self, module: Module, directory: Path, *, model: Content, meta: Meta, options: Build
+        self,
+        module: Module,
+        directory: Path,
+        *,
+        model: Content,
+        meta: Meta,
+        options: Build,
+        hooks: tuple[Hook, ...] = (),
     ) -> tuple[Program, Manifest]:
         """Lower an optimized module (which stays as it is), compile it, write the bundle.
+
+        `hooks` watch the passes of lowering.
 
         Raises:
             UnsupportedError: the computer lacks a compiler.

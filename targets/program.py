@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, LimitError
 from graphopt.ir.types import Array, DType
+from graphopt.limits import gigabytes, max_memory
 
 ALIGN = 64  # bytes: a cache line, and the widest vector; kernels use aligned loads
 
@@ -193,6 +194,19 @@ def check(p: Program) -> None:
         limit = p.arena_bytes if isinstance(b.place, Arena) else p.weight_bytes
         if b.place.offset % ALIGN or b.place.offset + b.nbytes > limit:
             raise GraphoptError(f"program {p.name}: buffer {b.name} is misplaced")
+
+
+def check_size(p: Program) -> None:
+    """Refuse a program that can't be written or run within the memory limit (LimitError)."""
+    limit = max_memory()
+    ends = sum(b.nbytes for b in p.buffers if isinstance(b.place, Input | Output))
+    need = p.arena_bytes + p.weight_bytes + ends
+    if need > limit:
+        raise LimitError(
+            f"{p.name} takes {gigabytes(p.arena_bytes)} for values on their way, "
+            f"{gigabytes(p.weight_bytes)} for constants and {gigabytes(ends)} for inputs and "
+            f"outputs, over the limit of {gigabytes(limit)} (--max-memory)"
+        )
 
 
 def _ends(step: FallbackCall) -> tuple[int, ...]:

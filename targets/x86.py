@@ -21,7 +21,7 @@ from graphopt.targets.base import Build, Progress, Target
 from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.catalog import KERNELS, KernelCatalog
 from graphopt.targets.lower import lower
-from graphopt.targets.program import Program
+from graphopt.targets.program import Program, check_size
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
 
 
@@ -85,7 +85,14 @@ class X86(Target, name="x86"):
         return lower(module, salt=salt(m), reason=catalog.reason, segment=_segment)
 
     def compile(
-        self, module: Module, directory: Path, *, model: Content, meta: Meta, options: Build
+        self,
+        module: Module,
+        directory: Path,
+        *,
+        model: Content,
+        meta: Meta,
+        options: Build,
+        hooks: tuple[Hook, ...] = (),
     ) -> tuple[Program, Manifest]:
         """Lower, compile the kernels in worker processes, link them, write the bundle.
 
@@ -93,7 +100,8 @@ class X86(Target, name="x86"):
         """
         m, catalog = self.machine(), KERNELS
         while True:
-            program = self.lower(clone_module(module), catalog=catalog)
+            program = self.lower(clone_module(module), hooks, catalog)
+            check_size(program)
             compiled = compile_kernels(
                 program.kernels, m, jobs=options.jobs, cache_dir=options.cache,
                 progress=_counted(options.progress, len(program.kernels)),
@@ -104,7 +112,7 @@ class X86(Target, name="x86"):
                     catalog = catalog.refusing(kernel.text, failed[kernel.key].reason)
             if not failed:
                 break
-        objects = [c for c in compiled.values() if isinstance(c, Path)]
+        objects = sorted(c for c in compiled.values() if isinstance(c, Path))
         meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features)
         options.progress("link", 0, 1)
         return program, bundle.write(program, objects, directory, model=model, meta=meta)

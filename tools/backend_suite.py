@@ -81,7 +81,7 @@ def _array(value: Any) -> Any:
         return numpy_helper.to_array(value)
     if isinstance(value, list | tuple):
         return [_array(v) for v in cast("list[Any]", value)]
-    return np.asarray(value) if isinstance(value, np.generic) else value
+    return cast("Any", np.asarray)(value) if isinstance(value, np.generic) else value
 
 
 def _ancient(model: onnx.ModelProto) -> bool:
@@ -100,7 +100,8 @@ def _with_constants(case: Case) -> Iterator[Case]:
     kept = [i for i in model.graph.input if i.name not in fixed]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in fixed.items())
+    weights = (numpy_helper.from_array(np.asarray(v), k) for k, v in fixed.items())
+    model.graph.initializer.extend(weights)
     inputs = {k: v for k, v in case.inputs.items() if k not in fixed}
     yield Case(f"{case.name}+constants", model, inputs, case.expected, case.rtol, case.atol)
 
@@ -195,14 +196,14 @@ def _differs(a: Any, b: Any, case: Case) -> str:
         return "" if a is b else f"{type(a).__name__} instead of {type(b).__name__}"
     if isinstance(a, list) and isinstance(b, list):
         return difference(cast("list[Any]", a), cast("list[Any]", b), case)
-    x, y = np.asarray(a), np.asarray(b)
+    x, y = (cast("Any", np.asarray)(v) for v in (a, b))
     if x.shape != y.shape:
         return f"shape {x.shape} instead of {y.shape}"
     if DType.of(x) is not DType.of(y):
         return f"type {x.dtype} instead of {y.dtype}"
     if x.dtype.kind in "OUS":
         return "" if x.astype(str).tolist() == y.astype(str).tolist() else f"{x} instead of {y}"
-    ulp = float(finfo(x.dtype).eps) if DType.of(x).is_float else 0.0
+    ulp = float(cast("Any", finfo)(x.dtype).eps) if DType.of(x).is_float else 0.0
     rtol = max(case.rtol, 2 * ulp if case.rtol else 0.0)  # bfloat16's own steps are 0.8 %
     wide = [v if v.dtype.kind in "bc" else v.astype(np.float64) for v in (x, y)]
     if np.allclose(*wide, rtol=rtol, atol=case.atol, equal_nan=True):
@@ -233,7 +234,8 @@ def report(outcomes: Sequence[Outcome], verbose: bool) -> bool:
         print(f"NUMPY  {o.name}: {o.numpy_error}")
     if verbose:
         print("modelled:", ", ".join(sorted(k for k in kinds if not k.startswith("opaque "))))
-        print("opaque:", ", ".join(f"{k[7:]} {v}" for k, v in sorted(kinds.items()) if k[:7] == "opaque "))
+        rest = (f"{k[7:]} {v}" for k, v in sorted(kinds.items()) if k.startswith("opaque "))
+        print("opaque:", ", ".join(rest))
     print(f"tests                  {len(outcomes)}")
     print(f"ONNX Runtime passes    {sum(o.engine == 'onnxruntime' for o in ran)}")
     print(f"onnx.reference passes  {sum(o.engine == 'onnx.reference' for o in ran)} of the others")
@@ -247,7 +249,7 @@ def report(outcomes: Sequence[Outcome], verbose: bool) -> bool:
 
 def main() -> int:
     """Run the suite from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("names", nargs="?", default="", help="run tests whose name contains this")
     parser.add_argument("--passes", default="", help="pipeline text, such as default")
     parser.add_argument("-j", type=int, default=2, help="processes (default 2)")

@@ -28,7 +28,7 @@ import peers
 
 import graphopt
 from graphopt.analysis.bind import bind
-from graphopt.api import interleave
+from graphopt.measure import interleave
 from graphopt.data import seeded_runs
 from graphopt.onnx import Reference
 from graphopt.targets.base import Build

@@ -3,8 +3,8 @@
     python tools/bench_size.py --zoo DIR [MODEL...] [--peer-python VENV/bin/python] [--json FILE]
 
 For each model (every .onnx below DIR, and those named): the nodes of the standard ONNX that each tool
-writes; then the calls of graphopt's x86 program, plus the ops that it leaves to ONNX Runtime, against
-the nodes of ONNX Runtime's EXTENDED level, which uses kernels of its own, too. Each tool runs in a
+writes; then, dynamic sizes fixed for both, the calls of graphopt's x86 program, plus the ops that it leaves
+to ONNX Runtime (`+ORT`), against the nodes of ONNX Runtime's EXTENDED level, which fuses likewise. Each tool runs in a
 process of its own (see tools/peers.py). Exit code 1 where graphopt leaves more than the best peer.
 """
 
@@ -23,9 +23,11 @@ import peers
 from peers import Figures
 
 import graphopt
-from graphopt.analysis.bind import bind
+from graphopt.analysis.bind import Shapes, bind
 from graphopt.analysis.cost import operators
 from graphopt.api import context, default_passes, load, save
+from graphopt.data import seeded_runs
+from graphopt.onnx import Reference
 from graphopt.pipeline import run_pipeline
 from graphopt.targets.base import parse_target
 from graphopt.targets.program import Program
@@ -62,10 +64,17 @@ class Row:
         return problems
 
 
-def program(path: Path, target: str) -> Program:
-    """The program of a model, batch 1; nothing is compiled."""
+def fixed_shapes(path: Path) -> Shapes:
+    """The batch and all other dynamic sizes fixed, as ONNX Runtime runs them."""
     module = load(path)
     bind(module)
+    (feed,), _ = seeded_runs(module, Reference(path).run, 1)
+    return {name: tuple(getattr(value, "shape", ())) for name, value in feed.items()}
+
+
+def program(path: Path, shapes: Shapes, target: str) -> Program:
+    """The program of a model; nothing is compiled."""
+    module = load(path, input_shapes=shapes)
     machine = parse_target(target)
     run_pipeline(default_passes(None, machine), module, context())
     return machine.lower(module)
@@ -76,14 +85,11 @@ def outside(found: Program) -> int:
     return sum(operators(load(call.model).main) for call in found.fallbacks())
 
 
-def extended(path: Path, python: str) -> int:
-    """The nodes of ONNX Runtime EXTENDED on the model with the batch bound, as graphopt compiles it."""
+def extended(path: Path, shapes: Shapes, python: str) -> int:
+    """The nodes that ONNX Runtime EXTENDED leaves of the model with the same shapes fixed."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        module = load(path)
-        bind(module)
-        save(module, bound := Path(folder) / "bound.onnx")
-        figures = peers.measure("ort-extended", bound, python)
-    return figures.nodes
+        save(load(path, input_shapes=shapes), fixed := Path(folder) / "fixed.onnx")
+        return peers.measure("ort-extended", fixed, python).nodes
 
 
 def measure(path: Path, name: str, o: argparse.Namespace) -> Row:
@@ -92,11 +98,12 @@ def measure(path: Path, name: str, o: argparse.Namespace) -> Row:
     row = Row(name, {t: peers.measure(t, path, sys.executable if t in mine else o.peer_python)
                      for t in TOOLS})  # fmt: skip
     try:
-        found = program(path, o.target)
+        shapes = fixed_shapes(path)
+        found = program(path, shapes, o.target)
         row.outside = outside(found)
         row.calls = len(found.steps) - sum(1 for _ in found.fallbacks())
-        row.extended = min(filter(None, (row.tools["ort-extended"].nodes, extended(path, o.peer_python))),
-                           default=0)  # fmt: skip
+        both = (row.tools["ort-extended"].nodes, extended(path, shapes, o.peer_python))
+        row.extended = min(filter(None, both), default=0)
     except graphopt.GraphoptError as why:
         row.error = str(why)
     return row

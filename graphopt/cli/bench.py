@@ -82,7 +82,7 @@ def _bundle(path: Path, shapes: Any, progress: console.Progressing) -> Generator
 def _measure(
     path: Path, bundle: Path, peers: list[str], threads: int | None, seconds: float
 ) -> dict[str, Any]:
-    from graphopt import api
+    from graphopt import measure
     from graphopt.cli.profile import feed_for
     from graphopt.runtime import Session
 
@@ -92,7 +92,7 @@ def _measure(
         runs: Runs = {"graphopt": lambda: session.run(feed)}
         for peer in peers:
             runs[peer] = _peer(model, session.threads, feed)
-        times = api.interleave(runs, seconds, most=1_000_000)
+        times = measure.interleave(runs, seconds, most=1_000_000)
         count = session.threads
     return {
         "model": str(path), "peer_model": str(model), "threads": count,

@@ -29,7 +29,6 @@ from graphopt.errors import InputError
 if TYPE_CHECKING:
     from graphopt.analysis.bind import Shapes as ShapeMap
     from graphopt.api import Result
-    from graphopt.pipeline import Record
     from graphopt.targets.base import Target as TargetSpec
 
 
@@ -105,26 +104,12 @@ def _check_each(watch: Watch, data: str | None, shapes: ShapeMap | None) -> None
 def _keep(watch: Watch, result: Result, target: TargetSpec) -> None:
     """Put what the hooks saw into the report, and the debug folder."""
     report = result.report
-    if watch.folder:
-        report.passes = [*report.passes, *_lowering(watch, result, target)]
     report.pass_seconds = [s for _, s in watch.timing.seconds]
     report.pass_errors = watch.numbers.errors if watch.numbers else []
     report.source_bytes = source_bytes(watch.model, report.before.weight_bytes)
     watch.keep(report.passes)
     if watch.folder and result.program:
         (watch.folder / "program.txt").write_text(str(result.program), "utf-8")
-
-
-def _lowering(watch: Watch, result: Result, target: TargetSpec) -> list[Record]:
-    """Lower once more, to dump, time and check the target's own passes like the others."""
-    from graphopt.hooks import Records, Shifted
-    from graphopt.ir.clone import clone_module
-
-    records = Records()
-    hooks = (records, *watch.hooks)
-    past = len(result.report.passes)
-    target.lower(clone_module(result.module), tuple(Shifted(h, past) for h in hooks))
-    return records.records
 
 
 def source_bytes(model: Path, weights: int) -> int:

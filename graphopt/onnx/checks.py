@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import onnx
 from onnx import defs
@@ -28,7 +28,7 @@ def check_opsets(opsets: dict[str, int], label: str) -> None:
     if version < 1:
         raise InputError(f"{label}: imports opset {version}, which doesn't exist")
     if version < MIN_OPSET:
-        raise UnsupportedError(f"{label}: has opset {version}; graphopt reads {MIN_OPSET} and later")
+        raise UnsupportedError(f"{label}: has opset {version}; graphopt reads {MIN_OPSET} and up")
     if version > MAX_OPSET:
         raise UnsupportedError(
             f"{label}: has opset {version}, and the installed onnx {onnx.__version__} knows "
@@ -54,13 +54,19 @@ def domains() -> frozenset[str]:
 _EQUATION = re.compile(rb"[A-Za-z., ]*(->[A-Za-z. ]*)?\Z")
 
 
+def is_text(name: object) -> bool:
+    """Whether a string field is text: protobuf gives bytes where it isn't UTF-8."""
+    return isinstance(name, str)
+
+
 def check_text(node: onnx.NodeProto, label: str) -> None:
     """Refuse text that isn't UTF-8, and Einsum equations on which ONNX's inference never ends."""
     try:
         "".join((node.name, node.op_type, node.domain, *node.input, *node.output))
         "".join([a.name for a in node.attribute])
     except TypeError:  # protobuf gives text as bytes where it isn't UTF-8
-        raise InputError(f"{label}: a node of type {node.op_type!r} has a name that isn't text")
+        what = f"a node of type {node.op_type!r}"
+        raise InputError(f"{label}: {what} has a name that isn't text") from None
     if node.op_type == "Einsum":
         for a in node.attribute:
             if a.name == "equation" and not _EQUATION.match(a.s):
@@ -84,7 +90,7 @@ def known(op_type: str, version: int, domain: str) -> Known | None:
     found = schema(op_type, version, domain)
     if found is None:
         return None
-    attributes = {k: int(v.type.value) for k, v in found.attributes.items()}
+    attributes = {k: int(cast("Any", v.type).value) for k, v in found.attributes.items()}
     required = tuple(k for k, v in found.attributes.items() if v.required)
     counts = (found.min_input, found.max_input), (found.min_output, found.max_output)
     return Known(*counts, attributes, required, found.deprecated, found.since_version)
@@ -111,6 +117,18 @@ def check_node(node: onnx.NodeProto, domain: str, version: int, where: str) -> N
     _attributes(node, found, where)
 
 
+def check_counts(node: onnx.NodeProto, label: str) -> None:
+    """Check what ONNX's shape inference takes on trust, and allocates by (InputError)."""
+    if node.op_type != "Split":
+        return
+    for a in node.attribute:
+        if a.name == "num_outputs" and a.i != len(node.output):
+            raise InputError(
+                f"{label}: node {node.name!r} (Split): num_outputs is {a.i}, and it has "
+                f"{len(node.output)} outputs"
+            )
+
+
 def _count(number: int, bounds: tuple[int, int], what: str, where: str) -> None:
     least, most = bounds
     if not least <= number <= most:
@@ -125,7 +143,7 @@ def _attributes(node: onnx.NodeProto, found: Known, where: str) -> None:
         if want is None:
             raise InputError(f"{where}: {node.op_type} has no attribute {a.name!r} at this opset")
         if a.ref_attr_name:
-            raise InputError(f"{where}: attribute {a.name!r} refers to a function's, outside of one")
+            raise InputError(f"{where}: attribute {a.name!r} refers to a function's attribute")
         if a.name in seen:
             raise InputError(f"{where}: attribute {a.name!r} is given twice")
         seen.add(a.name)

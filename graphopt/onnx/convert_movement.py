@@ -138,10 +138,9 @@ def _pad(n: NodeView) -> Modelled | None:
     rank, mode, pads = n.rank(0), n.attr("mode", "constant"), n.list("pads", 1, 11)
     value = n.attr("value", 0.0) if n.version < 11 else n.number(2) if n.has(2) else 0
     axes = n.ints(3) if n.has(3) else tuple(range(rank or 0))
-    known = pads is not None and axes is not None and rank is not None
-    if not known or value is None or n.dtype(0) is DType.string:
+    if pads is None or axes is None or rank is None or value is None:
         return None
-    axes = normal(axes, rank)
+    axes = normal(axes, rank) if n.dtype(0) is not DType.string else None
     if axes is None or len(pads) != 2 * len(axes):
         return None
     if mode != "constant" and (min(pads, default=0) < 0 or any(d == 0 for d in n.shape(0) or ())):

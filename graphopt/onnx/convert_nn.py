@@ -23,12 +23,13 @@ def _conv(n: NodeView) -> Modelled | None:
 def _kernel_window(n: NodeView) -> Window | None:
     """The window of a convolution, whose kernel's size is that of the weight."""
     shape, weight = n.shape(0), n.shape(1)
-    kernel = n.attr("kernel_shape") or (None if weight is None else weight[2:])
-    if kernel is None or not all(isinstance(k, int) for k in kernel):
+    given = n.attr("kernel_shape") or (None if weight is None else weight[2:])
+    kernel: Ints = tuple(k for k in given or () if isinstance(k, int))
+    if given is None or len(kernel) != len(given):
         return None
-    if weight is not None and weight[2:] != tuple(kernel):
+    if weight is not None and weight[2:] != kernel:
         return None
-    return read_window(n, tuple(kernel), None if shape is None else shape[2:])
+    return read_window(n, kernel, None if shape is None else shape[2:])
 
 
 @converts("ConvTranspose")
@@ -54,10 +55,11 @@ def _transposed_pads(n: NodeView, w: Window, extra: Ints) -> Ints | None:
     totals: list[int] = []
     for i, (k, s, d) in enumerate(zip(w.kernel, w.strides, w.dilations, strict=True)):
         size = w.sizes[i] if w.sizes else None
+        total = (k - 1) * d + 1 + extra[i] - s  # the whole extent less size * stride
         if wanted and not isinstance(size, int):
             return None
-        most = (k - 1) * d + 1 + extra[i] - s  # the whole extent less size * stride
-        total = most + (size * s - wanted[-len(w.kernel) :][i] if wanted and size else 0)
+        if wanted and isinstance(size, int):
+            total += size * s - wanted[-len(w.kernel) :][i]
         if total < 0:
             return None
         totals.append(total)

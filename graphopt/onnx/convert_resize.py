@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from graphopt.onnx.node import Modelled, NodeView, Step, converts
@@ -10,6 +12,7 @@ from graphopt.ops.resize import Resize
 _COORDINATES = {"half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"}
 _ROUNDINGS = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil"}
 Scales = tuple[float, ...]
+Values = tuple[Any, ...]
 
 
 @converts("Upsample")
@@ -30,7 +33,8 @@ def _resize(n: NodeView) -> Modelled | None:
         return None
     scales = _floats(n, 2) if n.has(2) else None
     sizes = n.ints(3) if n.has(3) else None
-    return _modelled(n, scales or None, sizes, coordinates, n.attr("nearest_mode", "round_prefer_floor"))
+    rounding = n.attr("nearest_mode", "round_prefer_floor")
+    return _modelled(n, scales or None, sizes, coordinates, rounding)
 
 
 def _old(n: NodeView, scales: Scales | None) -> Modelled | None:
@@ -49,8 +53,8 @@ def _modelled(
     n: NodeView,
     scales: Scales | None,
     sizes: tuple[int, ...] | None,
-    coordinates: str,
-    rounding: str,
+    coordinates: Any,
+    rounding: Any,
 ) -> Modelled | None:
     """Rank 4, the last two axes, of known sizes."""
     shape, mode = n.shape(0), n.attr("mode", "nearest")
@@ -71,13 +75,15 @@ def _modelled(
         if full is None or full[:2] != (1.0, 1.0) or min(full) <= 0:
             return None
         # ONNX Runtime multiplies in float32, so that 0.6 * 5 is 3.
-        out = tuple(int(np.float32(s) * np.float32(d)) for s, d in zip(full[2:], (h, w), strict=True))
+        spatial = zip(full[2:], (h, w), strict=True)
+        out = tuple(int(np.float32(s) * np.float32(d)) for s, d in spatial)
     else:
         want = _spread(sizes or (), axes, shape)
         if want is None or want[:2] != shape[:2]:
             return None
         out = want[2:]
-        full = (1.0, 1.0, *(float(np.float32(o) / np.float32(d)) for o, d in zip(out, (h, w), strict=True)))
+        spatial = zip(out, (h, w), strict=True)
+        full = (1.0, 1.0, *(float(np.float32(o) / np.float32(d)) for o, d in spatial))
     if min(out) < 1:
         return None
     rounding = rounding if mode == "nearest" else "round_prefer_floor"
@@ -85,7 +91,7 @@ def _modelled(
     return Step(kind, n.operands[:1])
 
 
-def _spread(values: tuple, axes: tuple[int, ...], default: tuple) -> tuple | None:
+def _spread(values: Values, axes: tuple[int, ...], default: Values) -> Values | None:
     """The values of the listed axes among the defaults of the others."""
     if len(values) != len(axes) or len(set(axes)) != len(axes):
         return None

@@ -127,8 +127,8 @@ def _clip(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     if e.opset < 11:
         if not dtype.is_float:
             raise NeedsOpset(12, "Clip of integers")
-        bounds = {"min": lo, "max": hi}
-        e.node("Clip", ins, outs, **{k: None if v is None else float(v) for k, v in bounds.items()})
+        low, high = (None if v is None else float(v) for v in (lo, hi))
+        e.node("Clip", ins, outs, min=low, max=high)
         return
     names = ["" if v is None else e.number(v, dtype) for v in (lo, hi)]
     e.node("Clip", [*ins, *names], outs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphopt.errors import UnsupportedError
 from graphopt.ir.core import Op, OpKind
 from graphopt.ir.types import DType
 from graphopt.onnx.emitter import EMITTERS, Emitter, NeedsOpset, emits, kind_of
@@ -173,9 +172,10 @@ def _is_global_pool(op: Op, kind: Any) -> bool:
 
 def _unreduced(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     """ONNX reads an empty list of axes as all of them, so reducing none is written out."""
-    kind: Any = op.kind
-    forms = {reduce.ReduceL1: "Abs", reduce.ReduceL2: "Abs", reduce.ReduceSumSquare: "Mul"}
-    op_type = forms.get(type(kind), "Identity")
+    forms: dict[type[OpKind], str] = {
+        reduce.ReduceL1: "Abs", reduce.ReduceL2: "Abs", reduce.ReduceSumSquare: "Mul",
+    }  # fmt: skip
+    op_type = forms.get(type(op.kind), "Identity")
     e.node(op_type, ins * (2 if op_type == "Mul" else 1), outs)
 
 
@@ -187,10 +187,5 @@ def _arg_reduce(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     kind = kind_of(op)
     last = 1 if kind.select_last else None  # an attribute from opset 12 on
     op_type = "ArgMax" if isinstance(kind, reduce.ArgMax) else "ArgMin"
-    attrs = {"axis": kind.axis, "keepdims": int(kind.keepdims), "select_last_index": last}
-    e.node(op_type, ins, outs, **attrs)
-
-
-def refuse(op: Op, why: str) -> UnsupportedError:
-    """The error for an op that no opset expresses."""
-    return UnsupportedError(f"{op.kind.name} at {op.loc}: {why}")
+    keep = int(kind.keepdims)
+    e.node(op_type, ins, outs, axis=kind.axis, keepdims=keep, select_last_index=last)

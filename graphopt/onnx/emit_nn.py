@@ -127,7 +127,7 @@ def _lrn(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
 
 @emits(nn.Softmax, nn.LogSoftmax)
 def _softmax(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
-    """Before opset 13 it runs over all axes from `axis` on: the axis is moved to the end."""
+    """Before opset 13 it runs over all axes from `axis` on: unless those are 1, it moves to the end."""
     op_type = "Softmax" if isinstance(op.kind, nn.Softmax) else "LogSoftmax"
     axis, rank = kind_of(op).axis, op.operand(0).tensor.rank
     if e.opset >= 13:
@@ -136,7 +136,7 @@ def _softmax(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     if rank is None and (axis != -1 or e.opset < 11):
         raise NeedsOpset(13, f"{op_type} of an unknown rank")
     at = -1 if rank is None else axis % rank
-    if rank is None or at == rank - 1:
+    if rank is None or all(d == 1 for d in (op.operand(0).tensor.shape or ())[at + 1 :]):
         e.node(op_type, ins, outs, axis=at)
         return
     swap = list(range(rank))
@@ -188,7 +188,7 @@ def _resize(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
         attrs: dict[str, Any] = {"coordinate_transformation_mode": kind.coordinates}
         attrs["nearest_mode"] = kind.rounding if kind.mode == "nearest" else None
         roi = "" if e.opset >= 13 else e.floats(())
-        tail = [e.floats(scales)] if exact else ["" if e.opset >= 13 else e.floats(()), _sizes(e, op, ins)]
+        tail = [e.floats(scales)] if exact else [roi, _sizes(e, op, ins)]
         e.node("Resize", [*ins, roi, *tail], outs, mode=kind.mode, **attrs)
         return
     if kind.coordinates != "asymmetric" or not exact or (kind.mode, kind.rounding) not in _OLD:
@@ -205,7 +205,7 @@ _OLD = {("nearest", "floor"), ("linear", "round_prefer_floor")}  # what opset 10
 
 
 def _exact(kind: resize.Resize, sizes: tuple[object, ...]) -> bool:
-    """Whether floor(size * scale), in float32 as ONNX Runtime computes it, is the size asked for."""
+    """Whether floor(size * scale), in float32 as in ONNX Runtime, is the size asked for."""
     for out, scale, size in zip(kind.sizes, kind.scales, sizes, strict=True):
         if not isinstance(size, int) or int(np.float32(scale) * np.float32(size)) != out:
             return False

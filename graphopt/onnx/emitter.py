@@ -68,19 +68,16 @@ class Emitter:
         op_type: str,
         inputs: Iterable[str],
         outputs: Sequence[str],
-        domain: str = "",
         **attrs: object,
     ) -> None:
-        """Append a node; attributes that are None are left out.
+        """Append a node of the standard domain; attributes that are None are left out.
 
         Raises:
             NeedsOpset: the opset has no such op, or none with these attributes.
         """
         given = {k: v for k, v in attrs.items() if v is not None}
-        if domain == "":
-            demand(op_type, self.opset, frozenset(given))
-        name = self.node_names.fresh(self.at or op_type)
-        proto = onnx.NodeProto(op_type=op_type, domain=domain, name=name)
+        demand(op_type, self.opset, frozenset(given))
+        proto = onnx.NodeProto(op_type=op_type, name=self.node_names.fresh(self.at or op_type))
         operands = list(inputs)
         while operands and not operands[-1]:
             operands.pop()

@@ -21,6 +21,7 @@ from graphopt.onnx.opset import DEFAULT, ir_version
 from graphopt.onnx.tensors import write_tensor
 from graphopt.onnx.types import value_info
 
+VARIADIC = 1000  # results: schemas say more of an op with any number of them
 MOST_SECONDS = 10.0  # that one op may take
 
 Arrays = Sequence[Any]
@@ -52,10 +53,15 @@ def evaluate_opaque(
     count = result_count(kind, arrays, regions) if results is None else results
     outer = dict(captures or {})
     model = _model(kind, arrays, regions, outer, count)
-    feeds = {f"x{i}": a for i, a in enumerate(arrays) if a is not None}
-    feeds |= {f"c{i}": a for i, a in enumerate(outer.values())}
+    feeds = {f"x{i}": _array(a) for i, a in enumerate(arrays) if a is not None}
+    feeds |= {f"c{i}": _array(a) for i, a in enumerate(outer.values())}
     found = _run(model.SerializeToString(deterministic=True), feeds, kind)
     return tuple(None if i in kind.missing else next(found) for i in range(count))
+
+
+def _array(value: Any) -> Any:
+    """An operand, where it is one of numpy's scalars as an array."""
+    return cast("Any", np.asarray)(value) if isinstance(value, np.generic) else value
 
 
 def result_count(kind: Opaque, arrays: Arrays, regions: Sequence[Graph]) -> int:
@@ -64,10 +70,12 @@ def result_count(kind: Opaque, arrays: Arrays, regions: Sequence[Graph]) -> int:
         bodies = regions[0].outputs
         return len(bodies) - (kind.op_type == "Loop")
     if kind.op_type == "Split":
-        given = kind.attr("split") or (arrays[1] if len(arrays) > 1 else None)
-        return len(cast("Any", given)) if given is not None else int(str(kind.attr("num_outputs", 1)))
+        given: Any = kind.attr("split") or (arrays[1] if len(arrays) > 1 else None)
+        return int(str(kind.attr("num_outputs", 1))) if given is None else len(given)
     found = schema(kind.op_type, kind.version, kind.domain)
-    return found.max_output if found and found.max_output < 100 else max((1, *(m + 2 for m in kind.missing)))
+    if found and found.max_output < VARIADIC:
+        return found.max_output
+    return max((1, *(m + 2 for m in kind.missing)))
 
 
 def captured_values(regions: Sequence[Graph]) -> list[Value]:
@@ -117,7 +125,7 @@ def _model(
 
 
 def _ir(opsets: dict[str, int], arrays: Arrays) -> int:
-    types = {DType.of(a) for a in arrays if isinstance(a, np.ndarray)}
+    types = {t.dtype for t in map(type_of, arrays) if isinstance(t, TensorType)}
     return max(ir_version(opsets, types), 10)
 
 
@@ -134,11 +142,13 @@ def _domains(kind: Opaque, regions: Sequence[Graph]) -> dict[str, int]:
 def type_of(value: Any) -> ValueType:
     """The ONNX type of an array, a list of arrays, or None."""
     if isinstance(value, np.ndarray | np.generic):
-        return TensorType(DType.of(np.asarray(value)), np.shape(value))
+        array = cast("Any", value)
+        return TensorType(DType.of(array.dtype), array.shape)
     if isinstance(value, list | tuple):
         items = [type_of(v) for v in cast("list[Any]", value)]
         first = items[0] if items else TensorType(DType.f32, None)
-        return SequenceType(TensorType(first.dtype, None) if isinstance(first, TensorType) else first)
+        inner = TensorType(first.dtype, None) if isinstance(first, TensorType) else first
+        return SequenceType(inner)
     return OptionalType(TensorType(DType.f32, None)) if value is None else UnknownType()
 
 

@@ -12,7 +12,7 @@ from graphopt.ir.builtin import Const, Fused, Opaque, Return
 from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.data import Data, Splat, nbytes
 from graphopt.ir.types import DType, TensorType, UnknownType
-from graphopt.onnx import emit_elementwise, emit_movement, emit_nn  # noqa: F401  (fill the table)
+from graphopt.onnx import emit_elementwise, emit_movement, emit_nn
 from graphopt.onnx.attrs import write_attribute
 from graphopt.onnx.checks import known
 from graphopt.onnx.emitter import EMITTERS, Emitter, Names, NeedsOpset
@@ -21,6 +21,7 @@ from graphopt.onnx.tensors import skeleton, write_tensor
 from graphopt.onnx.types import value_info
 from graphopt.ops.movement import Reorder
 
+TABLES = (emit_elementwise, emit_movement, emit_nn)  # importing them has filled EMITTERS
 LARGE = 1024  # bytes: larger constants are streamed, and stand in the main graph
 MAX_SPLAT = 4096  # bytes: a larger constant of one number is written as ConstantOfShape
 MAX_MESSAGE = 2**31 - 1
@@ -185,13 +186,20 @@ class Exporter:
             made = self.makes(graph, root) or (root in graph.args and graph.parent is None)
             target = name or (own if made and own not in declared else "")
             if target != own or not made or target in declared:
-                e.at = target = target if target and target != own else self.values.fresh(f"{own}_out")
+                fresh = not target or target == own
+                e.at = target = self.values.fresh(f"{own}_out") if fresh else target
                 e.node("Identity", [own], [target])
             declared.add(target)
             proto.output.append(value_info(target, value.type))
 
     def constant(
-        self, op: Op, data: Data, e: Emitter, proto: onnx.GraphProto, large: dict[int, Data], main: bool
+        self,
+        op: Op,
+        data: Data,
+        e: Emitter,
+        proto: onnx.GraphProto,
+        large: dict[int, Data],
+        main: bool,
     ) -> None:
         """An initializer: small ones where they stand, large ones in the main graph."""
         name, size = self.name(op.result), nbytes(data)

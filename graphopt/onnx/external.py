@@ -98,7 +98,7 @@ class Sources:
         # A cache that links models and data into one store (as Hugging Face's does) is in order.
         homes = (folder.resolve(), self.path.resolve().parent)
         if not any(path.is_relative_to(home) for home in homes):
-            raise InputError(f"{where} names the file {location!r}, a link out of the model's folder")
+            raise InputError(f"{where} names {location!r}, a link out of the model's folder")
         return path
 
     def _number(self, text: str, where: str) -> int:

@@ -25,7 +25,7 @@ def inline(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     sizes: dict[Key, int] = {}
     total = sum(_cost(n, bodies, sizes, (), label) for n in model.graph.node)
     if total > MAX_NODES:
-        raise UnsupportedError(f"{label}: has more than {MAX_NODES} nodes once functions are inlined")
+        raise UnsupportedError(f"{label}: has over {MAX_NODES} nodes once functions are inlined")
     try:
         return inliner.inline_local_functions(model)
     except Exception as why:  # the inliner's C++ raises RuntimeError, ValueError and worse

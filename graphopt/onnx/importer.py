@@ -13,7 +13,7 @@ from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.data import Data
 from graphopt.ir.types import UnknownType, ValueType
 from graphopt.onnx.attrs import GRAPHS, plain, read_attribute
-from graphopt.onnx.checks import check_node, check_opsets, check_text
+from graphopt.onnx.checks import check_counts, check_node, check_opsets, check_text, is_text
 from graphopt.onnx.external import Sources
 from graphopt.onnx.inferred import Inferred, Path, check_types
 from graphopt.onnx.node import Modelled, NodeView, Step
@@ -46,7 +46,7 @@ class Scope:
 
     def define(self, name: str, value: Value, label: str) -> None:
         """Name a value (InputError where the graph has one of that name)."""
-        if not isinstance(name, str):  # protobuf gives text as bytes where it isn't UTF-8
+        if not is_text(name):
             raise InputError(f"{label}: the name {name!r} isn't text: the file is damaged")
         if name in self.values:
             raise InputError(f"{label}: two values are named {name!r}")
@@ -81,6 +81,7 @@ class Importer:
         self.used.update(o.name for o in graph.output)
         for node in graph.node:
             check_text(node, self.label)
+            check_counts(node, self.label)
             self.used.update(node.input)
             for inner in subgraphs(node):
                 self._collect_used(inner, depth + 1)
@@ -269,7 +270,7 @@ def read_opsets(model: onnx.ModelProto, label: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for o in model.opset_import:
         domain = "" if o.domain == "ai.onnx" else o.domain
-        found[domain] = max(o.version, found.get(domain, 0))
+        found[domain] = max(o.version, found.get(domain, o.version))
     if not found:
         raise (
             UnsupportedError(f"{label}: has no opset, as models had before 2017")

@@ -35,7 +35,7 @@ def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with types, as far as inference comes; a model that it rejects is given back."""
     try:
         return shape_inference.infer_shapes(model, data_prop=True)
-    except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
+    except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, MemoryError):
         return model  # ONNX has no narrower class for "unknown opset", "bad attribute" and so on
 
 

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from graphopt.errors import GraphoptError, InputError
 from graphopt.ir.core import Module
+from graphopt.onnx.checks import is_text
 from graphopt.onnx.external import Sources, open_file, pin
 from graphopt.onnx.functions import inline
 from graphopt.onnx.importer import Importer
@@ -79,6 +80,6 @@ def _checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         raise InputError(f"{label}: not an ONNX model: it has no graph with an output")
     texts = [model.graph.name, *(o.domain for o in model.opset_import)]
     texts += [t for p in model.metadata_props for t in (p.key, p.value)]
-    if not all(isinstance(t, str) for t in texts):  # protobuf gives bytes where it isn't UTF-8
+    if not all(map(is_text, texts)):
         raise InputError(f"{label}: a name in it isn't text: the file is damaged")
     return model

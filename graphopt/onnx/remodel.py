@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Op, OpKind, Value
-from graphopt.onnx import (  # noqa: F401  (importing them fills the table)
+from graphopt.onnx import (
     convert_elementwise,
     convert_movement,
     convert_nn,
@@ -15,6 +15,8 @@ from graphopt.onnx.attrs import plain
 from graphopt.onnx.checks import known
 from graphopt.onnx.node import CONVERTERS, Modelled, NodeView, Step
 
+# Importing the tables has filled CONVERTERS.
+TABLES = (convert_elementwise, convert_movement, convert_nn, convert_reduce, convert_resize)
 # Attributes that are 0 or 1; what runtimes make of other numbers differs.
 _FLAGS = {
     "keepdims", "noop_with_empty_axes", "select_last_index", "transA", "transB", "ceil_mode",

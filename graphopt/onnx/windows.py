@@ -26,7 +26,7 @@ class Window:
         return (self.kernel[i] - 1) * self.dilations[i] + 1
 
     def pads(self, *, ceil: bool = False) -> Ints | None:
-        """Explicit pads: auto_pad resolved, ceil_mode as padding at the end; None: can't be said."""
+        """Explicit pads, auto_pad resolved, ceil_mode as end padding; None: can't be said."""
         pairs = [self._pair(i, ceil) for i in range(len(self.kernel))]
         known = [p for p in pairs if p is not None]
         if len(known) != len(pairs):
@@ -45,7 +45,7 @@ class Window:
         return self._overhang(i, begin, end)
 
     def _same(self, i: int) -> tuple[int, int] | None:
-        """Pads so that the result has ceil(size / stride) windows; the odd one at the named side."""
+        """Pads for ceil(size / stride) windows; the odd one goes to the named side."""
         size, stride = self.sizes[i] if self.sizes else None, self.strides[i]
         if stride == 1:
             total = self.reach(i) - 1

@@ -131,7 +131,7 @@ class Stripper:
     def damaged(self, at: int) -> InputError:
         """The complaint."""
         if bytes(self.view[:8]) == b"version ":
-            return InputError(f"{self.label}: is a Git LFS pointer, not a model; run `git lfs pull`")
+            return InputError(f"{self.label}: is a Git LFS pointer; run `git lfs pull`")
         return InputError(
             f"{self.label}: not an ONNX model, or a damaged one: byte {at} of {len(self.view)} "
             "begins no field"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -82,7 +82,7 @@ def _externalize(tensor: onnx.TensorProto, location: str, offset: int, length: i
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
+def _replacing(target: Path) -> Generator[BinaryIO]:
     """A file that takes `target`'s place once it is complete."""
     mode = target.stat().st_mode & 0o777 if target.is_file() else 0o666 & ~_umask()
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.resolve().parent)

@@ -247,7 +247,7 @@ class Gather(OpKind, name="gather"):
         """numpy's take."""
         x, i = arrays
         assert x is not None and i is not None
-        return (np.take(x, i, axis=self.axis),)
+        return (np.asarray(np.take(x, i, axis=self.axis)),)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ import numpy as np
 
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import UNKNOWN, Array, Dim, DType, TensorType, ValueType, add, mul
-from graphopt.ops.shapes import agree, tensors, window
-
-Ints = tuple[int, ...]
+from graphopt.ops.shapes import Ints, agree, check_windows, tensors, window
 
 
 def _wide(x: Array) -> Array:
@@ -61,6 +59,7 @@ class Conv(OpKind, name="conv"):
         n = len(self.strides)
         if len(x.shape) != n + 2 or len(w.shape) != n + 2:
             raise ValueError(f"x {x} and w {w} don't have {n} spatial axes")
+        check_windows(n, self.strides, self.pads, self.dilations)
         if self.group < 1:
             raise ValueError(f"group is {self.group}")
         agree(mul(w.shape[1], self.group), x.shape[1], "channels of x and w")
@@ -110,6 +109,9 @@ class ConvTranspose(OpKind, name="conv_transpose"):
         n = len(self.strides)
         if len(x.shape) != n + 2 or len(w.shape) != n + 2:
             raise ValueError(f"x {x} and w {w} don't have {n} spatial axes")
+        check_windows(n, self.strides, self.pads, self.dilations)
+        if len(self.output_padding) != n or self.group < 1:
+            raise ValueError(f"output padding {self.output_padding} or group {self.group}")
         agree(w.shape[0], x.shape[1], "channels of x and w")
         sizes = tuple(self._size(i, x.shape[i + 2], w.shape[i + 2]) for i in range(n))
         return (TensorType(x.dtype, (x.shape[0], mul(w.shape[1], self.group), *sizes)),)
@@ -164,6 +166,7 @@ class Pool(OpKind):
         n = len(self.kernel)
         if len(x.shape) != n + 2:
             raise ValueError(f"x {x} doesn't have {n} spatial axes")
+        check_windows(n, self.strides, self.pads, self.dilations)
         sizes = tuple(
             window(x.shape[i + 2], self.kernel[i], self.strides[i],
                    self.pads[i] + self.pads[n + i], self.dilations[i])

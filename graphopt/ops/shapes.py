@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphopt.ir.types import UNKNOWN, Dim, TensorType, ValueType, add, floordiv, same
 
 Shape = tuple[Dim, ...] | None
+Ints = tuple[int, ...]
 
 
 def tensors(*types: ValueType | None) -> list[TensorType]:
@@ -50,6 +51,14 @@ def window(size: Dim, kernel: Dim, stride: int, pad: int, dilation: int = 1) -> 
     if isinstance(reach, int) and reach < 0:
         raise ValueError(f"a window of {kernel} does not fit into {size} with padding {pad}")
     return add(floordiv(reach, stride), 1)
+
+
+def check_windows(n: int, strides: Ints, pads: Ints, dilations: Ints) -> None:
+    """Raise ValueError unless the attributes say something sensible of n spatial axes."""
+    if (len(strides), len(pads), len(dilations)) != (n, 2 * n, n):
+        raise ValueError(f"strides, pads or dilations are not those of {n} spatial axes")
+    if any(v < 1 for v in (*strides, *dilations)):
+        raise ValueError("a stride or dilation is below 1")
 
 
 def normal_axis(axis: int, rank: int) -> int:

@@ -54,10 +54,33 @@ ANCHORS = {
 
 # ONNX ops that no kind models, and whose body TVM's importer gives as loops over buffers.
 IMPORTED = frozenset(
-    "BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Einsum EyeLike GatherElements GatherND "
-    "GlobalMaxPool GridSample GroupNormalization Hardmax IsInf LpPool "
-    "MeanVarianceNormalization OneHot ReduceLogSum RoiAlign ScatterElements ScatterND Selu Shrink "
-    "Softmax ThresholdedRelu Trilu".split()
+    [
+        "BitwiseAnd",
+        "BitwiseNot",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Einsum",
+        "EyeLike",
+        "GatherElements",
+        "GatherND",
+        "GlobalMaxPool",
+        "GridSample",
+        "GroupNormalization",
+        "Hardmax",
+        "IsInf",
+        "LpPool",
+        "MeanVarianceNormalization",
+        "OneHot",
+        "ReduceLogSum",
+        "RoiAlign",
+        "ScatterElements",
+        "ScatterND",
+        "Selu",
+        "Shrink",
+        "Softmax",
+        "ThresholdedRelu",
+        "Trilu",
+    ]
 )
 
 

@@ -125,26 +125,26 @@ UNARY = [
         (np.array([300, -5, 70000], np.int32), TensorProto.UINT8))),
 ]  # fmt: skip
 
-I, J = rand(2, 3, 4, dtype=np.int64), rand(3, 1, seed=1, dtype=np.int64)
+INTS, J = rand(2, 3, 4, dtype=np.int64), rand(3, 1, seed=1, dtype=np.int64)
 B = rand(4, seed=1)
 BINARY = [
     *(_binary(o, 7, o.lower(), X, b) for o in ("Add", "Sub", "Mul", "Div")
       for b in (B, rand(2, 3, 4, seed=2), rand(3, 1, seed=3), rand(1, seed=4))),
-    *(_binary(o, 7, o.lower(), I, J) for o in ("Add", "Sub", "Mul")),
-    _binary("Div", 7, "div", I, np.where(J == 0, 3, J)),
-    _binary("Div", 14, "div", I.astype(np.int8), np.where(J == 0, -3, J).astype(np.int8)),
+    *(_binary(o, 7, o.lower(), INTS, J) for o in ("Add", "Sub", "Mul")),
+    _binary("Div", 7, "div", INTS, np.where(J == 0, 3, J)),
+    _binary("Div", 14, "div", INTS.astype(np.int8), np.where(J == 0, -3, J).astype(np.int8)),
     _binary("Add", 7, "add", X.astype(np.float64), B.astype(np.float64)),
     _binary("Pow", 7, "pow", POSITIVE, B), _binary("Pow", 12, "pow", X, ints(2)),
-    _binary("Pow", 12, "pow", np.abs(I), ints(2)), _binary("Pow", 12, "pow", np.abs(I) + 1, B),
-    _binary("Mod", 10, "mod", I, np.where(J == 0, 3, J)),
-    _binary("Mod", 10, "mod", I, np.where(J == 0, 3, J), fmod=1), _binary("Mod", 10, "mod", X, B, fmod=1),
+    _binary("Pow", 12, "pow", np.abs(INTS), ints(2)), _binary("Pow", 12, "pow", np.abs(INTS) + 1, B),
+    _binary("Mod", 10, "mod", INTS, np.where(J == 0, 3, J)),
+    _binary("Mod", 10, "mod", INTS, np.where(J == 0, 3, J), fmod=1), _binary("Mod", 10, "mod", X, B, fmod=1),
     *(_binary(o, 8, o.lower(), X, B) for o in ("Min", "Max")),
-    *(_binary(o, 12, o.lower(), I, J) for o in ("Min", "Max")),
+    *(_binary(o, 12, o.lower(), INTS, J) for o in ("Min", "Max")),
     *(_binary(o, 7, o.lower(), X > 0, B > 0) for o in ("And", "Or", "Xor")),
     *(_binary(o, 7, o.lower(), X, B) for o in ("Less", "Greater")),
-    *(_binary(o, 9, o.lower(), I, J) for o in ("Less", "Greater")),
-    _binary("Equal", 7, "equal", I, J), _binary("Equal", 11, "equal", X, X.copy()),
-    _binary("LessOrEqual", 12, "less_equal", X, B), _binary("GreaterOrEqual", 12, "greater_equal", I, J),
+    *(_binary(o, 9, o.lower(), INTS, J) for o in ("Less", "Greater")),
+    _binary("Equal", 7, "equal", INTS, J), _binary("Equal", 11, "equal", X, X.copy()),
+    _binary("LessOrEqual", 12, "less_equal", X, B), _binary("GreaterOrEqual", 12, "greater_equal", INTS, J),
     _binary("LessOrEqual", 12, "less_equal", np.array([np.nan, 1], np.float32), np.array([1, 1], np.float32)),
     _binary("PRelu", 7, "prelu", X, B), _binary("PRelu", 7, "prelu", IMAGE, rand(4, 1, 1, seed=5)),
 ]  # fmt: skip
@@ -182,7 +182,7 @@ VARIADIC = [
     _case("Clip of one side", 11, "clip",
           lambda _: Node("Clip", {"x": X}, {"hi": np.float32(0.25)}, inputs=["x", "", "hi"])),
     _case("Clip of integers", 12, "clip",
-          lambda _: Node("Clip", {"x": I}, {"lo": np.int64(-2), "hi": np.int64(3)})),
+          lambda _: Node("Clip", {"x": INTS}, {"lo": np.int64(-2), "hi": np.int64(3)})),
     _case("Dropout", 7, "identity", lambda _: Node("Dropout", {"x": X}, attrs={})),
     _case("CastLike", 15, "cast", lambda _: Node("CastLike", {"x": X * 4}, {"like": ints(1)})),
 ]  # fmt: skip
@@ -218,7 +218,7 @@ MOVEMENT = [
       for m in ("constant", "reflect", "edge", "wrap")),
     _case("Pad that crops", 11, "pad", lambda _: Node("Pad", {"x": X}, {"p": ints(0, -1, 2, 0, 0, -1)})),
     _case("Pad of some axes", 18, "pad", lambda _: Node(
-        "Pad", {"x": I}, {"p": ints(1, 2), "v": np.int64(7), "a": ints(-1)})),
+        "Pad", {"x": INTS}, {"p": ints(1, 2), "v": np.int64(7), "a": ints(-1)})),
     _case("Expand", 8, "expand", lambda _: Node("Expand", {"x": rand(3, 1)}, {"s": ints(2, 1, 4)})),
     _case("Squeeze", 7, "squeeze", _axes("Squeeze", rand(1, 3, 1, 2), [0, 2], 13)),
     _case("Squeeze of all", 7, "squeeze", lambda _: Node("Squeeze", {"x": rand(1, 3, 1, 2)})),
@@ -250,7 +250,7 @@ REDUCE = [
             _axes(o, x, a, 13 if o == "ReduceSum" else 18, keepdims=keep))
       for o, k in _REDUCED.items() for x, a, keep in ((X, (0, 2), 1), (X, (1,), 0), (X, (-1,), 1), (IMAGE, (2, 3), 1))),
     *(_case(f"{o} of all", 7, k, lambda _, o=o: Node(o, {"x": X}, attrs={"keepdims": 0})) for o, k in _REDUCED.items()),
-    *(_case(f"{o} of integers", 7, _REDUCED[o], _axes(o, I.astype(np.int32), (1,), 13 if o == "ReduceSum" else 18))
+    *(_case(f"{o} of integers", 7, _REDUCED[o], _axes(o, INTS.astype(np.int32), (1,), 13 if o == "ReduceSum" else 18))
       for o in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceSumSquare")),
     _case("ReduceSum of nothing", 13, "identity", lambda _: Node(
         "ReduceSum", {"x": X}, {"a": np.zeros(0, np.int64)}, {"noop_with_empty_axes": 1})),
@@ -327,7 +327,7 @@ def _stats(x: Array, n: int) -> dict[str, Array]:
     return {k: np.abs(rand(x.shape[1], seed=i)) + 0.1 for i, k in enumerate(names[:n])}
 
 
-def _resize(opset: int, sizes: Sequence[int] | None = None, scales: Sequence[float] | None = None, **attrs: Any) -> Node:
+def _resize(opset: int, sizes: Any = None, scales: Any = None, **attrs: Any) -> Node:
     x = rand(1, 2, 4, 5)
     given = {"s": np.array((1, 1, *scales), np.float32)} if scales else {"z": ints(1, 2, *(sizes or ()))}
     if opset < 9:

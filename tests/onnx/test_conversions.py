@@ -72,22 +72,25 @@ def test_each_kind_at_each_opset(case: Case, opsets: tuple[int, ...]) -> None:
     _, proto, feeds, want = runs[-1]
     module = load(proto)
     written: list[int] = []
+    refusals: list[str] = []
+    kernels: list[str] = []
     for opset in opsets:
         try:
             lowered = to_proto(module, opset=opset)
         except UnsupportedError as why:
-            assert "opset" in str(why)
-            assert "\n" not in str(why)
+            refusals.append(str(why))
             continue
         written.append(opset)
         assert lowered.opset_import[0].version == opset
         try:
             reference = Reference(lowered)
         except InputError as why:
-            assert "NOT_IMPLEMENTED" in str(why), why
+            kernels.append(str(why))
             continue
         if reference.engine == "onnxruntime":
             close(reference.run(feeds), want, case.tolerance)
+    assert all("opset" in r and "\n" not in r for r in refusals)
+    assert all("NOT_IMPLEMENTED" in k for k in kernels)  # ONNX Runtime lacks a kernel
     assert set(written) >= {o for o, *_ in runs if o in opsets}, f"written at {written} only"
 
 

@@ -1,10 +1,10 @@
 # pyright: basic
 # TVM ships no types.
-"""Ops without a template of ours: TVM's own ONNX importer gives the body, a plain schedule the loops.
+"""Ops without a template of ours: TVM's ONNX importer gives the body, a plain schedule the loops.
 
-The op is written as an ONNX model, imported to relax, legalized to TIR and merged into one function.
-What needs more than loops over buffers (a library call, a size known at run time) is refused, and
-falls back.
+The op is written as an ONNX model, imported to relax, legalized to TIR and merged into one
+function. What needs more than loops over buffers (a library call, a size known at run time) is
+refused, and falls back.
 """
 
 from __future__ import annotations
