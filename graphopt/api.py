@@ -24,6 +24,7 @@ from graphopt.ir.store import load_gir, save_gir
 from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
 from graphopt.measure import interleave, latency, profile_layers
+from graphopt.onnx.isolated import run_bundle, start_child
 from graphopt.passes import DEFAULT
 from graphopt.pipeline import (
     Context,
@@ -154,6 +155,8 @@ def optimize(
         MismatchError: the numbers differ from the original's.
         LimitError: running it takes more memory or time than the limits (graphopt.limits).
     """
+    if check:
+        start_child()  # it is ready by the time that the model is read
     job = _Job(model, target, passes, data, input_shapes, threads, hooks, build or Build())
     if check:
         job.run_original()  # first, because what can't be run needn't be compiled
@@ -304,8 +307,8 @@ class _Job:
 
     def _verify_bundle(self) -> None:
         assert self.staged
-        with Session(Path(self.staged.name) / "bundle", threads=self.threads) as session:
-            self._check("the compiled bundle", [session.run(f) for f in self.fed])
+        got = run_bundle(Path(self.staged.name) / "bundle", self.fed, self.threads)
+        self._check("the compiled bundle", got)
 
     def _check(self, what: str, got: Feeds) -> None:
         """Compare with the original's numbers.

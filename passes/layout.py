@@ -206,7 +206,7 @@ def _follow(layouts: Layouts, op: Op) -> bool:
         return False
     can = (
         name in POOLS
-        or name in ("resize", "lrn")
+        or name == "resize"
         or (name == "batch_norm" and shape[1] % layouts.block == 0)
         or (name in SPATIAL and _spatial_mean(op, len(shape)))
         or (name == "pad" and _spatial_pad(op, len(shape)))

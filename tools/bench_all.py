@@ -4,9 +4,10 @@
 
 Each model runs through `graphopt.optimize(model, target="x86")` in a process of its own, so that a
 crash loses one line. A model whose inputs keep a dynamic shape is compiled a second time at fixed
-sizes, the smallest tried that ONNX Runtime runs, as with `--input-shape`. `error` is the largest difference from ONNX Runtime with its optimizer off, relative to the output's range; `limit` is
-the tolerance derived for the model. Exit code 1 when a model fails; its sentence is printed. A model
-that ONNX Runtime itself can't run is listed, and is no failure.
+sizes, the smallest tried that ONNX Runtime runs, as with `--input-shape`. `error` is the largest
+difference from ONNX Runtime with its optimizer off, relative to the output's range; `limit` is the
+tolerance derived for the model. Exit code 1 when a model fails; its sentence is printed. A model that
+ONNX Runtime itself can't run is listed, and is no failure.
 """
 
 from __future__ import annotations
@@ -138,6 +139,16 @@ def measure(path: Path, o: argparse.Namespace) -> list[Outcome]:
     return found
 
 
+def grouped(reasons: dict[str, str]) -> dict[str, list[str]]:
+    """The kinds by why they aren't compiled, in a few words."""
+    found: dict[str, list[str]] = {}
+    for kind, why in reasons.items():
+        short = DYNAMIC if DYNAMIC in why else why.removeprefix(f"{kind} ")
+        found.setdefault(short, []).append(kind)
+    return found
+
+
+DYNAMIC = "its shape isn't known when compiling"
 HEADS = ("model", "nodes", "after", "calls", "segments", "+ORT", "MACs in ORT", "error", "limit",
          "compile s", "total s")  # fmt: skip
 
@@ -156,8 +167,8 @@ def report(outcomes: Sequence[Outcome]) -> bool:
     """Print the table, the reasons of fallbacks and the failures; whether all is well."""
     print(peers.table([cells(r) for r in outcomes], HEADS))
     for r in outcomes:
-        for kind, why in r.reasons.items():
-            print(f"{r.model}{' (fixed)' if r.shapes else ''}: outside: {kind}: {why}")
+        for why, kinds in grouped(r.reasons).items():
+            print(f"{r.model}{' (fixed)' if r.shapes else ''}: outside: {', '.join(kinds)}: {why}")
     for r in outcomes:
         if r.unrunnable:
             print(f"{r.model}: ONNX Runtime can't run it: {r.unrunnable}")

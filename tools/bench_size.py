@@ -3,9 +3,10 @@
     python tools/bench_size.py --zoo DIR [MODEL...] [--peer-python VENV/bin/python] [--json FILE]
 
 For each model (every .onnx below DIR, and those named): the nodes of the standard ONNX that each tool
-writes; then, dynamic sizes fixed for both, the calls of graphopt's x86 program, plus the ops that it leaves
-to ONNX Runtime (`+ORT`), against the nodes of ONNX Runtime's EXTENDED level, which fuses likewise. Each tool runs in a
-process of its own (see tools/peers.py). Exit code 1 where graphopt leaves more than the best peer.
+writes; then, dynamic sizes fixed for both, the calls of graphopt's x86 program, plus the ops that it
+leaves to ONNX Runtime (`+ORT`), against the nodes of ONNX Runtime's EXTENDED level, which fuses
+likewise. Each tool runs in a process of its own (see tools/peers.py). Exit code 1 where graphopt leaves
+more than the best peer.
 """
 
 from __future__ import annotations

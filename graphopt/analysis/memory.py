@@ -10,16 +10,23 @@ from graphopt.ir.types import TensorType, ValueType
 from graphopt.limits import gigabytes, max_memory
 
 
+KEPT = 16  # times the outputs' bytes: several samples, several runs, and the error in float64
+
+
 def check_memory(module: Module) -> None:
     """Refuse a model that can't be run within the limit: running needs each value whole.
 
     Constants don't count: they may lie in a file, and small parts of large ones be used.
 
     Raises:
-        LimitError: the inputs together, or a result of an op, are larger.
+        LimitError: the inputs together, the outputs kept to be compared, or a result of an op,
+            are larger.
     """
     check_inputs(a.type for a in module.main.args)
     limit = max_memory()
+    held = KEPT * sum(_bytes(v.type) for v in module.main.outputs)
+    if held > limit:
+        raise LimitError(f"comparing the outputs takes {gigabytes(held)}, over the {_limit(limit)}")
     for value in _computed(module):
         if _bytes(value.type) > limit:
             name = value.hint or str(value.op and value.op.loc)

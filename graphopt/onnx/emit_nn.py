@@ -127,7 +127,7 @@ def _lrn(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
 
 @emits(nn.Softmax, nn.LogSoftmax)
 def _softmax(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
-    """Before opset 13 it runs over all axes from `axis` on: unless those are 1, it moves to the end."""
+    """Before opset 13 it runs over all axes from `axis` on: those not of size 1 move away."""
     op_type = "Softmax" if isinstance(op.kind, nn.Softmax) else "LogSoftmax"
     axis, rank = kind_of(op).axis, op.operand(0).tensor.rank
     if e.opset >= 13:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import pickle
 import select
 import signal
 import subprocess
@@ -17,18 +16,20 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 from graphopt import errors
-from graphopt.errors import InputError, LimitError
-from graphopt.limits import max_memory, max_seconds
+from graphopt.errors import InputError, LimitError, MismatchError
+from graphopt.limits import MEMORY, max_memory, max_seconds
+from graphopt.onnx import frames
 
-_LOST = (EOFError, OSError, pickle.UnpicklingError)
+_LOST = (EOFError, OSError, frames.FrameError)
 
 
-class Died(InputError):
+class Died(InputError):  # noqa: N818  what happened, not an error of the caller
     """The child process ended in the middle of a request."""
 
 
@@ -39,6 +40,7 @@ class Child:
         """Start nothing yet."""
         self.process: subprocess.Popen[bytes] | None = None
         self.generation = self.owner = 0
+        self.stated: str | None = None  # the memory limit when it was started
         self.lock = threading.Lock()
         self.forgotten: deque[int] = deque()  # models that nobody has any more
 
@@ -61,8 +63,11 @@ class Child:
     def _start(self) -> subprocess.Popen[bytes]:
         if self.owner != os.getpid():
             self.process = None  # that of the process which this one was forked from
+        if self.stated != os.environ.get(MEMORY):
+            self.close()  # it holds to another limit
         if self.process is None or self.process.poll() is not None:
             self.generation, self.owner = self.generation + 1, os.getpid()
+            self.stated = os.environ.get(MEMORY)
             limits = [str(max_memory()), str(os.getpid())]
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "graphopt.onnx.serve", *limits], stdin=subprocess.PIPE,
@@ -74,16 +79,15 @@ class Child:
         process = self._start()
         try:
             closed = [self.forgotten.popleft() for _ in range(len(self.forgotten))]
-            pickle.dump((closed, method, args), _pipe(process.stdin), protocol=5)
-            _pipe(process.stdin).flush()
-            ready, _, _ = select.select([process.stdout], [], [], seconds)
+            frames.write(_pipe(process.stdin), (closed, method, args))
+            ready, _, _ = select.select([_pipe(process.stdout)], [], [], seconds)
             if not ready:
                 self.close()
                 raise LimitError(f"running it takes over {seconds:g} s, the limit (--max-seconds)")
-            answer = pickle.load(_pipe(process.stdout))
+            answer = frames.read(_pipe(process.stdout))
         except _LOST as why:
-            raise Died(f"ONNX Runtime crashes on it ({self._cause()})") from why
-        except BaseException:  # an interrupt: the answer would be taken for that of the next request
+            raise Died(self._cause()) from why
+        except BaseException:  # an interrupt: its answer would be taken for the next
             self.close()
             raise
         if answer[0] == "ok":
@@ -110,9 +114,9 @@ class Child:
                 continue  # what was not yet written can't be any more
 
 
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+def _pipe(stream: IO[bytes] | None) -> BinaryIO:
     assert stream is not None
-    return stream
+    return cast("BinaryIO", stream)
 
 
 def _environment() -> dict[str, str]:
@@ -127,21 +131,53 @@ _numbers = itertools.count()
 atexit.register(_child.close)
 
 
-def start() -> None:
+def start_child() -> None:
     """Start the child now, beside other work, because it will be needed."""
     _child.start()
 
 
 def evaluate(model: bytes, feeds: Mapping[str, Any], seconds: float) -> list[Any]:
     """Run a small model in the child (errors as in `Child.call`)."""
-    return _child.call("evaluate", model, dict(feeds), seconds=min(seconds, max_seconds()))
+    with _blaming():
+        return _child.call("evaluate", model, dict(feeds), seconds=min(seconds, max_seconds()))
+
+
+@contextmanager
+def _blaming() -> Iterator[None]:
+    """Say that it was ONNX Runtime that died."""
+    try:
+        yield
+    except Died as why:
+        raise InputError(f"ONNX Runtime crashes on it ({why})") from why
+
+
+def run_bundle(
+    folder: Path, feeds: Sequence[Mapping[str, Any]], threads: int
+) -> list[dict[str, Any]]:
+    """The outputs of a compiled bundle by name, for each of the inputs.
+
+    Raises:
+        MismatchError: it crashes.
+        LimitError: it takes too long, or too much memory.
+    """
+    seconds = max_seconds() * max(len(feeds), 1)
+    given = [dict(f) for f in feeds]
+    try:
+        return _child.call("bundle", folder.absolute(), given, threads, seconds=seconds)
+    except Died as why:
+        raise MismatchError(f"the compiled bundle crashes ({why}), and the original doesn't") from why
 
 
 class Remote:
     """A model opened in the child; opened again where another model took the child down."""
 
     def __init__(self, source: bytes | Path, threads: int | None) -> None:
-        """Open it (errors as in `Child.call`)."""
+        """Open it.
+
+        Raises:
+            InputError: it can't be run, or crashes.
+            LimitError: it takes too long, or too much memory.
+        """
         given = source if isinstance(source, bytes) else source.absolute()
         self._given, self._number = (given, threads), next(_numbers)
         self._generation = -1
@@ -149,13 +185,15 @@ class Remote:
         weakref.finalize(self, _child.forgotten.append, self._number)
 
     def _open(self) -> str:
-        name = _child.call("open", self._number, *self._given)
+        with _blaming():
+            name = _child.call("open", self._number, *self._given)
         self._generation = _child.generation
         return name
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
-        """The outputs in order (errors as in `Child.call`)."""
+        """The outputs in order (errors as when it is opened)."""
         if _child.process is None or self._generation != _child.generation:
             self._open()
-        return _child.call("run", self._number, dict(feeds))
+        with _blaming():
+            return _child.call("run", self._number, dict(feeds))
 

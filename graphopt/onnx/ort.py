@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def _words(type_: str) -> list[str]:
 
 
 def _native(value: Any) -> bool:
-    return not isinstance(value, np.ndarray) or value.dtype.num < _USER_TYPES
+    return not isinstance(value, np.ndarray) or cast("Array", value).dtype.num < _USER_TYPES
 
 
 def _to_ort(value: Any) -> Any:

@@ -1,25 +1,27 @@
-"""The process in which `isolated` runs models: pickled requests in, pickled answers out.
+"""The process in which `isolated` runs models: frames of requests in, frames of answers out.
 
-A request is (numbers of models to forget, method of Server, arguments); an answer is ("ok", value) or ("error", class of graphopt.errors, text). One process serves one
-master, never a network; its memory is limited before it sees the first model.
+A request is (numbers of models to forget, method of Server, arguments); an answer is ("ok", value)
+or ("error", class of graphopt.errors, text). One process serves one master, never a network; its
+memory is limited before it sees the first model.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from graphopt.onnx import frames
 from graphopt.onnx.engine import Engine, failure
 from graphopt.onnx.ort import load_onnxruntime
+from graphopt.runtime import Session
 
 
 class Server:
@@ -37,6 +39,13 @@ class Server:
     def run(self, number: int, feeds: Mapping[str, Any]) -> list[Any]:
         """Run an open model."""
         return self.engines[number].run(feeds)
+
+    def bundle(
+        self, folder: Path, feeds: Sequence[Mapping[str, Any]], threads: int
+    ) -> list[dict[str, Any]]:
+        """Run a compiled bundle, whose kernels may crash like any native code."""
+        with Session(folder, threads=threads) as session:
+            return [session.run(f) for f in feeds]
 
     def close(self, numbers: Iterable[int]) -> None:
         """Forget models."""
@@ -76,7 +85,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     server = Server()
     while True:
         try:
-            closed, method, args = pickle.load(requests)
+            closed, method, args = frames.read(requests)
         except EOFError:
             return
         server.close(closed)
@@ -84,9 +93,8 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             answer: tuple[Any, ...] = ("ok", getattr(server, method)(*args))
         except Exception as why:
             found = failure(why)
-            answer = ("error", type(found).__name__, str(found))
-        pickle.dump(answer, answers, protocol=5)
-        answers.flush()
+            answer = ("error", type(found).__name__, Exception.__str__(found))
+        frames.write(answers, answer)
 
 
 def main() -> None:

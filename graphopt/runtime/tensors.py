@@ -36,7 +36,8 @@ def aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
     nbytes = math.prod(shape) * dtype.itemsize
     raw = np.empty(nbytes + ALIGN, np.uint8)
     start = -raw.ctypes.data % ALIGN
-    return raw[start : start + nbytes].view(dtype).reshape(shape)
+    # In two steps, because an empty slice stands at the array's beginning, whatever its start.
+    return raw[start:][:nbytes].view(dtype).reshape(shape)
 
 
 def is_placed(array: Array) -> bool:

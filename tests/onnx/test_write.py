@@ -29,12 +29,12 @@ OUT = onnx.ValueInfoProto(name="y")
 
 def check(model: Any) -> None:
     """Run ONNX's checker."""
-    cast("Any", onnx.checker.check_model)(model, full_check=True)
+    cast("Any", onnx.checker).check_model(model, full_check=True)
 
 
 def read(path: Path) -> onnx.ModelProto:
     """The file as a message."""
-    return cast("Any", onnx.load)(path)
+    return cast("Any", onnx).load(path)
 
 
 def chain(*kinds: el.Unary, opset: int = 13, shape: tuple[int, ...] = (2, 3)) -> Module:

@@ -1,0 +1,69 @@
+"""Grouping of ops into kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.analysis.interpret import interpret, random_inputs
+from graphopt.ir.builtin import Fused
+from graphopt.ir.clone import clone_module
+from graphopt.ir.core import Module
+from graphopt.ir.parser import parse
+from graphopt.ir.verify import verify
+from graphopt.passes.group import MOST_MOVES, Group
+from graphopt.pipeline import Context
+from graphopt.targets.catalog import KERNELS
+
+
+def kernels(module: Module) -> list[list[str]]:
+    """The op kinds of each kernel, after grouping, verifying and comparing the numbers."""
+    before = clone_module(module)
+    Group().run(module, Context(catalog=KERNELS))
+    verify(module)
+    feed = random_inputs(before)
+    pairs = zip(interpret(before, feed).values(), interpret(module, feed).values(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+    fused = [op for op in module.main if isinstance(op.kind, Fused)]
+    return [[o.kind.name for o in op.regions[0] if o.kind.name != "return"] for op in fused]
+
+
+def test_a_channel_shuffle_is_one_kernel() -> None:
+    module = parse("""graph @main(%a: f32[1,4,6,6], %b: f32[1,4,6,6]) {
+      %p = reorder(%a) : f32[1,4,6,6:aBcd8b]
+      %q = relu(%p) : f32[1,4,6,6:aBcd8b]
+      %r = reorder(%q) : f32[1,4,6,6]
+      %c = concat(%r, %b) {axis=1}
+      %v = reshape(%c) {shape=[1,2,4,6,6]}
+      %t = transpose(%v) {perm=[0,2,1,3,4]}
+      %w = reshape(%t) {shape=[1,8,6,6]}
+      %x, %y = split(%w) {axis=1,sizes=[4,4]}
+      %z = relu(%y)
+      return(%x, %z)
+    }""")
+    shuffle = ["reorder", "concat", "reshape", "transpose", "reshape", "split"]
+    assert shuffle in kernels(module)
+
+
+def test_a_value_with_two_users_is_moved_once() -> None:
+    module = parse("""graph @main(%a: f32[2,3,4]) {
+      %t = transpose(%a) {perm=[0,2,1]}
+      %p = pad(%t) {pads=[0,1,0,0,1,0]}
+      %s = slice(%t) {starts=[0],ends=[2],axes=[1],steps=[1]}
+      return(%p, %s)
+    }""")
+    assert kernels(module) == [["transpose"], ["pad"], ["slice"]]
+
+
+def test_a_view_joins_only_between_movements() -> None:
+    module = parse("""graph @main(%a: f32[2,3,4]) {
+      %v = reshape(%a) {shape=[6,4]}
+      %t = transpose(%v) {perm=[1,0]}
+      return(%t)
+    }""")
+    assert kernels(module) == [["transpose"]]
+
+
+def test_the_number_of_movements_in_a_kernel_is_limited() -> None:
+    lines = [f"%t{i + 1} = transpose(%t{i}) {{perm=[1,0]}}" for i in range(MOST_MOVES + 1)]
+    text = "\n".join(["graph @main(%t0: f32[2,3]) {", *lines, f"return(%t{MOST_MOVES + 1})", "}"])
+    assert max(map(len, kernels(parse(text)))) <= MOST_MOVES
