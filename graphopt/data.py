@@ -179,10 +179,12 @@ def _check(found: dict[str, Array], graph: Graph, place: str) -> dict[str, Array
 
 def _check_one(name: str, array: Array, type_: TensorType, place: str) -> None:
     shape = type_.shape
-    if DType.of(array) is not type_.dtype:
-        raise InputError(
-            f"{place}: {name!r} is {DType.of(array)}, but the model takes {type_.dtype}"
-        )
+    try:
+        dtype: object = DType.of(array)
+    except KeyError:  # times, records
+        dtype = array.dtype
+    if dtype is not type_.dtype:
+        raise InputError(f"{place}: {name!r} is {dtype}, but the model takes {type_.dtype}")
     if shape is not None:
         dims = array.shape[1:] if array.ndim == len(shape) + 1 else array.shape
         rest = shape if array.ndim == len(shape) + 1 else (-1, *shape[1:])

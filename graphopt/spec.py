@@ -366,7 +366,7 @@ def _convert_union(raw: object, args: tuple[Any, ...]) -> object:
 def _convert_tuple(raw: object, args: tuple[Any, ...]) -> tuple[object, ...]:
     if not isinstance(raw, tuple):
         raise TypeError("not a list")
-    items = cast("tuple[object, ...]", raw)
+    items: tuple[Any, ...] = cast("Any", raw)
     if len(args) == 2 and args[1] is Ellipsis:
         return tuple(convert(r, args[0]) for r in items)
     if len(args) != len(items):

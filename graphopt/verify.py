@@ -39,8 +39,8 @@ class Tolerance:
     each output of the original itself moves when every weight and input is off by one unit of
     rounding; AMPLIFIED times that is allowed then. A wrong rewrite moves outputs by far more.
 
-    `ranges` are the ranges that outputs have whatever the data: 1 for a sigmoid, which is as precise
-    near 0 as it is near 1.
+    `ranges` are the ranges that outputs have whatever the data: 1 for a sigmoid, which is as
+    precise near 0 as it is near 1.
     """
 
     value: float
@@ -64,7 +64,9 @@ class Tolerance:
         most = max(self.moves.values(), default=0.0)
         if AMPLIFIED * most > value:
             value = AMPLIFIED * most
-            how = f"{AMPLIFIED:g} times what one rounding of weights and inputs does to the original"
+            how = (
+                f"{AMPLIFIED:g} times what one rounding of weights and inputs does to the original"
+            )
         return f"{value:.1e} of an output's range ({how})"
 
 
@@ -130,7 +132,7 @@ def perturbed(module: Module, rng: np.random.Generator) -> Module:
     copy = clone_module(module)
     for op in copy.main.walk():
         if isinstance(op.kind, Const) and op.kind.data.dtype.numpy.kind == "f":
-            op.kind = Const(_noisy(op.kind.data, int(rng.integers(2**32))))
+            op.kind = Const(_noisy(op.kind.data, int(cast("Any", rng.integers(2**32)))))
     return copy
 
 
@@ -143,7 +145,7 @@ def _shaken(value: Any, rng: np.random.Generator) -> Any:
     if not isinstance(value, np.ndarray) or cast("Array", value).dtype.kind != "f":
         return cast("Any", value)
     array = cast("Array", value)
-    signs = 2.0 * rng.integers(0, 2, array.shape, np.int8) - 1
+    signs: Array = 2.0 * rng.integers(0, 2, array.shape, np.int8) - 1
     return np.asarray(array * (1 + signs * np.finfo(array.dtype).eps), array.dtype)
 
 
@@ -305,7 +307,8 @@ def _array(name: str, want: Array, got: Array, limit: Tolerance) -> OutputError:
     relative = error / scale if scale else error
     agreement = None
     if want.ndim >= 2 and want.shape[-1] > 1 and want.dtype.kind == "f":
-        agreement = float(np.mean(np.argmax(want, -1) == np.argmax(got, -1)))
+        same: Array = np.equal(np.argmax(want, -1), np.argmax(got, -1))
+        agreement = float(np.mean(same))
     ok = relative <= limit.at(name)
     return OutputError(name, relative, error, math.inf, agreement, ok)
 

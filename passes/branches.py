@@ -23,4 +23,3 @@ def if_constant(rw: Rewriter, op: Op, kind: Opaque) -> tuple[Value, ...] | None:
         if inner.kind.name != "return":
             rw.made.append(clone_op(inner, mapped))
     return tuple(mapped.get(v, v) for v in branch.outputs)
-

@@ -221,5 +221,3 @@ def expand_sizes(have: tuple[Dim, ...], want: tuple[Dim, ...]) -> tuple[int, ...
             raise Miss(f"the size {d} isn't known before the model runs")
         sizes.append(d if isinstance(d, int) else 1)
     return tuple(sizes)
-
-

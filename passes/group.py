@@ -35,11 +35,11 @@ MOST_MOVES = 16  # ops in a kernel: each read of its result goes through all of 
 class Group(Pass, name="group"):
     """Put every op that the target can compile into a `fused` op, with its element-wise users.
 
-    A user joins when it is the only one, element-wise, and of the same type; so a convolution takes
-    in bias, residual and activation. Ops that only move elements (reorder, concat, transpose, split)
-    are one kernel with those that feed nothing else, so memory is passed over once. Ops that only
-    rename dense memory (reshape) stay outside otherwise: they cost nothing. What the target can't
-    compile stays as it is.
+    A user joins when it is the only one, element-wise, and of the same type; so a convolution
+    takes in bias, residual and activation. Ops that only move elements (reorder, concat, transpose,
+    split) are one kernel with those that feed nothing else, so memory is passed over once. Ops
+    that only rename dense memory (reshape) stay outside otherwise: they cost nothing. What the
+    target can't compile stays as it is.
     """
 
     def run(self, module: Module, ctx: Context) -> PassResult:

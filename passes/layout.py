@@ -96,9 +96,7 @@ def _after(value: Value, graph: Graph, before: Op) -> Op:
     return (value.op.next or before) if value.op.graph is graph else before
 
 
-def assign_layouts(
-    graph: Graph, lanes: int, compiled: Callable[[Op], bool] | None = None
-) -> int:
+def assign_layouts(graph: Graph, lanes: int, compiled: Callable[[Op], bool] | None = None) -> int:
     """Choose the layouts of a graph in place, and insert reorders.
 
     Args:

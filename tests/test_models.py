@@ -18,7 +18,9 @@ from graphopt.onnx import Reference
 from graphopt.targets.base import Build
 
 MODELS = Path(__file__).parent.parent / "models"
-ENTRIES: list[dict[str, Any]] = tomllib.loads((MODELS / "MANIFEST.toml").read_text("utf-8"))["model"]
+ENTRIES: list[dict[str, Any]] = tomllib.loads((MODELS / "MANIFEST.toml").read_text("utf-8"))[
+    "model"
+]
 NAMES = [e["name"] for e in ENTRIES]
 SHAPES = {"shapes_unet": {"image": (1, 3, 64, 64)}}
 LEFT = {"digits_bilstm": {"LSTM"}}  # what may run in ONNX Runtime; nothing does elsewhere
@@ -32,7 +34,11 @@ TIE = 1e-4
 @cache
 def optimized(name: str) -> Result:
     return graphopt.optimize(
-        MODELS / f"{name}.onnx", "x86", input_shapes=SHAPES.get(name), threads=1, build=Build(jobs=2)
+        MODELS / f"{name}.onnx",
+        "x86",
+        input_shapes=SHAPES.get(name),
+        threads=1,
+        build=Build(jobs=2),
     )
 
 
@@ -89,10 +95,12 @@ def test_accuracy_is_the_reference_s(name: str) -> None:
 def score(name: str, found: Array, labels: Array) -> float:
     """The metric of the manifest, in percent."""
     if entry(name)["metric"] == "top1":
-        return 100 * float(np.mean(found == labels))
+        return 100 * float(np.mean(np.equal(found, labels)))
     truth = labels.reshape(found.shape) > 0
-    both, either = ((op(found, truth)).sum((1, 2)) for op in (np.logical_and, np.logical_or))
-    return 100 * float(np.mean(np.where(either == 0, 1.0, both / np.maximum(either, 1))))
+    both = np.logical_and(found, truth).sum((1, 2))
+    either = np.logical_or(found, truth).sum((1, 2))
+    shares: Array = np.where(either == 0, 1.0, both / np.maximum(either, 1))
+    return 100 * float(np.mean(shares))
 
 
 def predicted(name: str, logits: Array) -> Array:

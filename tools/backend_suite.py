@@ -196,8 +196,8 @@ def _differs(a: Any, b: Any, case: Case) -> str:
         return "" if a is b else f"{type(a).__name__} instead of {type(b).__name__}"
     if isinstance(a, list) and isinstance(b, list):
         return difference(cast("list[Any]", a), cast("list[Any]", b), case)
-    pair: tuple[Any, Any] = (a, b)
-    x, y = (np.asarray(v) for v in pair)
+    array: Any = np.asarray
+    x, y = array(a), array(b)
     if x.shape != y.shape:
         return f"shape {x.shape} instead of {y.shape}"
     if DType.of(x) is not DType.of(y):

@@ -6,8 +6,8 @@ Each model runs through `graphopt.optimize(model, target="x86")` in a process of
 crash loses one line. A model whose inputs keep a dynamic shape is compiled a second time at fixed
 sizes, the smallest tried that ONNX Runtime runs, as with `--input-shape`. `error` is the largest
 difference from ONNX Runtime with its optimizer off, relative to the output's range; `limit` is the
-tolerance derived for the model. Exit code 1 when a model fails; its sentence is printed. A model that
-ONNX Runtime itself can't run is listed, and is no failure.
+tolerance derived for the model. Exit code 1 when a model fails; its sentence is printed. A model
+that ONNX Runtime itself can't run is listed, and is no failure.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def runs_at_all(path: Path, shapes: Shapes) -> str:
 
 def optimize(path: Path, shapes: Shapes, o: argparse.Namespace) -> Outcome:
     """One model, in this process."""
-    outcome = Outcome(path.stem, ",".join(f"{k}={'x'.join(map(str, v))}" for k, v in shapes.items()))
+    outcome = Outcome(
+        path.stem, ",".join(f"{k}={'x'.join(map(str, v))}" for k, v in shapes.items())
+    )
     began = time.perf_counter()
     try:
         result = graphopt.optimize(
@@ -129,13 +131,19 @@ def measure(path: Path, o: argparse.Namespace) -> list[Outcome]:
     options += ["--cache", str(o.cache)] if o.cache else []
     command = [sys.executable, __file__, "--child", str(path), *options]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=o.timeout, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=o.timeout, check=False
+        )
     except subprocess.TimeoutExpired:
         return [Outcome(path.stem, failure=f"took more than {o.timeout} s")]
-    found = [Outcome(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = [
+        Outcome(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")
+    ]
     if done.returncode:
         words = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        found.append(Outcome(path.stem, failure=f"CRASH, exit code {done.returncode}: {words[:300]}"))
+        found.append(
+            Outcome(path.stem, failure=f"CRASH, exit code {done.returncode}: {words[:300]}")
+        )
     return found
 
 
@@ -182,7 +190,9 @@ def report(outcomes: Sequence[Outcome]) -> bool:
 
 def main() -> int:
     """Run every model; print the table and the failures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL")
     parser.add_argument("--zoo", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument("--target", default="x86")

@@ -3,13 +3,13 @@
     python tools/bench_big.py [MODEL] [--peer-python VENV/bin/python] [--repeats 3] [--json FILE]
 
 Without MODEL, tools/build_transformer.py builds it first (about 2,640 nodes, 1.2 GB of weights as
-external data). Each tool runs in a process of its own; the best of the repeats counts. Goals: at most
-3 s, and a peak of 1.2 times the model's bytes + 200 MB.
+external data). Each tool runs in a process of its own; the best of the repeats counts. Goals: at
+most 3 s, and a peak of 1.2 times the model's bytes + 200 MB.
 
-`peak` is the process's largest resident set. Pages of mapped files are part of it: graphopt maps the
-weights and streams them to the output, so most of its peak is the file cache's memory, which the system
-takes back when it is short of it. `anonymous` is the memory at the end that isn't: Python, ONNX, the IR.
-`write` is what copying the model's bytes costs on this disk by itself.
+`peak` is the process's largest resident set. Pages of mapped files are part of it: graphopt maps
+the weights and streams them to the output, so most of its peak is the file cache's memory, which
+the system takes back when it is short of it. `anonymous` is the memory at the end that isn't:
+Python, ONNX, the IR.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def best(tool: str, path: Path, python: str, repeats: int, scratch: Path) -> Fig
 
 def main() -> int:
     """Measure, print, judge."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--repeats", type=int, default=3)
@@ -72,14 +74,19 @@ def main() -> int:
         if not o.model:
             build_transformer.build(path, layers=28, width=960, count=16, length=128, seed=0)
         size = model_mb(path)
-        print(f"{path.name}: {size:.0f} MB; writing as much takes {copy_seconds(path, scratch):.2f} s")
+        print(
+            f"{path.name}: {size:.0f} MB; writing as much takes {copy_seconds(path, scratch):.2f} s"
+        )
         rows: list[Figures] = []
         for tool in o.only or TOOLS:
             mine = tool == "graphopt"
             python, repeats = (sys.executable, o.repeats) if mine else (o.peer_python, 1)
             rows.append(best(tool, path, python, repeats, scratch))
             print(f"{tool}: {rows[-1].error or 'done'}", file=sys.stderr, flush=True)
-    cells = [[f.tool, f.nodes, f.seconds, f.peak_mb, f.anonymous_mb, f.peak_mb / size, f.error] for f in rows]
+    cells = [
+        [f.tool, f.nodes, f.seconds, f.peak_mb, f.anonymous_mb, f.peak_mb / size, f.error]
+        for f in rows
+    ]
     print(peers.table(cells, ("tool", "nodes", "seconds", "peak MB", "anonymous", "x model", "")))
     if o.json:
         o.json.write_text(json.dumps([asdict(f) for f in rows], indent=1))

@@ -81,7 +81,7 @@ def region(c: Case, b: int) -> str:
     wide = c.group > 1
     tag = f"Abcd{b}a" if first or wide else f"ABcd{b}b{b}a"
     t, p = f"f32[1,{c.outs},{c.out},{c.out}:aBcd{b}b]", c.kernel // 2
-    return f"""graph @k(%x: f32[1,{c.ins},{c.size},{c.size}{'' if first else f':aBcd{b}b'}],
+    return f"""graph @k(%x: f32[1,{c.ins},{c.size},{c.size}{"" if first else f":aBcd{b}b"}],
                %w: f32[{c.outs},{c.ins // c.group},{c.kernel},{c.kernel}:{tag}],
                %b: f32[{c.outs}:A{b}a]) {{
       %c = conv(%x, %w, %b) {{strides=[{c.stride},{c.stride}],pads=[{p},{p},{p},{p}],

@@ -2,11 +2,11 @@
 
     python tools/bench_latency.py --zoo DIR [MODEL...] [--threads 1,2] [--cold] [--json FILE]
 
-Batch 1; inputs that stay dynamic get fixed sizes. Both run the same seeded input in this process, in
-turns (A B A B ...), so that drift of the machine hits both; before each timed run goes one that isn't, so
-that threads of the other which still spin don't count. ONNX Runtime has all its optimizations on, and
-gets the model with the same fixed shapes. `x` is ONNX Runtime's time by ours: above 1 we are faster.
-The geometric means are over models with a square image as input (`vision`), and over all.
+Batch 1; inputs that stay dynamic get fixed sizes. Both run the same seeded input in this process,
+in turns (A B A B ...), so that drift of the machine hits both; before each timed run goes one that
+isn't, so that threads of the other which still spin don't count. ONNX Runtime has all its
+optimizations on, and gets the model with the same fixed shapes. `x` is ONNX Runtime's time by ours:
+above 1 we are faster. The geometric means are over models with a square image as input (`vision`), and over all.
 `compile s` is the time to plan, compile and link; with --cold from an empty cache of kernels.
 """
 
@@ -28,8 +28,8 @@ import peers
 
 import graphopt
 from graphopt.analysis.bind import bind
-from graphopt.measure import interleave
 from graphopt.data import seeded_runs
+from graphopt.measure import interleave
 from graphopt.onnx import Reference
 from graphopt.targets.base import Build
 
@@ -93,8 +93,8 @@ def peer_run(path: Path, feed: Feed, threads: int) -> Callable[[], Any]:
     options.log_severity_level = 4
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         module = graphopt.load(path, input_shapes={k: tuple(v.shape) for k, v in feed.items()})
-        module.save(Path(folder) / "fixed.onnx")
         fixed = str(Path(folder) / "fixed.onnx")
+        module.save(fixed)
         session = ort.InferenceSession(fixed, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, dict(feed))
 
@@ -122,6 +122,7 @@ def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:
         row.error = str(why)
         return row
     assert result.bundle
+    assert result.program
     row.calls, row.segments = len(result.program.steps), len(list(result.program.fallbacks()))
     row.compile_seconds = result.report.seconds["compile"]
     row.timings = [time_both(result.bundle, path, feed, t, o.seconds) for t in o.threads]
@@ -141,7 +142,12 @@ def report(rows: Sequence[Row], threads: Sequence[int]) -> None:
         heads += [f"ms {t}t", "min", "ORT", "min", "x", "x min"]
     table: list[list[Any]] = []
     for r in (r for r in rows if not r.error):
-        cells: list[Any] = [r.model + ("" if r.vision else " *"), r.calls, r.segments, r.compile_seconds]
+        cells: list[Any] = [
+            r.model + ("" if r.vision else " *"),
+            r.calls,
+            r.segments,
+            r.compile_seconds,
+        ]
         for t in r.timings:
             cells += [t.ours, t.ours_min, t.peer, t.peer_min, t.ratio, t.ratio_min]
         table.append(cells)
@@ -149,8 +155,9 @@ def report(rows: Sequence[Row], threads: Sequence[int]) -> None:
     for what, chosen in (("vision", [r for r in rows if r.vision]), ("all", rows)):
         good = [r for r in chosen if r.timings]
         for i, t in enumerate(threads if good else ()):
-            print(f"geometric mean, {what} ({len(good)} models), {t} thread(s): "
-                  f"x {mean(good, i, False):.3f} by medians, {mean(good, i, True):.3f} by minima")  # fmt: skip
+            median, least = mean(good, i, False), mean(good, i, True)
+            told = f"x {median:.3f} by medians, {least:.3f} by minima"
+            print(f"geometric mean, {what} ({len(good)} models), {t} thread(s): {told}")
     for r in rows:
         if r.error:
             print(f"{r.model}: {r.error}")
@@ -158,7 +165,9 @@ def report(rows: Sequence[Row], threads: Sequence[int]) -> None:
 
 def main() -> int:
     """Measure every model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL")
     parser.add_argument("--zoo", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument("--target", default="x86")

@@ -2,11 +2,11 @@
 
     python tools/bench_size.py --zoo DIR [MODEL...] [--peer-python VENV/bin/python] [--json FILE]
 
-For each model (every .onnx below DIR, and those named): the nodes of the standard ONNX that each tool
-writes; then, dynamic sizes fixed for both, the calls of graphopt's x86 program, plus the ops that it
-leaves to ONNX Runtime (`+ORT`), against the nodes of ONNX Runtime's EXTENDED level, which fuses
-likewise. Each tool runs in a process of its own (see tools/peers.py). Exit code 1 where graphopt leaves
-more than the best peer.
+For each model (every .onnx below DIR, and those named): the nodes of the standard ONNX that each
+tool writes; then, dynamic sizes fixed for both, the calls of graphopt's x86 program, plus the ops
+that it leaves to ONNX Runtime (`+ORT`), against the nodes of ONNX Runtime's EXTENDED level, which
+fuses likewise. Each tool runs in a process of its own (see tools/peers.py). Exit code 1 where
+graphopt leaves more than the best peer.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ HEADS = (
 
 def main() -> int:
     """Measure every model, print the table and what is behind."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL")
     parser.add_argument("--zoo", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument("--peer-python", default=sys.executable)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.fuzz import models  # noqa: E402
-from tests.fuzz.harness import STAGES, Outcome, Settings, requests, run, whole  # noqa: E402
+from tests.fuzz import models
+from tests.fuzz.harness import STAGES, Outcome, Settings, requests, run, whole
 
 
 def options() -> argparse.Namespace:

@@ -2,11 +2,11 @@
 
     python tools/light_models.py OUT_DIR [NAME...]       # light_resnet50 ...; all nine: 0.8 GB
 
-`onnx.backend.test` ships the structures with weights that are ConstantOfShape nodes. Here each becomes
-an initializer of numbers that fit its role, so that activations neither vanish nor explode:
+`onnx.backend.test` ships the structures with weights that are ConstantOfShape nodes. Here each
+becomes an initializer of numbers that fit its role, so that activations neither vanish nor explode:
 
-    convolution, Gemm: normal, variance 2 / fan-in (He et al., arXiv 1502.01852), in residual networks
-        1 / fan-in, because each block adds its variance; biases: 0.05 N(0, 1)
+    convolution, Gemm: normal, variance 2 / fan-in (He et al., arXiv 1502.01852), in residual
+        networks 1 / fan-in, because each block adds its variance; biases: 0.05 N(0, 1)
     BatchNorm: scale, variance in [0.7, 1.3]; mean, bias: 0.1 N(0, 1); Mul and Add after it likewise
 """
 
@@ -46,7 +46,9 @@ def roles(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     return {name: _through(name, found, views) for name in found}
 
 
-def _through(name: str, found: dict[str, tuple[str, int]], views: dict[str, str]) -> tuple[str, int]:
+def _through(
+    name: str, found: dict[str, tuple[str, int]], views: dict[str, str]
+) -> tuple[str, int]:
     while found[name][0] in VIEWS and views.get(name) in found:
         name = views[name]
     return found[name]
@@ -86,7 +88,9 @@ def fill(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
                for name, shape in _shapes(graph) if name in role]  # fmt: skip
     nodes = [n for n in graph.node if n.op_type != "ConstantOfShape"]
     read = {name for n in nodes for name in n.input}
-    integers = [t for t in graph.initializer if t.name in read and t.data_type == onnx.TensorProto.INT64]
+    integers = [
+        t for t in graph.initializer if t.name in read and t.data_type == onnx.TensorProto.INT64
+    ]
     fixed = {t.name for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in fixed]
     made = onnx.helper.make_graph(nodes, graph.name, inputs, graph.output, [*integers, *weights])
@@ -95,7 +99,9 @@ def fill(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
 
 def main() -> None:
     """Write the models asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(sources()))
     parser.add_argument("--seed", type=int, default=0)
@@ -103,7 +109,8 @@ def main() -> None:
     o.out.mkdir(parents=True, exist_ok=True)
     for name in o.names or sources():
         path = o.out / f"{name}.onnx"
-        onnx.save(fill(onnx.load(sources()[name]), o.seed), path)
+        model = onnx.ModelProto.FromString(sources()[name].read_bytes())
+        path.write_bytes(fill(model, o.seed).SerializeToString())
         print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
 
 

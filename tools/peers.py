@@ -2,10 +2,10 @@
 
     python tools/peers.py graphopt|onnxslim|onnxsim|ort-basic|ort-extended|count IN.onnx OUT.onnx
 
-prints JSON. The benchmarks run it with the Python that has the tool (`--peer-python`), so at the top it
-imports only the standard library. *Seconds* are load, optimize and save, without Python's imports. The
-*peak* is the process's largest resident set (VmHWM), and so includes the mapped pages of files.
-*Nodes* are all nodes of the written file, those of subgraphs and functions too, but for `Constant`.
+prints JSON. The benchmarks run it with the Python that has the tool (`--peer-python`), so at the top
+it imports only the standard library. *Seconds* are load, optimize and save, without Python's
+imports. The *peak* is the process's largest resident set (VmHWM), and so includes the mapped pages
+of files. *Nodes* are all nodes of the written file, those of subgraphs and functions too, but for `Constant`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 TIMEOUT = 600  # seconds for one tool on one model
 Work = Callable[[], None]
@@ -54,7 +54,9 @@ def measure(tool: str, model: Path, python: str, out: Path | None = None) -> Fig
         target = out or Path(folder) / "out.onnx"
         command = [python, __file__, tool, str(model), str(target)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            )
         except subprocess.TimeoutExpired:
             return Figures(tool, error=f"took more than {TIMEOUT} s")
     if done.returncode:
@@ -89,12 +91,12 @@ def onnxsim(source: Path, target: Path) -> Work:
     import onnx
     import onnxsim as tool  # pyright: ignore  # the peers' environment has it
 
-    peer: Any = tool
+    peer, onnx_io = cast("Any", tool), cast("Any", onnx)
 
     def work() -> None:
         model, _ = peer.simplify(str(source))
         large = model.ByteSize() > 1_500_000_000
-        onnx.save(model, str(target), save_as_external_data=large)
+        onnx_io.save(model, str(target), save_as_external_data=large)
 
     return work
 
@@ -144,7 +146,7 @@ def op_types(path: Path) -> dict[str, int]:
     """Nodes of a model by op type, most frequent first."""
     import onnx
 
-    model = onnx.load(str(path), load_external_data=False)
+    model = onnx.ModelProto.FromString(path.read_bytes())
     found: dict[str, int] = {}
     for node in (*_nodes(model.graph), *(n for f in model.functions for n in _nodes(f))):
         found[node.op_type] = found.get(node.op_type, 0) + 1
@@ -157,7 +159,11 @@ def memory() -> tuple[float, float]:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 0.0
-    found = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmHWM", "RssAnon"))}
+    found = {
+        line.split(":")[0]: line.split()[1]
+        for line in lines
+        if line.startswith(("VmHWM", "RssAnon"))
+    }
     return int(found["VmHWM"]) * 1.024e-3, int(found["RssAnon"]) * 1.024e-3
 
 
@@ -174,11 +180,13 @@ def table(rows: Sequence[Sequence[Any]], heads: Sequence[str]) -> str:
     """Aligned text columns: the first to the left, numbers to the right."""
     cells = [list(heads), *([_cell(c) for c in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    line = lambda row: "  ".join(  # noqa: E731
-        c.ljust(w) if i == 0 else c.rjust(w)
-        for i, (c, w) in enumerate(zip(row, widths, strict=True))
-    )
-    return "\n".join(line(row).rstrip() for row in cells)
+    return "\n".join(_line(row, widths) for row in cells)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    pairs = list(zip(row, widths, strict=True))
+    first = [c.ljust(w) for c, w in pairs[:1]]
+    return "  ".join([*first, *(c.rjust(w) for c, w in pairs[1:])]).rstrip()
 
 
 def _cell(value: Any) -> str:
@@ -191,7 +199,9 @@ def _cell(value: Any) -> str:
 
 def main() -> None:
     """Run one tool on one model; print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("tool", choices=TOOLS)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
@@ -202,7 +212,9 @@ def main() -> None:
     seconds = time.perf_counter() - began
     peak, anonymous = memory()
     kinds = op_types(o.target)
-    figures = Figures(o.tool, sum(kinds.values()), seconds, peak, anonymous, kinds, _version(o.tool))
+    figures = Figures(
+        o.tool, sum(kinds.values()), seconds, peak, anonymous, kinds, _version(o.tool)
+    )
     json.dump(asdict(figures), sys.stdout)
 
 

@@ -81,9 +81,7 @@ def output_names(graph: Graph) -> list[str]:
     """The outputs' names, made up where there are none."""
     kind = graph.terminator.kind
     given = kind.names if isinstance(kind, Return) else ()
-    return [
-        (given[i] if i < len(given) else "") or f"out{i}" for i, _ in enumerate(graph.outputs)
-    ]
+    return [(given[i] if i < len(given) else "") or f"out{i}" for i, _ in enumerate(graph.outputs)]
 
 
 class Interpreter:
@@ -141,7 +139,6 @@ def _last_uses(graph: Graph) -> dict[Op, list[Value]]:
     return dying
 
 
-
 @dataclass(frozen=True)
 class Defaults:
     """Sizes of symbolic dimensions that nothing else decides; a batch is 1."""
@@ -196,7 +193,7 @@ def random_inputs(
     return {a.hint: _random(type_, rng, _bound(a)) for a, type_ in pairs}
 
 
-def _sized(type_: ValueType, sizes: Mapping[str, int], defaults: Defaults) -> ValueType:
+def _sized(type_: ValueType, sizes: dict[str, int], defaults: Defaults) -> ValueType:
     """A type without symbols."""
     match type_:
         case SequenceType(of) | OptionalType(of):
@@ -224,11 +221,11 @@ def _random(type_: ValueType, rng: np.random.Generator, bound: int) -> Any:
             raise UnsupportedError(f"can't make random inputs of type {type_}")
 
 
-def _tensor(
-    dtype: DType, shape: tuple[int, ...], rng: np.random.Generator, bound: int
-) -> Array:
+def _tensor(dtype: DType, shape: tuple[int, ...], rng: np.random.Generator, bound: int) -> Array:
     if dtype is DType.string:
-        return np.array([f"s{i}" for i in rng.integers(0, 10, shape).reshape(-1)], object).reshape(shape)
+        return np.array([f"s{i}" for i in rng.integers(0, 10, shape).reshape(-1)], object).reshape(
+            shape
+        )
     if dtype is DType.bool_:
         return rng.integers(0, 2, shape).astype(np.bool_)
     if dtype in (DType.u8, DType.i8) and bound < 0:

@@ -9,7 +9,6 @@ from graphopt.ir.core import Module, Value
 from graphopt.ir.types import TensorType, ValueType
 from graphopt.limits import gigabytes, max_memory
 
-
 KEPT = 16  # times the outputs' bytes: several samples, several runs, and the error in float64
 
 

@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -132,10 +132,10 @@ class Printer:
 def literal(value: object, dtype: DType) -> str:
     """One number as text that reads back exactly."""
     if dtype in (DType.c64, DType.c128):
-        number = complex(value)  # pyright: ignore[reportArgumentType]
+        number = complex(cast("complex", value))
         return f"[{number.real!r}, {number.imag!r}]"
     if dtype is DType.f32:  # the shortest decimal that reads back to the same float32
-        return show(float(str(np.float32(value))))  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return show(float(str(np.float32(cast("float", value)))))
     if dtype.is_float:
         return show(float(value))  # pyright: ignore[reportArgumentType]
     if dtype is DType.string:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -149,7 +150,7 @@ class Sym:
             return Sym(self.name, self.mul // k, self.add // k)
         return Sym(self.name, self.mul, self.add, self.div * k)
 
-    def bind(self, sizes: dict[str, int]) -> Dim:
+    def bind(self, sizes: Mapping[str, int]) -> Dim:
         """The number this is when names have the given sizes; itself where not given."""
         if self.name not in sizes:
             return self

@@ -48,9 +48,7 @@ def read_attribute(proto: onnx.AttributeProto, sources: Sources | None, where: s
     return _whole(proto, sources, where).SerializeToString(deterministic=True)
 
 
-def _whole(
-    proto: onnx.AttributeProto, sources: Sources | None, where: str
-) -> onnx.AttributeProto:
+def _whole(proto: onnx.AttributeProto, sources: Sources | None, where: str) -> onnx.AttributeProto:
     """The attribute with its tensors' bytes put back."""
     tensors = [*([proto.t] if proto.HasField("t") else []), *proto.tensors]
     if sources is None or all(t.data_location != onnx.TensorProto.EXTERNAL for t in tensors):

@@ -81,5 +81,3 @@ def _only_axis(n: NodeView, start: int) -> int | None:
     shape = n.shape(0) or ()
     real = [i for i in range(start, len(shape)) if shape[i] != 1] or [start]
     return real[0] if len(real) == 1 else None
-
-

@@ -53,7 +53,10 @@ def _evaluator(source: bytes | Path, why: Exception) -> Any:
     from onnx.reference import ReferenceEvaluator
 
     try:
-        whole = onnx.load(source) if isinstance(source, Path) else onnx.ModelProto.FromString(source)
+        if isinstance(source, Path):
+            whole = onnx.load(str(source))  # pyright: ignore[reportUnknownMemberType]
+        else:
+            whole = onnx.ModelProto.FromString(source)
         return ReferenceEvaluator(whole)
     except Exception as second:
         raise InputError(

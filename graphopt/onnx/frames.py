@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from graphopt.ir.types import DType
+from graphopt.ir.types import Array, DType
 
 Buffers = list[Any]
 
@@ -101,10 +101,12 @@ def _unpack(tree: Any, buffers: list[bytes]) -> Any:
         case "array":
             dtype, shape, index = cast("tuple[str, list[int], int]", what)
             raw = bytearray(buffers[index])  # a copy, so that the array may be written to
-            return np.frombuffer(raw, DType.from_value(dtype).numpy).reshape(shape)
+            flat: Array = np.frombuffer(raw, DType.from_value(dtype).numpy)
+            return flat.reshape(shape)
         case "strings":
             shape, items = cast("tuple[list[int], list[Any]]", what)
-            return np.array([_unpack(v, buffers) for v in items], object).reshape(shape)
+            strings: Array = np.array([_unpack(v, buffers) for v in items], object)
+            return strings.reshape(shape)
         case "bytes":
             return buffers[what]
         case "path":

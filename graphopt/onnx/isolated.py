@@ -16,7 +16,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -143,7 +143,7 @@ def evaluate(model: bytes, feeds: Mapping[str, Any], seconds: float) -> list[Any
 
 
 @contextmanager
-def _blaming() -> Iterator[None]:
+def _blaming() -> Generator[None, None, None]:
     """Say that it was ONNX Runtime that died."""
     try:
         yield
@@ -165,7 +165,9 @@ def run_bundle(
     try:
         return _child.call("bundle", folder.absolute(), given, threads, seconds=seconds)
     except Died as why:
-        raise MismatchError(f"the compiled bundle crashes ({why}), and the original doesn't") from why
+        raise MismatchError(
+            f"the compiled bundle crashes ({why}), and the original doesn't"
+        ) from why
 
 
 class Remote:
@@ -196,4 +198,3 @@ class Remote:
             self._open()
         with _blaming():
             return _child.call("run", self._number, dict(feeds))
-

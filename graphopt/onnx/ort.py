@@ -26,7 +26,9 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_session(source: bytes | Path, *, optimize: bool = False, threads: int | None = None) -> Any:
+def open_session(
+    source: bytes | Path, *, optimize: bool = False, threads: int | None = None
+) -> Any:
     """An InferenceSession on the CPU.
 
     Args:
@@ -40,9 +42,7 @@ def open_session(source: bytes | Path, *, optimize: bool = False, threads: int |
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    )
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = threads or 0
     given = source if isinstance(source, bytes) else str(source)
@@ -112,4 +112,3 @@ def first_line(why: BaseException) -> str:
 def spec_shape(array: Array | Sequence[Any]) -> str:
     """An array's type for a message."""
     return f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else "a list"
-

@@ -1,4 +1,4 @@
-"""Types of an opaque op's results, once more is known of its operands than when the model was read."""
+"""Types of an opaque op's results, once more is known of its operands than when it was read."""
 
 from __future__ import annotations
 

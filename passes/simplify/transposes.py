@@ -218,5 +218,7 @@ RULES: tuple[Rule[Any], ...] = (
 )  # fmt: skip
 # These sum, in another order where the axes stand otherwise in memory: so they are for `fuse`.
 SUMS: tuple[Rule[Any], ...] = (
-    transpose_below_softmax, transpose_below_log_softmax, transpose_below_reduce,
+    transpose_below_softmax,
+    transpose_below_log_softmax,
+    transpose_below_reduce,
 )

@@ -298,9 +298,7 @@ RULES: dict[str, Callable[..., Expr]] = {
     "sigmoid": _pair("sigmoid", _sigmoid64),
     "relu": lambda k, x: bounded(x, 0, None),
     "softplus": softplus,
-    "softsign": _pair(
-        "softsign", lambda k, x: let(x, lambda x: x / (like(x, 1) + tirx.abs(x)))
-    ),
+    "softsign": _pair("softsign", lambda k, x: let(x, lambda x: x / (like(x, 1) + tirx.abs(x)))),
     "mish": _pair("mish", lambda k, x: let(x, lambda x: x * tirx.tanh(_softplus64(None, x)))),
     "hard_swish": _pair("hard_swish", _hard_swish64),
     "gelu": _gelu,

@@ -34,9 +34,7 @@ def vectorize_inner(sch: Any, loop: Any, lanes: int) -> None:
             return
 
 
-def simple_stage(
-    sch: Any, block: Any, machine: Machine, *, work: int, vector: bool = True
-) -> None:
+def simple_stage(sch: Any, block: Any, machine: Machine, *, work: int, vector: bool = True) -> None:
     """Run a stage in the order of its result: outer loops parallel, the last one vectorized."""
     loops = list(sch.get_loops(block))
     last = loops[-1]

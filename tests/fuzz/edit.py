@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """What the mutations share: places in a model, and numbers that break things."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """Weights in files: names that escape, ranges that don't exist, files that aren't."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """Many mutated models through worker processes: what became of each, and the bad ones kept."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """The models that are mutated: those of models/, and small ones that hold what those lack."""
 
 from __future__ import annotations
@@ -112,7 +114,11 @@ recurrent (float[5,2,3] x) => (float[5,1,2,4] y, float[S,D,B,H] g) {
   g, gh = GRU <hidden_size=4, linear_before_reset=1> (x, gw, gr)
 }"""
 RECURRENT_WEIGHTS = {
-    "w": (1, 16, 3), "r": (1, 16, 4), "b": (1, 32), "gw": (1, 12, 3), "gr": (1, 12, 4),
+    "w": (1, 16, 3),
+    "r": (1, 16, 4),
+    "b": (1, 32),
+    "gw": (1, 12, 3),
+    "gr": (1, 12, 4),
 }
 INTEGERS = """<ir_version: 8, opset_import: ["" : 17]>
 integers (int32[3,4] x, int64[2] at, float[2,3] q) => (int32[3,4] y, int32[A,4] g, float[2,3] d,

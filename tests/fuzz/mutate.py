@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """Seeded mutations of models: the same seed gives the same files."""
 
 from __future__ import annotations
@@ -55,6 +57,6 @@ def _edit(rng: random.Random, model: onnx.ModelProto, table: tuple[Edit, ...]) -
         edit = rng.choice(table)
         try:
             return f"{edit.__name__}({edit(rng, model)})"
-        except (IndexError, ValueError, TypeError):
+        except (IndexError, KeyError, ValueError, TypeError):
             continue  # the model has nothing to edit in that way
     return "nothing"

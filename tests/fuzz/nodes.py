@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """Damage to the structure: nodes, names, edges, subgraphs, opsets, inputs and outputs."""
 
 from __future__ import annotations

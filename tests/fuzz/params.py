@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """Damage to parameters: attributes, and the small tensors that serve as parameters."""
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def change_sort(rng: random.Random, model: onnx.ModelProto) -> str:
         value = numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
         a.CopyFrom(helper.make_attribute(a.name, value))
     else:
-        a.type = AttributeProto.AttributeType.Value(rng.choice(SORTS))
+        a.type = AttributeProto.AttributeType.Value(rng.choice(SORTS))  # pyright: ignore
     return f"{node.op_type}.{a.name}"
 
 
@@ -130,8 +132,11 @@ def add_bomb(rng: random.Random, model: onnx.ModelProto) -> str:
         name = x if what == "x" else f"bomb{i}"
         names.append(name)
         if what != "x":
-            array = np.array([big if v == "big" else v for v in what]) if isinstance(what, list) else (
-                np.array(big if what == "big" else what))
+            array = (
+                np.array([big if v == "big" else v for v in what])
+                if isinstance(what, list)
+                else (np.array(big if what == "big" else what))
+            )
             graph.initializer.append(numpy_helper.from_array(array, name))
     made = {k: big if v == "big" else v for k, v in attributes.items()}
     node = helper.make_node(op, names, ["bomb"], "bomb", **made)  # pyright: ignore
@@ -142,7 +147,7 @@ def add_bomb(rng: random.Random, model: onnx.ModelProto) -> str:
 
 
 Input = str | int | float | list[str | int | float]
-BOMBS: dict[str, tuple[list[Input], dict[str, str | int | list[int]]]] = {
+BOMBS: dict[str, tuple[list[Input], dict[str, Any]]] = {
     "Expand": (["x", ["big", 1, 1, 1, 1]], {}),
     "ConstantOfShape": ([["big", 1000]], {}),
     "Tile": (["x", ["big"]], {}),

@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """Damage to the bytes of a model, as broken disks, downloads and attackers do it."""
 
 from __future__ import annotations

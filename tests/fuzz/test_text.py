@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """Damaged text: IR and pipelines parse, or say where they don't."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """Damage to tensors: shapes, types and data that don't belong together."""
 
 from __future__ import annotations
@@ -121,7 +123,9 @@ def make_sparse(rng: random.Random, model: onnx.ModelProto) -> str:
     sparse.values.CopyFrom(numpy_helper.from_array(np.ones(2, np.float32), t.name))
     at = rng.choice([[0, 1], [0, nasty(rng)], [-1, 0], [1, 0], [[0, 0], [0, 1]]])
     sparse.indices.CopyFrom(numpy_helper.from_array(np.array(at, np.int64), "at"))
-    sparse.dims.extend(t.dims if rng.random() < 0.5 else [rng.choice([2**31, 10**12, 2**62, 3])] * 2)
+    sparse.dims.extend(
+        t.dims if rng.random() < 0.5 else [rng.choice([2**31, 10**12, 2**62, 3])] * 2
+    )
     every.remove(t)
     return sparse.values.name
 

@@ -1,3 +1,5 @@
+# pyright: basic
+# Mutations put anything anywhere: the point is that types do not hold.
 """The process that is let loose on mutated models: JSON lines in, JSON lines out.
 
     {"seed": 7, "stage": "opt"} or {"file": "x/model.onnx", ...} or {"model": "conv", ...}

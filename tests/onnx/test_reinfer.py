@@ -68,7 +68,9 @@ def test_fold_carries_them_on() -> None:
 
 def test_softmax_of_opset_9_over_trailing_axes_of_one_needs_no_transposition() -> None:
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 8, 1, 1]) for n in "xy"]
-    graph = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"], axis=1)], "g", ends[:1], ends[1:])
+    graph = helper.make_graph(
+        [helper.make_node("Softmax", ["x"], ["y"], axis=1)], "g", ends[:1], ends[1:]
+    )
     opsets = [helper.make_opsetid("", 9)]
     proto = to_proto(load(helper.make_model(graph, opset_imports=opsets, ir_version=4)))
     assert [n.op_type for n in proto.graph.node] == ["Softmax"]

@@ -31,7 +31,8 @@ CASES: list[tuple[str, list[Any], tuple[int, ...], dict[str, Any]]] = [
 
 
 def model() -> tuple[onnx.ModelProto, dict[str, Any]]:
-    nodes, inputs, outputs, feed = [], [], [], {}
+    nodes, inputs, outputs = list[Any](), list[Any](), list[Any]()
+    feed = dict[str, Any]()
     for n, (op, arrays, out, attributes) in enumerate(CASES):
         names = [f"x{n}_{i}" for i in range(len(arrays))]
         feed.update(zip(names, arrays, strict=True))

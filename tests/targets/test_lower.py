@@ -109,11 +109,12 @@ def test_what_has_no_kernel_falls_back_in_few_segments() -> None:
     assert isinstance(program.buffers[outside.outputs[1][1]].place, Arena)
 
 
-LIVES = st.lists(
-    st.builds(lambda n, a, b: Lifetime(n, min(a, b), max(a, b)),
-              st.integers(1, 1000), st.integers(0, 12), st.integers(0, 12)),
-    max_size=25,
-)  # fmt: skip
+def life(nbytes: int, a: int, b: int) -> Lifetime:
+    return Lifetime(nbytes, min(a, b), max(a, b))
+
+
+STEPS = st.integers(0, 12)
+LIVES = st.lists(st.builds(life, st.integers(1, 1000), STEPS, STEPS), max_size=25)
 
 
 @given(LIVES)

@@ -111,6 +111,7 @@ def choose(s: Shape, op: Op, machine: Machine) -> Knobs:
 def tile(width: int, blocks: int, block: int, machine: Machine) -> tuple[int, int]:
     """The register tile (columns, blocks) with the least estimated cost a useful product."""
     per = max(1, block // machine.lanes)
+
     def cost(columns: int, count: int) -> float:
         vectors = columns * count * per
         useful = width / (-(-width // columns) * columns)

@@ -72,6 +72,7 @@ def choose(s: Shape, machine: Machine) -> Knobs:
     lanes = max(machine.lanes, 8)
     panels = -(-s.n // lanes)
     per = max(1, lanes // machine.lanes)
+
     def cost(rows: int, count: int) -> float:
         vectors = rows * count * per
         useful = s.m / (-(-s.m // rows) * rows) * panels / (-(-panels // count) * count)

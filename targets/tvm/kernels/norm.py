@@ -22,9 +22,7 @@ def number(value: float) -> Expr:
     return tirx.const(value, "float32")
 
 
-def moments(
-    region: Region, op: Op, axes: Sequence[int], *, centred: bool
-) -> tuple[Any, Any, int]:
+def moments(region: Region, op: Op, axes: Sequence[int], *, centred: bool) -> tuple[Any, Any, int]:
     """Readers, by element, of the mean (0 unless `centred`) and of 1/sqrt(variance + epsilon)."""
     kind: Any = op.kind
     x, shape = op.operand(0), shape_of(op.operand(0))

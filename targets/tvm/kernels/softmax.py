@@ -29,6 +29,7 @@ def compute(region: Region) -> int:
 
     top = rows.reduce(region, "top", shape, [axis], element, rows.LARGEST, inner)
     if op.kind.name == "log_softmax":
+
         def term(at: Any) -> Any:
             return expr.exp(None, region.at(x, at) - top(kept(at)))
 
