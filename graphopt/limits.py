@@ -7,6 +7,7 @@ name for everything. Child processes inherit them.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from graphopt.errors import InputError
@@ -90,6 +91,17 @@ def _resource_limits() -> list[int]:
         return []
     every = (resource.getrlimit(w)[0] for w in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     return [soft for soft in every if soft != resource.RLIM_INFINITY]
+
+
+def limit_memory(count: int) -> None:
+    """Let allocations of this process beyond `count` bytes fail, instead of taking the machine."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        least = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def gigabytes(count: int) -> str:

@@ -366,9 +366,9 @@ def _convert_union(raw: object, args: tuple[Any, ...]) -> object:
 def _convert_tuple(raw: object, args: tuple[Any, ...]) -> tuple[object, ...]:
     if not isinstance(raw, tuple):
         raise TypeError("not a list")
-    items: tuple[Any, ...] = cast("Any", raw)
+    items = cast("tuple[object, ...]", raw)
     if len(args) == 2 and args[1] is Ellipsis:
         return tuple(convert(r, args[0]) for r in items)
     if len(args) != len(items):
-        raise ValueError(raw)
+        raise ValueError(f"{len(items)} values where {len(args)} should be")
     return tuple(convert(r, a) for r, a in zip(items, args, strict=True))

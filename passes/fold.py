@@ -187,7 +187,7 @@ def _modelled(op: Op, datas: Sequence[Data | None]) -> list[Data]:
         ]
     try:
         results = kind.evaluate(*_arrays(kept))
-    except (ValueError, IndexError, GraphoptError) as why:
+    except (ValueError, IndexError, ArithmeticError, GraphoptError) as why:
         raise Miss(str(why)) from why
     return [Inline(r) for r in results]
 

@@ -112,6 +112,6 @@ def _unpack(tree: Any, buffers: list[bytes]) -> Any:
         case "path":
             return Path(what)
         case "map":
-            return {_unpack(k, buffers): _unpack(v, buffers) for k, v in what}
+            return {_unpack(k, buffers): _unpack(v, buffers) for k, v in cast("list[Any]", what)}
         case _:
             raise FrameError(f"unknown tag {tag!r}")

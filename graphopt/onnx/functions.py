@@ -6,6 +6,7 @@ import onnx
 from onnx import inliner
 
 from graphopt.errors import InputError, UnsupportedError
+from graphopt.onnx.forked import Lost, forked
 from graphopt.onnx.order import subgraphs
 
 MAX_NODES = 5_000_000  # after inlining; functions calling functions multiply
@@ -27,8 +28,9 @@ def inline(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     if total > MAX_NODES:
         raise UnsupportedError(f"{label}: has over {MAX_NODES} nodes once functions are inlined")
     try:
-        return inliner.inline_local_functions(model)
-    except Exception as why:  # the inliner's C++ raises RuntimeError, ValueError and worse
+        whole = forked(lambda: inliner.inline_local_functions(model).SerializeToString())
+        return onnx.ModelProto.FromString(whole)
+    except (Lost, ValueError) as why:
         raise InputError(f"{label}: its functions can't be inlined: {why}") from why
 
 

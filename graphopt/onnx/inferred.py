@@ -10,6 +10,7 @@ from onnx import shape_inference
 from graphopt.errors import InputError
 from graphopt.ir.types import UnknownType, ValueType
 from graphopt.onnx.attrs import GRAPHS
+from graphopt.onnx.forked import Lost, forked
 from graphopt.onnx.types import read_type
 
 Path = tuple[int, ...]  # of a graph: node, attribute, position in it, and so on inwards
@@ -32,11 +33,22 @@ class Inferred:
 
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with types, as far as inference comes; a model that it rejects is given back."""
+    """The model with types, as far as inference comes; one on which it fails is given back."""
     try:
-        return shape_inference.infer_shapes(model, data_prop=True)
-    except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, MemoryError):
-        return model  # ONNX has no narrower class for "unknown opset", "bad attribute" and so on
+        return _forked(model, data_prop=True)
+    except (Lost, ValueError):
+        return model
+
+
+def _forked(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
+    """Run the inference where it may crash: an operand without a type is enough for some ops.
+
+    Raises:
+        Lost: it did.
+        ValueError: it refuses the model.
+    """
+    whole = forked(lambda: shape_inference.infer_shapes(model, **options).SerializeToString())
+    return onnx.ModelProto.FromString(whole)
 
 
 def _walk(graph: onnx.GraphProto, path: Path) -> Iterator[tuple[Path, dict[str, onnx.TypeProto]]]:
@@ -62,6 +74,6 @@ def check_types(node: onnx.NodeProto, operands: dict[str, onnx.TypeProto], opset
     domains = [onnx.OperatorSetIdProto(domain="", version=opset)]
     model = onnx.ModelProto(ir_version=8, graph=graph, opset_import=domains)
     try:
-        shape_inference.infer_shapes(model, strict_mode=True)
-    except (shape_inference.InferenceError, RuntimeError) as why:
+        _forked(model, strict_mode=True)
+    except (Lost, ValueError) as why:
         raise InputError(str(why)) from why

@@ -13,12 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from graphopt.onnx import frames
+from graphopt.limits import limit_memory
 from graphopt.onnx.engine import Engine, failure
 from graphopt.onnx.ort import load_onnxruntime
 from graphopt.runtime import Session
@@ -60,17 +60,6 @@ class Server:
 @lru_cache(maxsize=64)
 def _small(model: bytes) -> Engine:
     return Engine(model, False, 1)
-
-
-def limit_memory(count: int) -> None:
-    """Let allocations beyond `count` bytes fail, instead of taking the machine down."""
-    with suppress(ImportError, ValueError, OSError):
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        least = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def watch(parent: int) -> None:

@@ -225,6 +225,8 @@ def matmul_to_gemm(rw: Rewriter, op: Op, kind: Add) -> Value | None:
         maker = product.op
         if maker is None or not isinstance(maker.kind, MatMul):
             continue
+        if not op.result.tensor.dtype.is_float:
+            continue  # ONNX Runtime has no Gemm of integers
         if maker.operand(0).tensor.rank != 2 or maker.operand(1).tensor.rank != 2:
             continue
         if not same_shape(op.result, product) or (c.tensor.rank or 3) > 1:

@@ -107,6 +107,8 @@ def matmul_of_transpose(rw: Rewriter, op: Op, kind: MatMul) -> Value | None:
     a, b = _turned(op.operand(0)), _turned(op.operand(1))
     if (a is None and b is None) or {v.tensor.rank for v in op.operands if v} != {2}:
         return None
+    if not op.result.tensor.dtype.is_float:
+        return None  # ONNX Runtime has no Gemm of integers
     turned = Gemm(trans_a=bool(a), trans_b=bool(b))
     return rw.make(turned, a or op.operand(0), b or op.operand(1))
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import onnx
@@ -147,7 +148,7 @@ def add_bomb(rng: random.Random, model: onnx.ModelProto) -> str:
 
 
 Input = str | int | float | list[str | int | float]
-BOMBS: dict[str, tuple[list[Input], dict[str, Any]]] = {
+BOMBS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "Expand": (["x", ["big", 1, 1, 1, 1]], {}),
     "ConstantOfShape": ([["big", 1000]], {}),
     "Tile": (["x", ["big"]], {}),
