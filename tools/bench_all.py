@@ -97,7 +97,7 @@ def optimize(path: Path, shapes: Shapes, o: argparse.Namespace) -> Outcome:
     outcome.seconds = dict(report.seconds)
     check = report.checks[-1]
     outcome.error = max((e.relative for e in check.outputs), default=None)
-    outcome.limit = check.tolerance.value
+    outcome.limit = max((check.tolerance.at(e.name) for e in check.outputs), default=0.0)
     assert result.program
     describe(outcome, result.program)
     return outcome

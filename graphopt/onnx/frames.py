@@ -108,9 +108,9 @@ def _unpack(tree: Any, buffers: list[bytes]) -> Any:
             strings: Array = np.array([_unpack(v, buffers) for v in items], object)
             return strings.reshape(shape)
         case "bytes":
-            return buffers[what]
+            return buffers[cast("int", what)]
         case "path":
-            return Path(what)
+            return Path(cast("str", what))
         case "map":
             return {_unpack(k, buffers): _unpack(v, buffers) for k, v in cast("list[Any]", what)}
         case _:
