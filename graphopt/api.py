@@ -339,7 +339,8 @@ class _Job:
             rows = interleave({"graphopt": lambda: session.run(feed),
                                "onnxruntime": lambda: peer.run(feed)})  # fmt: skip
             self.latency = [latency(n, self.threads, r) for n, r in rows.items()]
-            self.layers = profile_layers(session, feed)
+            repeats = round(1000 / max(self.latency[0].median_ms, 1))  # about a second in all
+            self.layers = profile_layers(session, feed, max(1, min(10, repeats)))
 
     def result(self) -> Result:
         report = Report(

@@ -17,22 +17,29 @@ def interleave(
     """Time callables in turn, A B A B ..., so that drift hits all alike; seconds a call.
 
     Before each timed call goes one that isn't: threads of the other may still spin, and its data
-    fill the caches.
+    fill the caches. Where one round takes over `seconds` a callable, a single one is timed.
     """
-    for run in runs.values():
-        run()
-        run()
     times: dict[str, list[float]] = {name: [] for name in runs}
-    until = time.perf_counter() + seconds * len(runs)
-    rounds = 0
+    began = time.perf_counter()
+    _round(runs, times)
+    slow = time.perf_counter() - began > 2 * seconds * len(runs)
+    if slow:
+        return times
+    for found in times.values():
+        found.clear()  # the first round warms up
+    until, rounds = time.perf_counter() + seconds * len(runs), 0
     while rounds < least or (time.perf_counter() < until and rounds < most):
-        for name, run in runs.items():
-            run()
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
+        _round(runs, times)
         rounds += 1
     return times
+
+
+def _round(runs: Mapping[str, Callable[[], Any]], times: dict[str, list[float]]) -> None:
+    for name, run in runs.items():
+        run()
+        began = time.perf_counter()
+        run()
+        times[name].append(time.perf_counter() - began)
 
 
 def latency(what: str, threads: int, seconds: Sequence[float]) -> Latency:

@@ -12,7 +12,7 @@ import numpy as np
 from graphopt.ir.builtin import Const, Fused
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Module, Op, Value
-from graphopt.ir.data import Computed, Data
+from graphopt.ir.data import Computed, Data, size
 from graphopt.ir.types import Array, DType, TensorType
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
@@ -20,6 +20,7 @@ from graphopt.ops.reduce import Reduce
 
 SAFETY = 16.0  # multiples of the expected rounding error; models seen stay below 3
 AMPLIFIED = 4.0  # multiples of the largest response seen to a rounding
+MOST = 0.01  # of an output's range: beyond that nothing counts as rounding
 PERTURBATIONS = 3  # of the original, where its response to rounding is measured
 FUNCTION_TERMS = 64  # exp, tanh and the like err by a few units in the last place: (8 ulp)^2
 
@@ -52,7 +53,7 @@ class Tolerance:
 
     def at(self, name: str) -> float:
         """The tolerance of one output."""
-        return max(self.value, AMPLIFIED * self.moves.get(name, 0.0))
+        return max(self.value, min(MOST, AMPLIFIED * self.moves.get(name, 0.0)))
 
     def measured(self) -> Tolerance:
         """The tolerance with the original's own response to rounding, which is measured now."""
@@ -62,8 +63,8 @@ class Tolerance:
         """Say it with its derivation."""
         value, how = self.value, f"{SAFETY:g} u sqrt({self.terms}), u = {self.unit:.0e}"
         most = max(self.moves.values(), default=0.0)
-        if AMPLIFIED * most > value:
-            value = AMPLIFIED * most
+        if min(MOST, AMPLIFIED * most) > value:
+            value = min(MOST, AMPLIFIED * most)
             how = (
                 f"{AMPLIFIED:g} times what one rounding of weights and inputs does to the original"
             )
@@ -87,9 +88,9 @@ def tolerance(graph: Graph, respond: Respond | None = None) -> Tolerance:
 
 
 def _is_share(value: Value) -> bool:
-    """Whether a value is a sigmoid's, in whatever shape; the result of an If's branches, too."""
+    """Whether a value is a sigmoid's, in whatever shape, or their mean; an If's results, too."""
     op = value.op
-    while op and op.kind.name in _MOVES:
+    while op and getattr(op.kind, "op_type", op.kind.name).lower() in _MOVES:
         value, op = op.operand(0), op.operand(0).op
     if op and op.regions and not isinstance(op.kind, Fused):
         index = op.results.index(value)
@@ -98,7 +99,10 @@ def _is_share(value: Value) -> bool:
     return op is not None and op.kind.name in ("sigmoid", "hard_sigmoid")
 
 
-_MOVES = {"identity", "reshape", "transpose", "squeeze", "unsqueeze", "slice", "gather"}
+_MOVES = {
+    "identity", "reshape", "transpose", "squeeze", "unsqueeze", "slice", "gather", "reduce_mean",
+    "reducemean",
+}  # fmt: skip
 
 
 def response(
@@ -106,8 +110,9 @@ def response(
 ) -> Mapping[str, float]:
     """How far each output moves, relative to its range, when weights and inputs are rounded.
 
-    Every float constant and input is multiplied by 1 + r u, r = 1 or -1 at random. That is the
-    backward view: a run's result is the exact one for slightly other data (Higham, section 1.5).
+    Every float constant (of several elements) and input is multiplied by 1 + r u, r = 1 or -1 at
+    random. That is the backward view: a run's result is the exact one for slightly other data
+    (Higham, section 1.5).
 
     Args:
         module: the original.
@@ -131,9 +136,14 @@ def perturbed(module: Module, rng: np.random.Generator) -> Module:
     """A copy whose float constants are off by one rounding each, once they are asked for."""
     copy = clone_module(module)
     for op in copy.main.walk():
-        if isinstance(op.kind, Const) and op.kind.data.dtype.numpy.kind == "f":
+        if isinstance(op.kind, Const) and _is_weight(op.kind.data):
             op.kind = Const(_noisy(op.kind.data, int(cast("Any", rng.integers(2**32)))))
     return copy
+
+
+def _is_weight(data: Data) -> bool:
+    """Floats, and more than one: a single one may be an exponent, say, that has to be exact."""
+    return data.dtype.numpy.kind == "f" and size(data) > 1
 
 
 def _noisy(data: Data, seed: int) -> Data:

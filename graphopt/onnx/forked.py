@@ -19,7 +19,7 @@ from graphopt.limits import limit_memory, max_memory, max_seconds
 MOST_SECONDS = 60.0
 
 
-class Lost(GraphoptError):
+class LostError(GraphoptError):
     """The process crashed, or took too long; the text says which."""
 
 
@@ -27,7 +27,7 @@ def forked(work: Callable[[], bytes]) -> bytes:
     """What `work` returns, computed in a copy of this process.
 
     Raises:
-        Lost: that crashed, or took too long.
+        LostError: that crashed, or took too long.
         ValueError: `work` raised an exception; the text is that one's.
     """
     if not hasattr(os, "fork"):  # Windows
@@ -50,7 +50,7 @@ def forked(work: Callable[[], bytes]) -> bytes:
         _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) or not data:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        raise Lost(f"crashed ({signal.Signals(number).name if number else 'no answer'})")
+        raise LostError(f"crashed ({signal.Signals(number).name if number else 'no answer'})")
     if data[0]:
         raise ValueError(data[1:].decode("utf-8", "replace"))
     return data[1:]
@@ -76,7 +76,7 @@ def _read(out: int, until: float) -> bytes:
     while True:
         ready, _, _ = select.select([out], [], [], max(0.0, until - time.monotonic()))
         if not ready:
-            raise Lost("takes too long")
+            raise LostError("takes too long")
         piece = os.read(out, 1 << 20)
         if not piece:
             return b"".join(pieces)

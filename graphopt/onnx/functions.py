@@ -6,7 +6,7 @@ import onnx
 from onnx import inliner
 
 from graphopt.errors import InputError, UnsupportedError
-from graphopt.onnx.forked import Lost, forked
+from graphopt.onnx.forked import LostError, forked
 from graphopt.onnx.order import subgraphs
 
 MAX_NODES = 5_000_000  # after inlining; functions calling functions multiply
@@ -30,7 +30,7 @@ def inline(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     try:
         whole = forked(lambda: inliner.inline_local_functions(model).SerializeToString())
         return onnx.ModelProto.FromString(whole)
-    except (Lost, ValueError) as why:
+    except (LostError, ValueError) as why:
         raise InputError(f"{label}: its functions can't be inlined: {why}") from why
 
 

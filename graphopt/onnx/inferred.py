@@ -10,7 +10,7 @@ from onnx import shape_inference
 from graphopt.errors import InputError
 from graphopt.ir.types import UnknownType, ValueType
 from graphopt.onnx.attrs import GRAPHS
-from graphopt.onnx.forked import Lost, forked
+from graphopt.onnx.forked import LostError, forked
 from graphopt.onnx.types import read_type
 
 Path = tuple[int, ...]  # of a graph: node, attribute, position in it, and so on inwards
@@ -36,7 +36,7 @@ def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with types, as far as inference comes; one on which it fails is given back."""
     try:
         return _forked(model, data_prop=True)
-    except (Lost, ValueError):
+    except (LostError, ValueError):
         return model
 
 
@@ -44,7 +44,7 @@ def _forked(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
     """Run the inference where it may crash: an operand without a type is enough for some ops.
 
     Raises:
-        Lost: it did.
+        LostError: it did.
         ValueError: it refuses the model.
     """
     whole = forked(lambda: shape_inference.infer_shapes(model, **options).SerializeToString())
@@ -75,5 +75,5 @@ def check_types(node: onnx.NodeProto, operands: dict[str, onnx.TypeProto], opset
     model = onnx.ModelProto(ir_version=8, graph=graph, opset_import=domains)
     try:
         _forked(model, strict_mode=True)
-    except (Lost, ValueError) as why:
+    except (LostError, ValueError) as why:
         raise InputError(str(why)) from why

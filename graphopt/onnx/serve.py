@@ -17,8 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from graphopt.onnx import frames
 from graphopt.limits import limit_memory
+from graphopt.onnx import frames
 from graphopt.onnx.engine import Engine, failure
 from graphopt.onnx.ort import load_onnxruntime
 from graphopt.runtime import Session

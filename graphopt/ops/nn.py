@@ -371,7 +371,10 @@ class LogSoftmax(OpKind, name="log_softmax"):
 
     def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
         """The type of x."""
-        return (tensors(*types)[0],)
+        (x,) = tensors(*types)
+        if not x.dtype.is_float:
+            raise ValueError(f"x is {x}, not of floats")
+        return (x,)
 
     def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
         """Shifted by the maximum."""

@@ -185,7 +185,7 @@ class Worker:
         try:
             _pipe(self.process.stdin).write(json.dumps(request).encode() + b"\n")
             _pipe(self.process.stdin).flush()
-            ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+            ready, _, _ = select.select([_pipe(self.process.stdout)], [], [], seconds)
             if not ready:
                 self.late = True
                 self.process.kill()
