@@ -17,8 +17,8 @@ MAX_SPLAT = 2**40  # elements of a ConstantOfShape; more is surely damage
 
 @converts("Constant")
 def _constant(n: NodeView) -> Modelled | None:
-    """Every form but the sparse one."""
-    value = n.attr("value")
+    """Every form; sparse ones come as dense data, which ONNX Runtime makes of them too."""
+    value = n.attr("value", n.attr("sparse_value"))
     if isinstance(value, Inline | Mapped):
         return Step(Const(value), ())
     forms = (

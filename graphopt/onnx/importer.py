@@ -181,6 +181,8 @@ class Importer:
         for a in node.proto.attribute:
             if a.type == onnx.AttributeProto.TENSOR:
                 attrs[a.name] = read_tensor(a.t, self.sources, node.where)
+            elif (node.proto.op_type, a.name) == ("Constant", "sparse_value"):
+                attrs[a.name] = read_sparse(a.sparse_tensor, self.sources, node.where)
             else:
                 attrs[a.name] = plain(read_attribute(a, self.sources, node.where))
         return attrs

@@ -34,5 +34,6 @@ def test_150_mutated_models(tmp_path: Path) -> None:
 def test_2000_mutated_models(tmp_path: Path) -> None:
     settings = Settings(cache=tmp_path)
     warm = Settings(jobs=1, seconds=300, cache=tmp_path)
-    assert failures(run(whole([*models.SMALL, *models.real()], "optimize"), warm)) == []  # warm
+    names = sorted({*models.SMALL, *models.real()} - {"custom"})  # which no reference can run
+    assert {o.result for o in run(whole(names, "optimize"), warm)} == {"ok"}
     assert failures(run(requests(range(2000), "all"), settings)) == []

@@ -197,6 +197,33 @@ def test_windows_larger_than_the_image_are_not_for_kernels() -> None:
     assert result.report.fallback is not None
 
 
+def test_sparse_constants_compile() -> None:
+    """ONNX Runtime can't give a sparse constant to a kernel."""
+    result = graphopt.optimize(models.model("constants"), target="x86")
+    assert [c.ok for c in result.report.checks] == [True, True]
+
+
+def test_inference_that_crashes_is_done_without() -> None:
+    """* ONNX's shape inference follows a null pointer: EyeLike of a value without a type."""
+    text = """(float[1] x) => (a, b) { a = custom.Thing (x)  b = EyeLike (a) }"""
+    wild = model(text)
+    wild.opset_import.add(domain="custom", version=1)
+    verify(graphopt.load(wild))
+
+
+def test_integer_matrix_products_stay() -> None:
+    """ONNX Runtime has no Gemm of integers."""
+    text = """(int32[2, 3] x, int32[2] c) => (int32[2, 2] y) { t = Transpose (x)  m = MatMul (x, t)
+        y = Add (m, c) }"""
+    assert all(c.ok for c in graphopt.optimize(model(text)).report.checks)
+
+
+def test_softmax_of_integers() -> None:
+    text = """(float[1] x) => (int64[3] y) { a = Constant <value_ints = [1, 2, 3]> ()
+        y = Softmax (a) }"""
+    verify(graphopt.optimize(model(text), check=False).module)
+
+
 def test_telemetry_is_off(tmp_path: Path) -> None:
     """ONNX Runtime 1.31 leaves a file in the temporary folder and reports what it runs."""
     (tmp_path / "m.onnx").write_bytes(model(DIVIDE).SerializeToString())

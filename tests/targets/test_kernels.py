@@ -92,6 +92,7 @@ POOLS = [
     ("avg_pool", 16, (8, 9), 3, 1, 1, ""),
     ("avg_pool", 24, (8, 8), 3, 2, 1, ",count_include_pad=true"),
     ("avg_pool", 32, (7, 7), 7, 1, 0, ""),
+    ("avg_pool", 16, (6, 6), 7, 1, 1, ""),
 ]
 
 
