@@ -1,9 +1,11 @@
 # pyright: basic
 # TVM ships no types.
-"""Convolution in groups that don't fill vector blocks: a plain loop nest, vectorized over columns.
+"""Convolution in groups that don't fill vector blocks: rows of the result, vectorized over columns.
 
-Rare (depthwise with a multiplier, small groups), so simple: one result element at a time in the
-order of the result, the sum innermost, LLVM choosing the vectors.
+    for some channels of a group, for a row: y[channels, row] += w[channels, c, tap] * x[c, row + tap]
+
+A row is a line of the image, or, for a 1 x 1 kernel, up to ROW elements of it in memory order; the
+rows of a few channels stay in the first cache while the sum runs over input channels and taps.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ from typing import Any
 
 from tvm import te, tirx
 
+from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.kernels import conv
 from graphopt.targets.tvm.region import Region, shape_of
+
+ROW = 512  # elements of a row in memory order
+CHANNELS = 4  # rows that are summed together, reading the operand once
 
 
 def bounds(where: list[Any], s: conv.Shape) -> list[Any]:
@@ -24,6 +30,32 @@ def bounds(where: list[Any], s: conv.Shape) -> list[Any]:
         checks += [p >= 0] if s.pads[i] else []
         checks += [p < s.size[i]] if s.pads[len(where) + i] else []
     return checks
+
+
+def divisor(size: int, most: int) -> int:
+    """The largest divisor of a size that is at most `most`."""
+    return next(d for d in range(min(size, most), 0, -1) if size % d == 0)
+
+
+def nest(sch: Any, s: conv.Shape, machine: Machine) -> None:
+    """Schedule the sums: channels and rows outside, then the sum, then the row."""
+    block = sch.get_sblock("anchor")
+    n, m, *rest = sch.get_loops(block)
+    space, sums = rest[: len(s.size)], rest[len(s.size) :]
+    pointwise = {*s.kernel, *s.strides} == {1} and not any(s.pads)
+    if pointwise:
+        space = [sch.fuse(*space)] if len(space) > 1 else space
+        space = sch.split(space[0], [None, divisor(loops.extent(sch, space[0]), ROW)])
+    *lines, row = space
+    groups, channels = sch.split(m, [None, divisor(s.outs // s.group, CHANNELS)])
+    sch.reorder(n, groups, *lines, *sums, channels, row)
+    if loops.extent(sch, row) % machine.lanes == 0:  # else LLVM makes vectors and a remainder
+        sch.vectorize(sch.split(row, [None, machine.lanes])[1])
+    sch.unroll(channels)
+    tasks = sch.fuse(n, groups)
+    if loops.parallel_worth(s.macs) and loops.extent(sch, tasks) > 1:
+        sch.parallel(tasks)
+    sch.decompose_reduction(block, sums[0])
 
 
 def build(region: Region) -> Any:
@@ -56,6 +88,6 @@ def build(region: Region) -> Any:
     region.bind(op.result, read)
     (output,) = region.graph.outputs
     sch = loops.schedule(region.primfunc([region.store(output, "out0")]))
-    loops.reduction_stage(sch, sch.get_sblock("anchor"), region.machine, work=s.macs)
+    nest(sch, s, region.machine)
     loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=s.macs // s.ins)
     return sch.mod["main"]
