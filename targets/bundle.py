@@ -36,6 +36,7 @@ from graphopt.targets.program import (
     Dynamic,
     FallbackCall,
     Input,
+    Kernel,
     KernelCall,
     Output,
     Program,
@@ -236,7 +237,7 @@ def _manifest(p: Program, meta: Meta, prefix: str, files: dict[str, FileInfo]) -
         output_buffers=p.outputs,
         steps=tuple(_steps(p)),
         buffers=tuple(_buffer(i, p.buffers[i]) for i in sorted(_known_outside(p))),
-        layers=tuple(_layer(i, step) for i, step in enumerate(p.steps)),
+        layers=_layers(p),
         arena_bytes=p.arena_bytes,
         weight_bytes=p.weight_bytes,
         files=files,
@@ -301,7 +302,25 @@ def _steps(p: Program) -> Iterator[KernelRange | Segment]:
         yield KernelRange(first, len(p.steps))
 
 
-def _layer(index: int, step: Step) -> Layer:
-    kernel = step.kernel if isinstance(step, KernelCall) else "onnxruntime"
-    name = step.nodes[-1] if step.nodes else f"{kernel}#{index}"
-    return Layer(name, step.nodes, kernel, step.macs)
+def _layers(p: Program) -> tuple[Layer, ...]:
+    kernels = {k.symbol: k for k in p.kernels}
+    return tuple(_layer(i, step, kernels) for i, step in enumerate(p.steps))
+
+
+def _layer(index: int, step: Step, kernels: Mapping[str, Kernel]) -> Layer:
+    symbol = step.kernel if isinstance(step, KernelCall) else "onnxruntime"
+    kernel, work = kernels.get(symbol), step.work
+    return Layer(
+        name=step.nodes[-1] if step.nodes else f"{symbol}#{index}",
+        nodes=step.nodes,
+        kernel=symbol,
+        macs=step.macs,
+        family=kernel.family if kernel else symbol,
+        key=kernel.key if kernel else "",
+        flops=work.flops,
+        data_bytes=work.data_bytes,
+        weight_bytes=work.weight_bytes,
+        unit=work.unit,
+        operands=step.operands,
+        results=step.results,
+    )

@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 
 from graphopt.analysis.cost import macs
+from graphopt.analysis.work import Work, flops, stored_bytes, work
 from graphopt.errors import GraphoptError
 from graphopt.ir.builtin import Const, Fused, Return
 from graphopt.ir.clone import captured, extract
@@ -153,7 +154,10 @@ class _Lowering:
             symbol = f"k_{op.kind.family}_{key[:12]}"
             self.kernels[key] = Kernel(symbol, key, text, op.kind.family)
         args = [self.buffer(v) for v in (*op.operands, *op.results) if v]
-        return KernelCall(self.kernels[key].symbol, tuple(args), op.loc.nodes, macs(op))
+        return KernelCall(
+            self.kernels[key].symbol, tuple(args), op.loc.nodes, macs(op),
+            work(op, is_constant), _types(op.operands), _types(op.results),
+        )  # fmt: skip
 
     def fallback(self, ops: list[Op]) -> FallbackCall:
         """A segment of ops, with the views between them, as a model of its own."""
@@ -170,7 +174,9 @@ class _Lowering:
         why = {_name(op): self.reason(op) for op in ops}
         model = self.segment(graph, self.module)
         total = sum(macs(op) for op in ops)
-        return FallbackCall(model, ins, outs, nodes, total, tuple(sorted(why.items())))
+        done = Work(sum(map(flops, ops)), sum(map(stored_bytes, (*inputs, *outputs))))
+        return FallbackCall(model, ins, outs, nodes, total, tuple(sorted(why.items())),
+                            done, _types(inputs), _types(outputs))  # fmt: skip
 
     def returned(
         self, graph: Graph, outputs: list[Value], near: set[Op]
@@ -276,6 +282,10 @@ def _touched(step: Step) -> Iterable[int]:
     if isinstance(step, KernelCall):
         return step.args
     return (b for _, b in (*step.inputs, *step.outputs))
+
+
+def _types(values: Iterable[Value | None]) -> tuple[str, ...]:
+    return tuple(str(v.type) for v in values if v)
 
 
 def _static(value: Value) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from graphopt.analysis.work import Work
 from graphopt.errors import GraphoptError, LimitError
 from graphopt.ir.types import Array, DType
 from graphopt.limits import gigabytes, max_memory
@@ -90,12 +91,18 @@ class Kernel:
 
 @dataclass(frozen=True)
 class KernelCall:
-    """Run a kernel: `args` are indices of buffers, the operands first, then the results."""
+    """Run a kernel: `args` are indices of buffers, the operands first, then the results.
+
+    `nodes`, `macs`, `work` and the types (as IR text, operands and results) are for the profile.
+    """
 
     kernel: str
     args: tuple[int, ...]
     nodes: tuple[str, ...] = ()
     macs: int = 0
+    work: Work = Work()
+    operands: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,9 @@ class FallbackCall:
     nodes: tuple[str, ...] = ()
     macs: int = 0
     reasons: tuple[tuple[str, str], ...] = ()
+    work: Work = Work()
+    operands: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
 
 
 Step = KernelCall | FallbackCall

@@ -78,12 +78,37 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of the plan, as a profile shows it; kernel is `onnxruntime` for a segment."""
+    """One step of the plan, as a profile shows it; kernel is `onnxruntime` for a segment.
+
+    Attributes:
+        name: the last of its nodes.
+        nodes: the ONNX nodes it computes.
+        kernel: the function.
+        macs: its multiply-accumulates.
+        family: which of the kernel library's templates it was made from.
+        key: the hash of all that decides the function's machine code; empty for a segment.
+        flops: arithmetic operations that it needs, 2 a multiply-add.
+        data_bytes: of activations that it must read and write, each once.
+        weight_bytes: of constants that it must read.
+        unit: the element type of its arithmetic.
+        operands: the types of what it reads, as IR text (`f32[1,64,56,56:aBcd16b]`).
+        results: the types of what it writes.
+
+    All from `family` on came later than the format's first bundles, which read as empty and 0.
+    """
 
     name: str
     nodes: tuple[str, ...]
     kernel: str
     macs: int
+    family: str = ""
+    key: str = ""
+    flops: int = 0
+    data_bytes: int = 0
+    weight_bytes: int = 0
+    unit: str = "f32"
+    operands: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -269,4 +294,17 @@ def _read_step(d: Json) -> KernelRange | Segment:
 
 
 def _read_layer(d: Json) -> Layer:
-    return Layer(str(d["name"]), tuple(map(str, d["nodes"])), str(d["kernel"]), int(d["macs"]))
+    return Layer(
+        name=str(d["name"]),
+        nodes=tuple(map(str, d["nodes"])),
+        kernel=str(d["kernel"]),
+        macs=int(d["macs"]),
+        family=str(d.get("family", "")),
+        key=str(d.get("key", "")),
+        flops=int(d.get("flops", 0)),
+        data_bytes=int(d.get("data_bytes", 0)),
+        weight_bytes=int(d.get("weight_bytes", 0)),
+        unit=str(d.get("unit", "f32")),
+        operands=tuple(map(str, d.get("operands", ()))),
+        results=tuple(map(str, d.get("results", ()))),
+    )
