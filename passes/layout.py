@@ -26,6 +26,7 @@ LETTERS = "abcdef"
 CONVS = {"conv", "conv_transpose"}
 POOLS = {"max_pool", "avg_pool"}
 SPATIAL = {f"reduce_{how}" for how in ("sum", "mean", "max", "min")}
+WASTED = 4.0  # times the useful products that a grouped convolution in blocks may compute
 FEW = 8  # input channels that a first convolution reads from a dense tensor
 
 
@@ -169,7 +170,10 @@ def _convolve(layouts: Layouts, op: Op) -> bool:
         layouts.take(op, 0, layouts.tag(rank))
         layouts.take(op, 1, f"Ab{rest}{block}a")
     elif kind.group > 1 and (w[1] % block or (w[0] // kind.group) % block):
-        return False
+        if _wasted(w[0], kind.group, block) > WASTED:
+            return False
+        layouts.take(op, 0, layouts.tag(rank))
+        layouts.take(op, 1, f"Ab{rest}{block}a")
     elif w[1] <= FEW and not _is_blocked(op.operand(0)):
         layouts.take(op, 1, f"Ab{rest}{block}a")
     else:
@@ -179,6 +183,14 @@ def _convolve(layouts: Layouts, op: Op) -> bool:
         layouts.take(op, 2, f"A{block}a")
     _mark(op, layouts.tag(rank))
     return True
+
+
+def _wasted(outs: int, groups: int, block: int) -> float:
+    """Products computed in blocks for each useful one: a block computes every group it meets."""
+    per = outs // groups
+    firsts = range(0, outs, block)
+    met = sum((min(f + block, outs) - 1) // per - f // per + 1 for f in firsts)
+    return met * block / outs
 
 
 def _pack_matrix(layouts: Layouts, op: Op) -> None:

@@ -23,6 +23,8 @@ def conv(ins, outs, size, kernel, *, stride=1, pad=0, dilation=1, group=1, n=1, 
     """The text of a 2-D convolution region with bias and epilogue."""
     deep = ins // group >= b and tag
     wide = group > 1 and group == ins == outs
+    packed = group in (1, ins) or not (deep and outs // group % b == 0 and ins // group % b == 0)
+    deep = deep and (group in (1, ins) or not packed)
     if kind == "conv":
         out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
         wshape, wtag = f"{outs},{ins // group}", f"ABcd{b}b{b}a" if deep and not wide else f"Abcd{b}a"
@@ -33,11 +35,11 @@ def conv(ins, outs, size, kernel, *, stride=1, pad=0, dilation=1, group=1, n=1, 
         extra = f",output_padding=[{more},{more}]"
         deep = True
     layout = f":aBcd{b}b" if tag else ""
-    xt = f"f32[{n},{ins},{size[0]},{size[1]}{layout if deep or wide else ''}]"
+    xt = f"f32[{n},{ins},{size[0]},{size[1]}{layout if deep or wide or group > 1 else ''}]"
     t = f"f32[{n},{outs},{out[0]},{out[1]}{layout}]"
     ops, last = EPILOGUES[epilogue]
     bias = f"f32[{outs}{f':A{b}a' if tag and outs % b else ''}]"
-    return f"""graph @k(%x: {xt}, %w: f32[{wshape},{kernel},{kernel}{':' + wtag if tag and group in (1, ins) else ''}],
+    return f"""graph @k(%x: {xt}, %w: f32[{wshape},{kernel},{kernel}{':' + wtag if tag and packed else ''}],
              %b: {bias}, %r: {t}) {{
       %c = {kind}(%x, %w, %b) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
                                 dilations=[{dilation},{dilation}],group={group}{extra}}} : {t}
@@ -57,6 +59,11 @@ CONVS = [
     dict(ins=32, outs=48, size=(17, 17), kernel=3, n=2, epilogue="none"),
     dict(ins=16, outs=16, size=(1, 1), kernel=1, epilogue="silu"),
     dict(ins=32, outs=64, size=(6, 6), kernel=3, pad=1, group=2, epilogue="relu"),
+    dict(ins=136, outs=136, size=(7, 9), kernel=1, group=4, epilogue="residual"),
+    dict(ins=24, outs=112, size=(6, 6), kernel=1, group=4, epilogue="relu", n=2),
+    dict(ins=60, outs=44, size=(9, 5), kernel=3, pad=1, group=4, epilogue="silu"),
+    dict(ins=64, outs=64, size=(8, 8), kernel=3, pad=2, dilation=2, group=16, epilogue="relu"),
+    dict(ins=96, outs=48, size=(7, 7), kernel=3, stride=2, pad=1, group=2, epilogue="none"),
     dict(ins=40, outs=33, size=(6, 6), kernel=3, pad=1, tag=False, epilogue="relu"),
     dict(ins=8, outs=12, size=(9, 9), kernel=3, pad=1, group=2, tag=False),
     dict(ins=8, outs=16, size=(9, 9), kernel=3, stride=2, group=8, tag=False),

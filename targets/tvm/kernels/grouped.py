@@ -1,11 +1,13 @@
 # pyright: basic
 # TVM ships no types.
-"""Convolution in groups that don't fill vector blocks: rows of the result, vectorized over columns.
+"""Convolution in groups whose channels don't fill vector blocks.
 
-    for some channels of a group, for a row: y[channels, row] += w[channels, c, tap] * x[c, row + tap]
+A block of output channels may then hold channels of several groups. It is computed as by the direct
+convolution, but its sum runs over the groups that it meets, one after another, and the weights of
+lanes that belong to another group count as zero:
 
-A row is a line of the image, or, for a 1 x 1 kernel, up to ROW elements of it in memory order; the
-rows of a few channels stay in the first cache while the sum runs over input channels and taps.
+    y[n, ob, s.., oi] = sum over g in groups(ob), c, k.. of x[n, g * ins + c, s + k]
+                                                            * (w[ob, c, k.., oi] where oi is in g)
 """
 
 from __future__ import annotations
@@ -14,48 +16,8 @@ from typing import Any
 
 from tvm import te, tirx
 
-from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import loops
-from graphopt.targets.tvm.kernels import conv
-from graphopt.targets.tvm.region import Region, shape_of
-
-ROW = 512  # elements of a row in memory order
-CHANNELS = 4  # rows that are summed together, reading the operand once
-
-
-def bounds(where: list[Any], s: conv.Shape) -> list[Any]:
-    """The conditions that a position in the operand isn't padding."""
-    checks: list[Any] = []
-    for i, p in enumerate(where):
-        checks += [p >= 0] if s.pads[i] else []
-        checks += [p < s.size[i]] if s.pads[len(where) + i] else []
-    return checks
-
-
-def divisor(size: int, most: int) -> int:
-    """The largest divisor of a size that is at most `most`."""
-    return next(d for d in range(min(size, most), 0, -1) if size % d == 0)
-
-
-def nest(sch: Any, s: conv.Shape, machine: Machine) -> None:
-    """Schedule the sums: channels and rows outside, then the sum, then the row."""
-    block = sch.get_sblock("anchor")
-    n, m, *rest = sch.get_loops(block)
-    space, sums = rest[: len(s.size)], rest[len(s.size) :]
-    pointwise = {*s.kernel, *s.strides} == {1} and not any(s.pads)
-    if pointwise:
-        space = [sch.fuse(*space)] if len(space) > 1 else space
-        space = sch.split(space[0], [None, divisor(loops.extent(sch, space[0]), ROW)])
-    *lines, row = space
-    groups, channels = sch.split(m, [None, divisor(s.outs // s.group, CHANNELS)])
-    sch.reorder(n, groups, *lines, *sums, channels, row)
-    if loops.extent(sch, row) % machine.lanes == 0:  # else LLVM makes vectors and a remainder
-        sch.vectorize(sch.split(row, [None, machine.lanes])[1])
-    sch.unroll(channels)
-    tasks = sch.fuse(n, groups)
-    if loops.parallel_worth(s.macs) and loops.extent(sch, tasks) > 1:
-        sch.parallel(tasks)
-    sch.decompose_reduction(block, sums[0])
+from graphopt.targets.tvm.kernels import conv, grouped_rows
+from graphopt.targets.tvm.region import Region, static
 
 
 def build(region: Region) -> Any:
@@ -63,31 +25,78 @@ def build(region: Region) -> Any:
     op = region.anchor
     assert op is not None
     s = conv.shape(op)
-    x, w, bias = op.operand(0), op.operand(1), op.operands[2]
-    c = region.reduce_axis(s.ins, "c")
-    taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
-    per = s.outs // s.group
+    return blocks(region, s) if static(op.result).layout else grouped_rows.build(region, s)
 
-    def body(*at: Any) -> Any:
-        n, m, *space = at
-        where = [p * st + t.var * d - b for p, st, t, d, b in
-                 zip(space, s.strides, taps, s.dilations, s.pads, strict=False)]  # fmt: skip
-        group: Any = region.analyzer.simplify(tirx.floordiv(m, per))
-        checks = bounds(where, s)
-        inside = region.at(x, [n, group * s.ins + c.var, *where])
-        zero = tirx.const(0.0, "float32")
-        value = tirx.if_then_else(tirx.all(*checks), inside, zero) if checks else inside
-        return te.sum(value * region.at(w, [m, c.var, *[t.var for t in taps]]), axis=[c, *taps])
 
-    y = region.compute(shape_of(op.result), body, "anchor")
+def blocks(region: Region, s: conv.Shape) -> Any:
+    """The function for a blocked result."""
+    op = region.anchor
+    assert op is not None
+    k = choose(region, s)
+    cols = -(-s.out[-1] // k.columns) * k.columns
+    x = conv.padded(region, op, s, k, (*s.out[:-1], cols)) if k.copy else None
+    w = conv.packed(region, op.operand(1), conv.weight_tag(len(s.size) + 2, 1, k.block))
+    y = sums(region, s, k, x, w)
+    tag = conv.blocked(len(s.size) + 2, k.block)
+    bias = op.operands[2]
 
     def read(index: Any) -> Any:
-        value = y(*index)
+        value = y(*region.physical(tag, index))
         return value if bias is None else value + region.at(bias, [index[1]])
 
     region.bind(op.result, read)
-    (output,) = region.graph.outputs
-    sch = loops.schedule(region.primfunc([region.store(output, "out0")]))
-    nest(sch, s, region.machine)
-    loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=s.macs // s.ins)
-    return sch.mod["main"]
+    return conv.apply(region, s, k)
+
+
+def choose(region: Region, s: conv.Shape) -> conv.Knobs:
+    """A tile of one block: neighbouring blocks read other groups' channels."""
+    op, machine = region.anchor, region.machine
+    assert op is not None
+    block = conv.channel_block(op.result)
+    columns, _ = conv.tile(s.out[-1], 1, block, machine)
+    copy = any(s.pads) or s.out[-1] % columns != 0
+    inner = conv.channel_block(op.operand(0))
+    return conv.Knobs(block, inner, columns, 1, False, copy)
+
+
+def sums(region: Region, s: conv.Shape, k: conv.Knobs, x: Any, w: Any) -> Any:
+    """The stage `anchor`: the sums over the groups that meet in a block of channels.
+
+    `x` is the padded copy of the operand, None where it is read in place.
+    """
+    op = region.anchor
+    assert op is not None
+    per = s.outs // s.group
+    q = region.reduce_axis(groups_met(s.outs, per, k.block), "q")
+    c = region.reduce_axis(s.ins, "c")
+    taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
+    simple, zero = region.analyzer.simplify, tirx.const(0.0, "float32")
+
+    def element(n: Any, channel: Any, where: list[Any]) -> Any:
+        if x is None:
+            return region.at(op.operand(0), [n, channel, *where])
+        if k.inner == 1:
+            return x(n, channel, *where)
+        return x(n, simple(tirx.floordiv(channel, k.inner)), *where,
+                 simple(tirx.floormod(channel, k.inner)))  # fmt: skip
+
+    def body(*at: Any) -> Any:
+        n, ob, *space, oi = at
+        where = [p * st + t.var * d for p, st, t, d in
+                 zip(space, s.strides, taps, s.dilations, strict=True)]  # fmt: skip
+        group = tirx.floordiv(ob * k.block, per) + q.var
+        last = tirx.floordiv(tirx.min(ob * k.block + k.block, s.outs) - 1, per)
+        own = tirx.floordiv(ob * k.block + oi, per) == group
+        weight = tirx.Select(own, w(ob, c.var, *[t.var for t in taps], oi), zero)
+        term = element(n, group * s.ins + c.var, where) * weight
+        return te.sum(tirx.if_then_else(group <= last, term, zero), axis=[q, c, *taps])
+
+    cols = -(-s.out[-1] // k.columns) * k.columns
+    full = (s.n, -(-s.outs // k.block), *s.out[:-1], cols, k.block)
+    return region.compute(full, body, "anchor")
+
+
+def groups_met(outs: int, per: int, block: int) -> int:
+    """The most groups of `per` output channels that have channels in one block."""
+    ends = range(block, outs + block, block)
+    return max((min(e, outs) - 1) // per - (e - block) // per + 1 for e in ends)
