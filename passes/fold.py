@@ -15,6 +15,7 @@ from graphopt.ir.data import Computed, Data, Inline, Rand, Splat, nbytes
 from graphopt.ir.types import Array, Dim, DType, TensorType, same
 from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Elementwise
+from graphopt.ops.quant import Dequantize
 from graphopt.passes.branches import if_constant
 from graphopt.passes.numbers import Numbers, known
 from graphopt.passes.table import RulePass
@@ -22,7 +23,7 @@ from graphopt.pipeline import Context, PassResult
 from graphopt.rewrite import Miss, Rewriter, Rule, const
 
 LAZY = 1 << 16  # bytes: a larger result is computed when its numbers are first wanted
-KEPT = {"DequantizeLinear"}  # of a quantized weight: folding would undo the quantization
+KEPT = {"DequantizeLinear"}  # as Dequantize of a quantized weight: folding would undo it
 # Of one number everywhere these give the same number everywhere.
 UNIFORM = (mv.Reshape, mv.Transpose, mv.Expand, mv.Slice, mv.Squeeze, mv.Unsqueeze, mv.Tile)
 
@@ -148,7 +149,7 @@ def _held(data: Data | None) -> int:
 def _foldable(op: Op, kind: OpKind) -> bool:
     if isinstance(kind, Const | Fused) or op.regions or not op.results or not kind.pure():
         return False
-    if isinstance(kind, Opaque) and kind.op_type in KEPT:
+    if isinstance(kind, Dequantize) or (isinstance(kind, Opaque) and kind.op_type in KEPT):
         return False
     return all(isinstance(r.type, TensorType) for r in op.results)
 

@@ -12,7 +12,7 @@ Ints = tuple[int, ...]
 
 @converts("Conv")
 def _conv(n: NodeView) -> Modelled | None:
-    window = _kernel_window(n)
+    window = kernel_window(n)
     pads = window and window.pads()
     if window is None or pads is None:
         return None
@@ -20,21 +20,21 @@ def _conv(n: NodeView) -> Modelled | None:
     return Step(kind, n.operands)
 
 
-def _kernel_window(n: NodeView) -> Window | None:
-    """The window of a convolution, whose kernel's size is that of the weight."""
-    shape, weight = n.shape(0), n.shape(1)
-    given = n.attr("kernel_shape") or (None if weight is None else weight[2:])
+def kernel_window(n: NodeView, weight: int = 1) -> Window | None:
+    """The window of a convolution, whose kernel's size is that of the operand `weight`."""
+    shape, weights = n.shape(0), n.shape(weight)
+    given = n.attr("kernel_shape") or (None if weights is None else weights[2:])
     kernel: Ints = tuple(k for k in given or () if isinstance(k, int))
     if given is None or len(kernel) != len(given):
         return None
-    if weight is not None and weight[2:] != kernel:
+    if weights is not None and weights[2:] != kernel:
         return None
     return read_window(n, kernel, None if shape is None else shape[2:])
 
 
 @converts("ConvTranspose")
 def _conv_transpose(n: NodeView) -> Modelled | None:
-    window = _kernel_window(n)
+    window = kernel_window(n)
     if window is None:
         return None
     extra = n.attr("output_padding") or (0,) * len(window.kernel)
@@ -70,7 +70,7 @@ def _transposed_pads(n: NodeView, w: Window, extra: Ints) -> Ints | None:
 
 @converts("MaxPool")
 def _max_pool(n: NodeView) -> Modelled | None:
-    window = _pool_window(n)
+    window = pool_window(n)
     pads = window and window.pads(ceil=bool(n.attr("ceil_mode", 0)))
     if window is None or pads is None or not n.single:
         return None
@@ -80,7 +80,7 @@ def _max_pool(n: NodeView) -> Modelled | None:
 @converts("AveragePool")
 def _average_pool(n: NodeView) -> Modelled | None:
     """With ceil_mode the windows' overhang is not counted, so padding can't replace it there."""
-    window, counted = _pool_window(n), bool(n.attr("count_include_pad", 0))
+    window, counted = pool_window(n), bool(n.attr("count_include_pad", 0))
     ceil = bool(n.attr("ceil_mode", 0))
     pads = window and window.pads(ceil=ceil)
     if window is None or pads is None or (counted and ceil and pads != window.pads()):
@@ -89,7 +89,8 @@ def _average_pool(n: NodeView) -> Modelled | None:
     return Step(kind, n.operands)
 
 
-def _pool_window(n: NodeView) -> Window | None:
+def pool_window(n: NodeView) -> Window | None:
+    """The window of a pool, as its attributes say."""
     shape = n.shape(0)
     kernel = n.attr("kernel_shape", ())
     return read_window(n, kernel, shape[2:]) if kernel and shape is not None else None

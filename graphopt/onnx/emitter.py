@@ -98,6 +98,10 @@ class Emitter:
         base = f"ints_{shown}" if 0 < len(values) <= 8 and len(shown) < 40 else "ints"
         return self.constant(np.array(values, np.int64), base)
 
+    def integers(self, values: Sequence[int], dtype: DType) -> str:
+        """The name of a vector of some integer type."""
+        return self.constant(np.array(values, dtype.numpy), f"{dtype}s")
+
     def floats(self, values: Sequence[float]) -> str:
         """The name of a float32 vector."""
         return self.constant(np.array(values, np.float32), "floats")

@@ -8,6 +8,7 @@ from graphopt.onnx import (
     convert_elementwise,
     convert_movement,
     convert_nn,
+    convert_quant,
     convert_reduce,
     convert_resize,
 )
@@ -16,7 +17,14 @@ from graphopt.onnx.checks import known
 from graphopt.onnx.node import CONVERTERS, Modelled, NodeView, Step
 
 # Importing the tables has filled CONVERTERS.
-TABLES = (convert_elementwise, convert_movement, convert_nn, convert_reduce, convert_resize)
+TABLES = (
+    convert_elementwise,
+    convert_movement,
+    convert_nn,
+    convert_quant,
+    convert_reduce,
+    convert_resize,
+)
 # Attributes that are 0 or 1; what runtimes make of other numbers differs.
 _FLAGS = {
     "keepdims", "noop_with_empty_axes", "select_last_index", "transA", "transB", "ceil_mode",
