@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DATA = {".toml", ".j2", ".typed", ".json"}
+DATA = {".toml", ".j2", ".typed", ".json", ".c"}
 
 
 def sources() -> set[str]:

@@ -26,6 +26,7 @@ from typing import IO, Any, Protocol
 
 from graphopt.errors import InputError
 from graphopt.limits import max_seconds
+from graphopt.targets.cache import cache_folder
 from graphopt.targets.machine import Machine
 
 FORMAT = 1  # part of every key: raise it when templates change their meaning
@@ -82,9 +83,8 @@ def salt(machine: Machine) -> str:
 
 
 def default_cache() -> Path:
-    """The folder of compiled kernels: $XDG_CACHE_HOME/graphopt, or ~/.cache/graphopt."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "graphopt" / "kernels"
+    """The folder of compiled kernels, in the user's cache."""
+    return cache_folder("kernels")
 
 
 @dataclass

@@ -1,0 +1,6 @@
+"""The machine's roofline: what arithmetic and memory can do at best, measured here."""
+
+from graphopt.targets.roofline.measure import host_roofline
+from graphopt.targets.roofline.model import Bound, Roofline
+
+__all__ = ["Bound", "Roofline", "host_roofline"]

@@ -1,0 +1,106 @@
+"""Measuring the roofline of this computer: compile probe.c, run it, keep the numbers.
+
+They are kept in the user's cache folder, one small file for a CPU and a number of threads, so that
+the second or two that measuring takes are spent once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from graphopt.errors import UnsupportedError
+from graphopt.limits import free_memory
+from graphopt.targets.cache import cache_folder
+from graphopt.targets.driver import toolchain
+from graphopt.targets.roofline.host import Host, this_host
+from graphopt.targets.roofline.model import Roofline, parse_probe
+
+SOURCE = Path(__file__).with_name("probe.c")
+MOST_THREADS = 64  # of the probe, and of a compiled model
+MILLISECONDS = 25  # each number is the best of the trials that fit in
+MOST_BYTES = 1 << 28  # the largest working set; beyond it memory gets no slower
+TIME_LIMIT = 120.0  # seconds; it takes 2
+
+_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-w")
+_NATIVE = {
+    "x86_64": ("-march=native", "-mprefer-vector-width=512"),
+    "AMD64": ("-march=native", "-mprefer-vector-width=512"),
+    "aarch64": ("-mcpu=native",),
+}
+
+
+def host_roofline(threads: int, *, remeasure: bool = False) -> Roofline:
+    """The roofline of this computer for a number of threads: as kept, else measured now.
+
+    Raises:
+        UnsupportedError: there is no C compiler, or what it made doesn't run here.
+    """
+    threads = min(threads, MOST_THREADS)
+    host = this_host()
+    place = cache_folder("roofline") / f"{_key(host)}-{threads}.json"
+    kept = None if remeasure else _read(place)
+    if kept:
+        return kept
+    found = measure(host, threads)
+    _write(place, found)
+    return found
+
+
+def measure(host: Host, threads: int, milliseconds: float = MILLISECONDS) -> Roofline:
+    """Measure now: each number is the best of what `milliseconds` (on some, more) allow.
+
+    Raises:
+        UnsupportedError: there is no C compiler, or what it made doesn't run here.
+    """
+    compiler = toolchain.find()
+    native = _NATIVE.get(platform.machine(), ())
+    most = max(min(MOST_BYTES, free_memory() // 4), 1 << 16)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
+        folder = Path(name)
+        args = [*_FLAGS, *native, str(SOURCE), "-o", "probe", "-lpthread"]
+        toolchain.run(compiler, args, folder)
+        lines = _run([str(folder / "probe"), str(threads), str(milliseconds), str(most)])
+    try:
+        return parse_probe(host.name, threads, lines)
+    except (ValueError, KeyError, TypeError) as why:
+        raise UnsupportedError(f"measuring this computer gave no numbers: {why}") from why
+
+
+def _run(command: list[str]) -> list[str]:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=TIME_LIMIT
+        )
+    except (OSError, subprocess.SubprocessError) as why:
+        raise UnsupportedError(f"measuring this computer failed: {why}") from why
+    return done.stdout.splitlines()
+
+
+def _key(host: Host) -> str:
+    """What decides the numbers: the machine, and how they are measured."""
+    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest.update(host.text.encode())
+    return digest.hexdigest()[:24]
+
+
+def _read(path: Path) -> Roofline | None:
+    """What was kept; None where nothing usable was."""
+    try:
+        return Roofline.from_json(path.read_text("utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _write(path: Path, found: Roofline) -> None:
+    """Keep it; a cache that can't be written is no error."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(found.to_json() + "\n", "utf-8")
+        temporary.replace(path)
