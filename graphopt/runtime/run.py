@@ -31,6 +31,18 @@ class Plan:
     segments: SegmentRunner
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Layers that ran one after another: from `first` on, `ns` nanoseconds each.
+
+    `start` is when the first began, by `time.perf_counter_ns`.
+    """
+
+    first: int
+    start: int
+    ns: tuple[int, ...]
+
+
 class Run:
     """The values of one run: made for it, gone after it."""
 
@@ -51,13 +63,14 @@ class Run:
         else:
             self._segment(step)
 
-    def timed(self, step: KernelRange | Segment) -> list[int]:
-        """Run one step and give the nanoseconds of each layer in it."""
-        if isinstance(step, KernelRange):
-            return self._context.profile(self._in, self._out, step.first, step.last)
+    def timed(self, step: KernelRange | Segment) -> Stretch:
+        """Run one step and give the times of the layers in it."""
         start = time.perf_counter_ns()
+        if isinstance(step, KernelRange):
+            ns = self._context.profile(self._in, self._out, step.first, step.last)
+            return Stretch(step.first, start, tuple(ns))
         self._segment(step)
-        return [time.perf_counter_ns() - start]
+        return Stretch(step.step, start, (time.perf_counter_ns() - start,))
 
     def finish(self) -> list[Any]:
         """Give the outputs."""

@@ -19,7 +19,7 @@ from graphopt.runtime.contexts import ContextPool
 from graphopt.runtime.cpu import check_machine
 from graphopt.runtime.manifest import KernelRange, Manifest, Segment, TensorSpec
 from graphopt.runtime.native import Library
-from graphopt.runtime.run import Plan, Run
+from graphopt.runtime.run import Plan, Run, Stretch
 from graphopt.runtime.segments import SegmentRunner
 from graphopt.runtime.tensors import check_array, check_names, dtype_of
 
@@ -115,15 +115,24 @@ class Session:
             results = run.finish()
         return {spec.name: value for spec, value in zip(self.outputs, results, strict=True)}
 
-    def profile(self, inputs: Mapping[str, Any], repeats: int = 10) -> list[LayerTime]:
-        """Run the model `repeats` times and give the times of each step."""
+    def timed_run(self, inputs: Mapping[str, Any]) -> list[Stretch]:
+        """Run the model once, as `run` does, and give the times of its layers instead of results.
+
+        Layers in the compiled library are timed there, with one reading of the clock for each.
+        """
         values = self._check(inputs)
+        with self._contexts.lend() as context:
+            run = Run(self._plan, context, values)
+            found = [run.timed(step) for step in self.manifest.steps]
+            run.finish()
+        return found
+
+    def profile(self, inputs: Mapping[str, Any], repeats: int = 10) -> list[LayerTime]:
+        """Run the model `repeats` times and give the times of each layer."""
         layers = self.manifest.layers
         times = [LayerTime(n.name, n.nodes, n.kernel, n.macs) for n in layers]
         for _ in range(repeats):
-            with self._contexts.lend() as context:
-                run = Run(self._plan, context, values)
-                every = [ns for step in self.manifest.steps for ns in run.timed(step)]
+            every = [ns for stretch in self.timed_run(inputs) for ns in stretch.ns]
             for layer, ns in zip(times, every, strict=True):
                 layer.ns.append(ns)
         return times
