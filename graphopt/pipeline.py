@@ -39,6 +39,10 @@ class Catalog(Protocol):
         """Whether the op (element-wise) may be the epilogue of a kernel."""
         ...
 
+    def any_order(self, op: Op) -> bool:
+        """Whether the op's kernel reads the channels of its operand in any order for nothing."""
+        ...
+
 
 Evaluator = Callable[[OpKind, tuple[Array | None, ...], tuple[Graph, ...]], tuple[Array, ...]]
 

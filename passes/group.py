@@ -23,6 +23,7 @@ from graphopt.ops.movement import (
     Transpose,
     Unsqueeze,
 )
+from graphopt.passes.simplify.shuffles import channel_shuffle
 from graphopt.pipeline import Catalog, Context, Pass, PassResult
 from graphopt.rewrite import Remark
 
@@ -38,8 +39,9 @@ class Group(Pass, name="group"):
     A user joins when it is the only one, element-wise, and of the same type; so a convolution
     takes in bias, residual and activation. Ops that only move elements (reorder, concat, transpose,
     split) are one kernel with those that feed nothing else, so memory is passed over once. Ops
-    that only rename dense memory (reshape) stay outside otherwise: they cost nothing. What the
-    target can't compile stays as it is.
+    that only rename dense memory (reshape) stay outside otherwise: they cost nothing. A channel
+    shuffle joins the convolution that it feeds, if that reads channels in any order for nothing.
+    What the target can't compile stays as it is.
     """
 
     def run(self, module: Module, ctx: Context) -> PassResult:
@@ -85,7 +87,9 @@ def own_outputs(graph: Graph) -> None:
 
 
 def _groups(graph: Graph, catalog: Catalog) -> Iterable[tuple[list[Op], str]]:
-    trees = dict(_trees(graph, catalog))
+    trees = {op: [*ops, op] for op, ops in _shuffled(graph, catalog)}
+    shuffles = {op for tree in trees.values() for op in tree}
+    trees.update(_trees(graph, catalog, shuffles))
     taken = {op for tree in trees.values() for op in tree}
     for op in graph:
         if (op in taken and op not in trees) or _skip(op):
@@ -100,10 +104,20 @@ def _groups(graph: Graph, catalog: Catalog) -> Iterable[tuple[list[Op], str]]:
         yield ops, family
 
 
-def _trees(graph: Graph, catalog: Catalog) -> Iterable[tuple[Op, list[Op]]]:
+def _shuffled(graph: Graph, catalog: Catalog) -> Iterable[tuple[Op, tuple[Op, ...]]]:
+    """Ops whose kernel can read through the channel shuffle before them, with its ops."""
+    for op in graph:
+        if not op.operands or op.operands[0] is None or not catalog.any_order(op):
+            continue
+        found = channel_shuffle(op.operand(0))
+        if found and all(o.graph is graph and catalog.family(o) for o in (op, *found.ops)):
+            yield op, found.ops
+
+
+def _trees(graph: Graph, catalog: Catalog, taken: set[Op]) -> Iterable[tuple[Op, list[Op]]]:
     """Movements with the movements that feed only them, by the last; in program order."""
     order = {op: i for i, op in enumerate(graph)}
-    taken: set[Op] = set()
+    taken = set(taken)
     for op in reversed(list(graph)):
         if op in taken or not isinstance(op.kind, MOVES) or _skip(op) or not catalog.family(op):
             continue

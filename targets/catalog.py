@@ -46,6 +46,10 @@ class KernelCatalog:
         """Whether the op may be the epilogue of a kernel."""
         return legal.joins_epilogue(op)
 
+    def any_order(self, op: Op) -> bool:
+        """Whether the op's kernel reads the channels of its operand in any order for nothing."""
+        return legal.any_order(op)
+
     def reason(self, op: Op) -> str:
         """Why an op is not compiled."""
         refused = self.refused.get(_signature(op))

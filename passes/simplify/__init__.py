@@ -11,6 +11,7 @@ from graphopt.passes.simplify import (
     chains,
     identities,
     recurrent,
+    shuffles,
     transposes,
     views,
 )
@@ -20,7 +21,7 @@ from graphopt.rewrite import Rule
 
 RULES: tuple[Rule[Any], ...] = (
     *identities.RULES, *views.RULES, *chains.RULES, *canonical.RULES,
-    *recurrent.RULES, *transposes.RULES,
+    *recurrent.RULES, *shuffles.RULES, *transposes.RULES,
 )  # fmt: skip
 
 

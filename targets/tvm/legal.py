@@ -15,6 +15,7 @@ from typing import Any
 from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Const, Opaque
 from graphopt.ir.core import Op
+from graphopt.ir.layout import parse_layout
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Elementwise
 
@@ -110,6 +111,19 @@ def depthwise(op: Op) -> bool:
     kind: Any = op.kind
     shape = op.operand(1).tensor.static
     return kind.group > 1 and shape is not None and shape[0] == kind.group and shape[1] == 1
+
+
+def any_order(op: Op) -> bool:
+    """Whether an op's kernel reads one channel at a time: grouped 1 x 1 convolution in blocks.
+
+    Wider kernels read a padded copy, whose making a shuffle would slow down.
+    """
+    kind: Any = op.kind
+    if op.kind.name != "conv" or kind.group == 1 or depthwise(op) or any(kind.pads):
+        return False
+    w, tag = op.operand(1).tensor.static, op.result.tensor.layout
+    block = dict(parse_layout(tag).blocks).get(1, 1) if tag else 1
+    return w is not None and block > 1 and any(d % block for d in (w[0] // kind.group, w[1]))
 
 
 def family(op: Op) -> str:

@@ -11,6 +11,7 @@ from graphopt.ir.core import Module
 from graphopt.ir.parser import parse
 from graphopt.ir.verify import verify
 from graphopt.passes.group import MOST_MOVES, Group
+from graphopt.passes.layout import Layout
 from graphopt.pipeline import Context
 from graphopt.targets.catalog import KERNELS
 
@@ -42,6 +43,26 @@ def test_a_channel_shuffle_is_one_kernel() -> None:
     }""")
     shuffle = ["reorder", "concat", "reshape", "transpose", "reshape", "split"]
     assert shuffle in kernels(module)
+
+
+def test_a_channel_shuffle_joins_the_grouped_convolution_it_feeds() -> None:
+    module = parse("""graph @main(%x: f32[1,40,6,6]) {
+      %w = const rand 1 : f32[40,10,1,1]
+      %v = const rand 2 : f32[40,40,1,1]
+      %a = conv(%x, %w) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1],group=4}
+      %b = reshape(%a) {shape=[1,4,10,6,6]}
+      %c = transpose(%b) {perm=[0,2,1,3,4]}
+      %d = reshape(%c) {shape=[1,40,6,6]}
+      %e = conv(%d, %w) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1],group=4}
+      %f = reshape(%e) {shape=[1,4,10,6,6]}
+      %g = transpose(%f) {perm=[0,2,1,3,4]}
+      %h = reshape(%g) {shape=[1,40,6,6]}
+      %i = conv(%h, %v) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]}
+      return(%i)
+    }""")
+    Layout().run(module, Context(catalog=KERNELS, lanes=16))
+    shuffle = ["reorder", "reshape", "transpose", "reshape", "reorder"]
+    assert kernels(module) == [["reorder"], ["conv"], [*shuffle, "conv"], shuffle, ["conv"], ["reorder"]]
 
 
 def test_a_value_with_two_users_is_moved_once() -> None:

@@ -95,6 +95,17 @@ def test_what_no_kernel_computes_is_dense() -> None:
     assert relu.operand(0).tensor.layout == relu.result.tensor.layout == ""
 
 
+def test_groups_stay_in_blocks_unless_most_products_would_be_wasted() -> None:
+    tags = laid_out("""graph @main(%x: f32[1,40,6,6]) {
+      %w = const rand 1 : f32[40,10,1,1]
+      %v = const rand 2 : f32[80,1,1,1]
+      %c = conv(%x, %w) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1],group=4}
+      %d = conv(%c, %v) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1],group=40}
+      return(%d)
+    }""")
+    assert (tags["c"], tags["d"]) == ("aBcd16b", "")
+
+
 def test_symbolic_sizes_stay_dense() -> None:
     tags = laid_out(f"""graph @main(%x: f32[N,16,8,8]) {{
       %w = const rand 1 : f32[16,16,3,3]

@@ -83,6 +83,21 @@ def test_convolution(case: dict, name: str) -> None:
     check(conv(**case, b=block(name)), name)
 
 
+@pytest.mark.parametrize("name", runnable())
+def test_a_grouped_convolution_reads_through_a_channel_shuffle(name: str) -> None:
+    tag = f"aBcd{block(name)}b"
+    check(f"""graph @k(%x: f32[1,40,7,5:{tag}], %w: f32[28,10,1,1:Abcd{block(name)}a]) {{
+      %a = reorder(%x) : f32[1,40,7,5]
+      %b = reshape(%a) {{shape=[1,8,5,7,5]}} : f32[1,8,5,7,5]
+      %c = transpose(%b) {{perm=[0,2,1,3,4]}} : f32[1,5,8,7,5]
+      %d = reshape(%c) {{shape=[1,40,7,5]}} : f32[1,40,7,5]
+      %e = reorder(%d) : f32[1,40,7,5:{tag}]
+      %f = conv(%e, %w) {{strides=[1,1],pads=[0,0,0,0],dilations=[1,1],group=4}}
+           : f32[1,28,7,5:{tag}]
+      return(%f)
+    }}""", name)
+
+
 def test_convolutions_of_one_and_three_axes() -> None:
     check("""graph @k(%x: f32[1,16,40:aBc16b], %w: f32[32,16,3:ABc16b16a]) {
       %y = conv(%x, %w) {strides=[2],pads=[1,1],dilations=[1]} : f32[1,32,20:aBc16b]

@@ -12,6 +12,7 @@ lanes that belong to another group count as zero:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm import te, tirx
@@ -49,14 +50,16 @@ def blocks(region: Region, s: conv.Shape) -> Any:
 
 
 def choose(region: Region, s: conv.Shape) -> conv.Knobs:
-    """A tile of one block: neighbouring blocks read other groups' channels."""
+    """A tile of one block, as the next one reads other channels; the smaller operand is reread."""
     op, machine = region.anchor, region.machine
     assert op is not None
     block = conv.channel_block(op.result)
     columns, _ = conv.tile(s.out[-1], 1, block, machine)
     copy = any(s.pads) or s.out[-1] % columns != 0
     inner = conv.channel_block(op.operand(0))
-    return conv.Knobs(block, inner, columns, 1, False, copy)
+    weights = s.outs * s.ins * math.prod(s.kernel)
+    input_first = weights < s.n * s.ins * s.group * math.prod(s.size)
+    return conv.Knobs(block, inner, columns, 1, input_first, copy)
 
 
 def sums(region: Region, s: conv.Shape, k: conv.Knobs, x: Any, w: Any) -> Any:
