@@ -24,6 +24,7 @@ from graphopt.ops.movement import (
     Unsqueeze,
 )
 from graphopt.passes.simplify.shuffles import channel_shuffle
+from graphopt.ops.quant import Scaled
 from graphopt.pipeline import Catalog, Context, Pass, PassResult
 from graphopt.rewrite import Remark
 
@@ -202,5 +203,10 @@ def _fuse(graph: Graph, ops: list[Op], family: str) -> None:
 
 
 def _immediate(value: Value) -> bool:
-    """A constant of one element becomes an immediate of the kernel's code."""
+    """A constant of one element becomes an immediate of the kernel's code.
+
+    Not so scales and zero points: layers that differ in them alone share a kernel.
+    """
+    if any(isinstance(use.op.kind, Scaled) and use.index for use in value.uses):
+        return False
     return bool(value.op) and isinstance(value.op.kind, Const) and size(value.op.kind.data) == 1

@@ -20,13 +20,16 @@ from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Elementwise
 from graphopt.ops.movement import Reorder
+from graphopt.ops.quant import Scaled
 from graphopt.pipeline import Context, Pass, PassResult
 
 LETTERS = "abcdef"
-CONVS = {"conv", "conv_transpose"}
+CONVS = {"conv", "conv_integer", "conv_transpose"}
 POOLS = {"max_pool", "avg_pool"}
 SPATIAL = {f"reduce_{how}" for how in ("sum", "mean", "max", "min")}
 WASTED = 4.0  # times the useful products that a grouped convolution in blocks may compute
+TYPES = {DType.f32, DType.i32, DType.u8, DType.i8}
+WORD = 4  # 8-bit channels that are multiplied at once
 FEW = 8  # input channels that a first convolution reads from a dense tensor
 
 
@@ -130,8 +133,12 @@ def _assign(layouts: Layouts, op: Op) -> None:
 
 def _block(layouts: Layouts, op: Op) -> bool:
     """Let an op work in blocks if it can; packs the weights of matrix products on the way."""
+    if op.kind.name == "conv_integer":
+        return _convolve_integers(layouts, op)
     if op.kind.name in CONVS and _convolve(layouts, op):
         return True
+    if op.kind.name == "squeeze_excite":
+        return _excite(layouts, op)
     if op.kind.name in ("matmul", "gemm"):
         _pack_matrix(layouts, op)
     return any(v is not None and _is_blocked(v) for v in op.operands) and _follow(layouts, op)
@@ -145,7 +152,7 @@ def _is_blocked(value: Value) -> bool:
 
 def _shape(value: Value) -> tuple[int, ...] | None:
     t = value.type
-    return t.static if isinstance(t, TensorType) and t.dtype is DType.f32 else None
+    return t.static if isinstance(t, TensorType) and t.dtype in TYPES else None
 
 
 def _mark(op: Op, tag: str) -> None:
@@ -193,6 +200,28 @@ def _wasted(outs: int, groups: int, block: int) -> float:
     return met * block / outs
 
 
+def _convolve_integers(layouts: Layouts, op: Op) -> bool:
+    """As floats, but that weights and operand are packed in words of four input channels."""
+    kind: Any = op.kind
+    x, w = _shape(op.operand(0)), _shape(op.operand(1))
+    if x is None or w is None or not 3 <= len(x) <= 5:
+        return False
+    block, rest = layouts.block, LETTERS[2 : len(x)]
+    whole = w[1] % block == 0 and (w[0] // kind.group) % block == 0
+    if kind.group > 1 and w[1] == 1 and w[0] == kind.group:
+        tags = (layouts.tag(len(x)), f"Ab{rest}{block}a")
+    elif op.operand(0).tensor.dtype is not DType.u8 or (kind.group > 1 and not whole):
+        return False
+    elif w[1] <= WORD and not _is_blocked(op.operand(0)):
+        tags = (f"aB{rest}{WORD}b", f"AB{rest}{block}a{WORD}b")
+    else:
+        tags = (layouts.tag(len(x)), f"AB{rest}{block // WORD}b{block}a{WORD}b")
+    for i, tag in enumerate(tags):
+        layouts.take(op, i, tag)
+    _mark(op, layouts.tag(len(x)))
+    return True
+
+
 def _pack_matrix(layouts: Layouts, op: Op) -> None:
     """Pack a constant right-hand matrix in panels of columns."""
     kind: Any = op.kind
@@ -202,6 +231,25 @@ def _pack_matrix(layouts: Layouts, op: Op) -> None:
         return
     transposed = op.kind.name == "gemm" and kind.trans_b
     layouts.take(op, 1, f"Ab{layouts.block}a" if transposed else f"Ba{layouts.block}b")
+
+
+def _excite(layouts: Layouts, op: Op) -> bool:
+    """Pack the weights of a squeeze and excitation in panels; x stays as it is, the gate follows.
+
+    The gate of a blocked x is blocked, so that partial blocks meet x as they are.
+    """
+    x = _shape(op.operand(0))
+    if x is None or any(_shape(v) is None for v in op.operands if v):
+        return False
+    block = layouts.block
+    for i in (1, 2):
+        layouts.take(op, i, f"Ab{LETTERS[2 : len(x)]}{block}a")
+    for i in (3, 4):
+        if op.operands[i] is not None and (op.operand(i).tensor.static or (0,))[0] % block:
+            layouts.take(op, i, f"A{block}a")
+    if _is_blocked(op.operand(0)):
+        _mark(op, layouts.tag(len(x)))
+    return True
 
 
 def _follow(layouts: Layouts, op: Op) -> bool:
@@ -239,16 +287,24 @@ def _leaves_blocks(op: Op) -> bool:
 
 def _follow_elementwise(layouts: Layouts, op: Op) -> bool:
     """Operands of the result's shape are blocked; broadcast ones stay dense where that is free."""
-    shape = _shape(op.result)
+    shape, scaled = _shape(op.result), isinstance(op.kind, Scaled)
     if shape is None or len(shape) < 3 or any(_shape(v) is None for v in op.operands if v):
         return False
     if not any(v and _is_blocked(v) and _shape(v) == shape for v in op.operands):
         return False
     for i, v in enumerate(op.operands):
         if v is not None:
-            layouts.take(op, i, _operand_tag(layouts, v, shape))
+            layouts.take(op, i, _parameter_tag(layouts, op, v, shape) if i and scaled else (
+                _operand_tag(layouts, v, shape)))  # fmt: skip
     _mark(op, layouts.tag(len(shape)))
     return True
+
+
+def _parameter_tag(layouts: Layouts, op: Op, v: Value, shape: tuple[int, ...]) -> str:
+    """Scales and zero points are dense, but padded where the channels are."""
+    kind: Any = op.kind
+    vector = _shape(v) not in ((), (1,)) and kind.axis % len(shape) == 1
+    return f"A{layouts.block}a" if vector and shape[1] % layouts.block else ""
 
 
 def _operand_tag(layouts: Layouts, v: Value, result: tuple[int, ...]) -> str:

@@ -19,7 +19,7 @@ from graphopt.targets import machine
 from graphopt.targets.tvm import build
 
 assert graphopt.ops
-MACHINES = ("avx512", "avx2", "x86-64-v2")
+MACHINES = ("avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "x86-64-v2")
 HOST = machine.host_features()
 
 

@@ -2,12 +2,14 @@
 
 A letter is a logical axis (a = axis 0). Letters in order are the physical axes from outermost to
 innermost; a capital marks an axis that is split, and its inner part follows as `<size><letter>`:
-`abcd` is NCHW, `acdb` NHWC, `aBcd16b` NCHW16c, `ABcd16b16a` OIHW16i16o. A split axis is padded with
-zeros up to a multiple of its block. The empty tag is the dense row-major layout.
+`abcd` is NCHW, `acdb` NHWC, `aBcd16b` NCHW16c, `ABcd16b16a` OIHW16i16o. An axis may be split twice:
+in `ABcd4b16a4b` its block has 4 x 4 elements. A split axis is padded with zeros up to a multiple of
+its block. The empty tag is the dense row-major layout.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,10 +28,18 @@ class Layout:
     order: tuple[int, ...]
     blocks: tuple[tuple[int, int], ...]
 
+    def block(self, axis: int) -> int:
+        """The elements of an axis's block; 1 where it isn't split."""
+        return math.prod(size for a, size in self.blocks if a == axis)
+
+    def step(self, i: int) -> int:
+        """How far apart along its axis the elements of inner block `i` are."""
+        axis = self.blocks[i][0]
+        return math.prod(size for a, size in self.blocks[i + 1 :] if a == axis)
+
     def physical(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The stored shape of a logical shape."""
-        block = dict(self.blocks)
-        outer = tuple(-(-shape[a] // block.get(a, 1)) for a in self.order)
+        outer = tuple(-(-shape[a] // self.block(a)) for a in self.order)
         return outer + tuple(size for _, size in self.blocks)
 
 
@@ -47,13 +57,7 @@ def parse_layout(tag: str) -> Layout:
     blocks = tuple((ord(b[-1]) - ord("a"), int(b[:-1])) for b in re.findall(r"\d+[a-z]", m[2]))
     split = {a for a, c in zip(order, m[1], strict=True) if c.isupper()}
     plain = sorted(order) == list(range(len(order)))
-    named = [a for a, _ in blocks]
-    if (
-        not plain
-        or split != set(named)
-        or len(split) != len(named)
-        or any(s < 2 for _, s in blocks)
-    ):
+    if not plain or split != {a for a, _ in blocks} or any(s < 2 for _, s in blocks):
         raise ValueError(f"layout tag {tag!r} contradicts itself")
     return Layout(order, blocks)
 
@@ -68,18 +72,17 @@ def pack(array: Array, tag: str) -> Array:
     if not tag:
         return array
     layout = parse_layout(tag)
-    block = dict(layout.blocks)
-    pads = [(0, -d % block.get(a, 1)) for a, d in enumerate(array.shape)]
+    pads = [(0, -d % layout.block(a)) for a, d in enumerate(array.shape)]
     padded = np.pad(array, pads) if any(p for _, p in pads) else array
     shape: list[int] = []
     outer, inner = dict[int, int](), dict[int, int]()
     for axis, size in enumerate(padded.shape):
         outer[axis] = len(shape)
-        shape.append(size // block.get(axis, 1))
-        if axis in block:
-            inner[axis] = len(shape)
-            shape.append(block[axis])
-    perm = [outer[a] for a in layout.order] + [inner[a] for a, _ in layout.blocks]
+        shape.append(size // layout.block(axis))
+        for i in (i for i, (a, _) in enumerate(layout.blocks) if a == axis):
+            inner[i] = len(shape)
+            shape.append(layout.blocks[i][1])
+    perm = [outer[a] for a in layout.order] + [inner[i] for i, _ in enumerate(layout.blocks)]
     return np.ascontiguousarray(padded.reshape(shape).transpose(perm))
 
 

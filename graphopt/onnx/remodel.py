@@ -6,6 +6,7 @@ from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Op, OpKind, Value
 from graphopt.onnx import (
     convert_elementwise,
+    convert_indexed,
     convert_movement,
     convert_nn,
     convert_quant,
@@ -19,6 +20,7 @@ from graphopt.onnx.node import CONVERTERS, Modelled, NodeView, Step
 # Importing the tables has filled CONVERTERS.
 TABLES = (
     convert_elementwise,
+    convert_indexed,
     convert_movement,
     convert_nn,
     convert_quant,
@@ -29,7 +31,7 @@ TABLES = (
 _FLAGS = {
     "keepdims", "noop_with_empty_axes", "select_last_index", "transA", "transB", "ceil_mode",
     "count_include_pad", "fmod", "allowzero", "training_mode", "antialias", "is_causal",
-    "exclude_outside", "spatial",
+    "exclude_outside", "spatial", "upper", "exclusive", "reverse", "largest", "sorted",
 }  # fmt: skip
 NEWEST = 28  # the opset up to which the converters know every version of their ops
 # What kinds raise where attributes contradict one another or the operands.

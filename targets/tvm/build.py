@@ -17,7 +17,7 @@ from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import intrinsics
-from graphopt.targets.tvm.legal import family, is_anchor
+from graphopt.targets.tvm.legal import ALONE, family, is_anchor
 from graphopt.targets.tvm.region import Region
 
 PACKAGE = "graphopt.targets.tvm.kernels"
@@ -31,7 +31,7 @@ def graph_family(graph: Graph) -> str:
     """
     if any(isinstance(op.kind, Opaque) for op in graph):
         return "imported"
-    anchors = [op for op in graph if is_anchor(op)]
+    anchors = [op for op in graph if is_anchor(op) or op.kind.name in ALONE]
     if len(anchors) > 1:
         raise UnsupportedError(f"a region with {len(anchors)} anchors")
     return family(anchors[0]) if anchors else "elementwise"
@@ -47,7 +47,7 @@ def primfunc(graph: Graph, machine: Machine, symbol: str) -> Any:
     """
     kernel = importlib.import_module(f"{PACKAGE}.{graph_family(graph)}")
     intrinsics.start()
-    func = intrinsics.attach(kernel.build(Region(graph, machine)))
+    func = intrinsics.attach(kernel.build(Region(graph, machine)), machine)
     return func.with_attr("global_symbol", symbol).with_attr("tirx.noalias", True)
 
 

@@ -10,7 +10,7 @@ of `vecmath`; the trigonometric and hyperbolic rest, and float64, call libm.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tvm import tirx
 from graphopt.errors import UnsupportedError
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import DType
+from graphopt.ops.quant import limits
 from graphopt.targets.tvm.intrinsics import call
 
 Expr = Any
@@ -256,6 +257,27 @@ def _round(kind: Any, x: Expr) -> Expr:
     return tirx.nearbyint(x) if is_float(x) else x
 
 
+def _saturated(rounded: Expr, zero: Sequence[Expr], dtype: DType) -> Expr:
+    """saturate(rounded + zero) as an integer; the sum is exact in floats wherever it matters."""
+    low, high = (like(rounded, float(v)) for v in limits(dtype))
+    shifted = rounded + cast(zero[0], of(rounded)) if zero else rounded
+    return cast(tirx.max(tirx.min(shifted, high), low), tvm_dtype(dtype))
+
+
+def _quantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
+    return _saturated(tirx.nearbyint(x / scale), zero, kind.dtype)
+
+
+def _requantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
+    return _saturated(tirx.nearbyint(cast(x, "float32") * scale), zero, kind.dtype)
+
+
+def _dequantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
+    """Fenced, so that no addition after it makes a fused multiply-add of it."""
+    whole = cast(x, "int32") - cast(zero[0], "int32") if zero else cast(x, "int32")
+    return call("fence", cast(whole, "float32") * scale)
+
+
 exp = _pair("exp", lambda k, x: tirx.exp(x))
 log = _pair("log", lambda k, x: tirx.log(x))
 softplus = _pair("softplus", _softplus64)
@@ -329,6 +351,9 @@ RULES: dict[str, Callable[..., Expr]] = {
     "or": lambda k, a, b: tirx.any(cast(a, "bool"), cast(b, "bool")),
     "xor": lambda k, a, b: _differ(cast(a, "bool"), cast(b, "bool")),
     "where": lambda k, c, a, b: select(c, a, b),
+    "quantize": _quantize,
+    "requantize": _requantize,
+    "dequantize": _dequantize,
 }
 
 

@@ -1,6 +1,6 @@
 # pyright: basic
 # TVM ships no types.
-"""The functions of `vecmath` as TIR operators: vectorizable, pure, lowered to LLVM functions."""
+"""The functions of `vecmath` and `intmath` as TIR operators: vectorizable, pure, lowered to LLVM's."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from tvm import tirx
 from tvm.s_tir import Schedule
 from tvm.tirx.op import register_intrin_lowering
 
-from graphopt.targets.tvm import vecmath
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import intmath, vecmath
 
 Expr = Any
+DTYPES = {"i32": "int32", "float": "float32"}  # of LLVM's scalar types
 used: dict[str, None] = {}  # functions called since `start`, in order
 
 
@@ -24,27 +26,34 @@ def start() -> None:
 
 
 def call(name: str, *args: Expr) -> Expr:
-    """A call of a function of `vecmath` on float32 expressions."""
+    """A call of a function of `vecmath` (on float32 expressions) or `intmath`."""
     used[name] = None
-    return tirx.call_intrin("float32", f"tirx.graphopt_{name}", *args)
+    result = DTYPES[intmath.FUNCTIONS[name].result] if name in intmath.FUNCTIONS else "float32"
+    return tirx.call_intrin(result, f"tirx.graphopt_{name}", *args)
 
 
-def attach(func: Any) -> Any:
+def source(machine: Machine) -> str:
+    """The LLVM IR of the functions called since `start`."""
+    return vecmath.module([n for n in sorted(used) if n in vecmath.FUNCTIONS]) + intmath.module(
+        [n for n in sorted(used) if n in intmath.FUNCTIONS], machine
+    )
+
+
+def attach(func: Any, machine: Machine) -> Any:
     """Hand the LLVM IR of the called functions over with a scheduled TIR function."""
     if not used:
         return func
     sch = Schedule(func)
     root = sch.get_sblock("root")
     block = sch.get_child_blocks(root)[0]
-    text = vecmath.module(sorted(used))
-    sch.annotate(sch.get_loops(block)[0], "pragma_import_llvm", text)
+    sch.annotate(sch.get_loops(block)[0], "pragma_import_llvm", source(machine))
     return sch.mod["main"]
 
 
-def _register(name: str) -> None:
+def _register(name: str, meaning: str) -> None:
     op = f"tirx.graphopt_{name}"
     api: Any = importlib.import_module("tvm.ir._ffi_api")  # filled in when it is imported
-    api.RegisterOp(op, vecmath.FUNCTIONS[name][1].__doc__ or "")
+    api.RegisterOp(op, meaning)
     tvm.ir.register_op_attr(op, "TVectorizable", True)
     tvm.ir.register_op_attr(op, "TCallEffectKind", tirx.CallEffectKind.Pure.value)
     tvm.ir.register_op_attr(op, "TScriptPrinterName", f"graphopt_{name}")
@@ -57,5 +66,7 @@ def _register(name: str) -> None:
     register_intrin_lowering(op, target="default", f=lower)
 
 
-for _name in vecmath.FUNCTIONS:
-    _register(_name)
+for _name, (_, _function) in vecmath.FUNCTIONS.items():
+    _register(_name, _function.__doc__ or "")
+for _name, _typed in intmath.FUNCTIONS.items():
+    _register(_name, _typed.body.__doc__ or "")

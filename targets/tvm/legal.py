@@ -1,9 +1,9 @@
 """Which ops have a kernel, in which family, and which may join another's epilogue. No TVM here.
 
 Kinds are of three sorts: an *anchor* is computed by a loop nest of its own (convolution, product,
-pool, reduction, normalisation, attention); *elementwise* and *movement* kinds are injective: each
-result element is an expression of elements of the operands. A region holds one anchor and
-elementwise ops of its result's shape after it, or any chain of injective ops.
+pool, reduction, normalisation, a form like attention); *elementwise* and *movement* kinds are
+injective: each result element is an expression of elements of the operands. A region holds one
+anchor and elementwise ops of its result's shape after it, or any chain of injective ops.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ FLOAT_ONLY = frozenset({
 MOVEMENT = frozenset({
     "reshape", "transpose", "concat", "split", "slice", "gather", "pad", "expand", "squeeze",
     "unsqueeze", "tile", "depth_to_space", "space_to_depth", "reorder", "resize",
+    "gather_elements", "gather_nd", "one_hot", "trilu", "reverse_sequence",
 })  # fmt: skip
 VIEWS = frozenset({"reshape", "squeeze", "unsqueeze", "identity"})
 ANCHORS = {
     "conv": "conv",
+    "conv_integer": "conv_integer",
     "conv_transpose": "conv_transpose",
     "matmul": "matmul",
     "gemm": "matmul",
@@ -46,12 +48,16 @@ ANCHORS = {
     "instance_norm": "norm",
     "lrn": "norm",
     "attention": "attention",
+    "squeeze_excite": "excite",
     "arg_max": "reduce",
     "arg_min": "reduce",
     **{f"reduce_{how}": "reduce"
        for how in ("sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum_exp")},
 }  # fmt: skip
-
+ALONE = {  # written out as loops in a given order, without an epilogue
+    "cum_sum": "scan", "cum_prod": "scan", "top_k": "topk",
+    "scatter_elements": "scatter", "scatter_nd": "scatter",
+}  # fmt: skip
 
 # ONNX ops that no kind models, and whose body TVM's importer gives as loops over buffers.
 IMPORTED = frozenset(
@@ -62,8 +68,6 @@ IMPORTED = frozenset(
         "BitwiseXor",
         "Einsum",
         "EyeLike",
-        "GatherElements",
-        "GatherND",
         "GlobalMaxPool",
         "GridSample",
         "GroupNormalization",
@@ -71,11 +75,8 @@ IMPORTED = frozenset(
         "IsInf",
         "LpPool",
         "MeanVarianceNormalization",
-        "OneHot",
         "ReduceLogSum",
         "RoiAlign",
-        "ScatterElements",
-        "ScatterND",
         "Selu",
         "Shrink",
         "Softmax",
@@ -139,7 +140,7 @@ def family(op: Op) -> str:
         return "imported"
     if op.kind.name == "conv" and depthwise(op):
         return "depthwise"
-    return ANCHORS.get(op.kind.name, "elementwise")
+    return {**ANCHORS, **ALONE}.get(op.kind.name, "elementwise")
 
 
 def refusal(op: Op) -> str | None:
@@ -149,7 +150,7 @@ def refusal(op: Op) -> str | None:
         name = op.kind.op_type
         if op.kind.domain or name not in IMPORTED or len(op.results) != 1 or op.regions:
             return f"{op.kind.domain}{'.' if op.kind.domain else ''}{name} has no kernel"
-    elif not (is_anchor(op) or is_injective(op)):
+    elif not (is_anchor(op) or is_injective(op) or name in ALONE):
         return f"{name} has no kernel"
     types = [v.type for v in (*op.operands, *op.results) if v is not None]
     for t in types:
@@ -192,7 +193,7 @@ def _conv(op: Op) -> str | None:
         return f"{op.kind.name} over {len(kind.strides)} spatial axes has no kernel"
     if any(p < 0 for p in kind.pads):
         return f"{op.kind.name} with negative padding has no kernel"
-    return _wants(op, FLOATS)
+    return None if op.kind.name == "conv_integer" else _wants(op, FLOATS)
 
 
 def _pool(op: Op) -> str | None:
@@ -224,8 +225,12 @@ def _matmul(op: Op) -> str | None:
 def _gather(op: Op) -> str | None:
     indices = op.operand(1).tensor
     if indices.dtype not in (DType.i64, DType.i32):
-        return f"gather with indices of {indices.dtype} has no kernel"
+        return f"{op.kind.name} with indices of {indices.dtype} has no kernel"
     return None
+
+
+def _scatter(op: Op) -> str | None:
+    return _gather(op) or _numeric(op)
 
 
 def _pad(op: Op) -> str | None:
@@ -250,12 +255,15 @@ def _reshape(op: Op) -> str | None:
 
 _CHECKS: dict[str, Callable[[Op], str | None]] = {
     "conv": _conv,
+    "conv_integer": _conv,
     "conv_transpose": _conv,
     "max_pool": _pool,
     "avg_pool": _pool,
     "matmul": _matmul,
     "gemm": _matmul,
-    "gather": _gather,
+    "gather": _gather, "gather_elements": _gather, "gather_nd": _gather,
+    "scatter_elements": _scatter, "scatter_nd": _scatter,
+    "cum_sum": _numeric, "cum_prod": _numeric, "top_k": _numeric,
     "pad": _pad,
     "resize": _resize,
     "where": _where,

@@ -12,7 +12,7 @@ computed, so that every blocked tensor in memory is finite and zero in its paddi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from graphopt.ir.core import Graph, Op, Value
 from graphopt.ir.layout import parse_layout, physical_shape
 from graphopt.ir.types import Array, TensorType
 from graphopt.ops.elementwise import Elementwise
+from graphopt.ops.quant import Scaled
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import expr, movement
 from graphopt.targets.tvm.legal import is_anchor
@@ -79,6 +80,26 @@ class Region:
         shape = shape_of(value)
         self.bind(value, lambda index: self._load(tensor, tag, shape, index))
 
+    def words(self, value: Value) -> Any:
+        """An argument of 8-bit elements, seen as 32-bit words: four along its innermost axis each.
+
+        From now on its elements are bytes of those words. Call it before anything else reads it.
+        """
+        i = self.graph.args.index(value)
+        *outer, inner = physical_shape(shape_of(value), static(value).layout)
+        tensor = te.placeholder((*outer, inner // 4), dtype="int32", name=f"p{i}")
+        dtype, tag = expr.tvm_dtype(static(value).dtype), static(value).layout
+
+        def byte(index: Index) -> Expr:
+            *at, last = self.physical(tag, index)
+            word = tensor(*at, tirx.floordiv(last, 4))
+            shift = tirx.floormod(last, 4) * 8
+            return tirx.Cast(dtype, tirx.shift_right(word, shift))  # keeps the low byte
+
+        self.args[i] = self.tensors[value] = tensor
+        self.bind(value, byte)
+        return tensor
+
     def _load(self, tensor: Any, tag: str, shape: tuple[int, ...], index: Index) -> Expr:
         if not shape:
             return tensor(ZERO)
@@ -97,13 +118,12 @@ class Region:
         if not tag:
             return list(index)
         layout = parse_layout(tag)
-        block = dict(layout.blocks)
         simple = self.analyzer.simplify
-        outer = [
-            simple(tirx.floordiv(index[a], block[a])) if a in block else index[a]
-            for a in layout.order
-        ]
-        return outer + [simple(tirx.floormod(index[a], size)) for a, size in layout.blocks]
+        at = [simple(_over(index[a], layout.block(a))) for a in layout.order]
+        for i, (a, size) in enumerate(layout.blocks):
+            part = _over(index[a], layout.step(i))
+            at.append(simple(tirx.floormod(part, size)))
+        return at
 
     def logical(self, tag: str, at: Index) -> list[Expr]:
         """The logical index of a physical position (the inverse of `physical`)."""
@@ -140,6 +160,8 @@ class Region:
             raise UnsupportedError("a region uses a value from outside")
         if isinstance(op.kind, Const):
             return table(op.kind.data.numpy(), expr.tvm_dtype(static(value).dtype), index)
+        if isinstance(op.kind, Scaled):
+            return expr.scalar(op.kind, [*self._scaled(op, op.kind, index)])
         if isinstance(op.kind, Elementwise):
             return expr.scalar(op.kind, [self._operand(v, value, index) for v in op.operands if v])
         if op.kind.name == "batch_norm":
@@ -153,6 +175,14 @@ class Region:
         scale, bias, mean, var = (self.at(op.operand(i), [index[1]]) for i in range(1, 5))
         factor = scale / tirx.sqrt(var + expr.like(var, kind.epsilon))
         return (x - mean) * factor + bias
+
+    def _scaled(self, op: Op, kind: Scaled, index: Index) -> Iterator[Expr]:
+        """x, its scale and zero point: scalars, or of the index along the axis."""
+        yield self.at(op.operand(0), index)
+        for parameter in (v for v in op.operands[1:] if v):
+            shape = shape_of(parameter)
+            at = [] if not shape else [ZERO if shape == (1,) else index[kind.axis]]
+            yield self.at(parameter, at)
 
     def _operand(self, operand: Value, result: Value, index: Index) -> Expr:
         """Read an operand at the result's index, broadcast as numpy does."""
@@ -195,8 +225,9 @@ class Region:
         """A stage that stores a value in its layout (or another), padding zeroed."""
         t, shape = static(value), shape_of(value)
         tag = t.layout if tag is None else tag
-        blocks = parse_layout(tag).blocks if tag else ()
-        ragged = [(a, shape[a]) for a, size in blocks if shape[a] % size]
+        layout = parse_layout(tag) if tag else None
+        split = dict.fromkeys(a for a, _ in layout.blocks) if layout else ()
+        ragged = [(a, shape[a]) for a in split if layout and shape[a] % layout.block(a)]
 
         def body(*at: Any) -> Expr:
             index = self.logical(tag, at) if shape else []
@@ -219,6 +250,10 @@ class Region:
     def primfunc(self, outputs: Sequence[Any]) -> Any:
         """The TIR function of the arguments and outputs."""
         return te.create_prim_func([*self.args, *outputs])
+
+
+def _over(index: Expr, size: int) -> Expr:
+    return index if size == 1 else tirx.floordiv(index, size)
 
 
 def whole_range(extent: int) -> Any:

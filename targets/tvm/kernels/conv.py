@@ -14,6 +14,7 @@ registers as the tile is stored.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,8 +201,8 @@ def padded(region: Region, op: Op, s: Shape, k: Knobs, out: Ints) -> Any:
     return region.compute(full, body, "pad")
 
 
-def packed(region: Region, w: Value, tag: str) -> Any:
-    """The weights in the layout wanted: the argument itself, or a stage `pack` that makes it."""
+def packed(region: Region, w: Value, tag: str, name: str = "pack") -> Any:
+    """The weights in the layout wanted: the argument itself, or a stage `name` that makes it."""
     if static(w).layout == tag and w in region.tensors:
         return region.tensors[w]
     shape, layout = shape_of(w), parse_layout(tag)
@@ -214,11 +215,13 @@ def packed(region: Region, w: Value, tag: str) -> Any:
         return tirx.if_then_else(tirx.all(*checks), value, tirx.const(0.0, "float32")) if (
             checks) else value  # fmt: skip
 
-    return region.compute(full, body, "pack")
+    return region.compute(full, body, name)
 
 
-def apply(region: Region, s: Shape, k: Knobs) -> Any:
-    """Schedule the stages pad, pack, anchor and out0."""
+def apply(
+    region: Region, s: Shape, k: Knobs, finish: Callable[[Any], None] | None = None
+) -> Any:
+    """Schedule the stages pad, pack, anchor and out0; `finish` may change the schedule at last."""
     (output,) = region.graph.outputs
     stage = region.store(output, "out0")
     sch = loops.schedule(region.primfunc([stage]))
@@ -230,6 +233,8 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
     parallel = loops.parallel_worth(s.macs)
     register_tile(sch, outer, region.machine, parallel=parallel, dense=dense)
+    if finish:
+        finish(sch)
     return sch.mod["main"]
 
 

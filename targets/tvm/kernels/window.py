@@ -18,7 +18,7 @@ from tvm import te, tirx
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import loops
+from graphopt.targets.tvm import expr, loops
 from graphopt.targets.tvm.region import Region, static
 
 Ints = tuple[int, ...]
@@ -135,8 +135,9 @@ def padded(region: Region, value: Value, s: Window, k: Knobs, out: Ints, fill: f
             checks += [p >= 0] if begin else []
             checks += [p < size] if whole - begin > size else []
         inside = region.at(value, [n, c, *at_x])
-        return tirx.if_then_else(tirx.all(*checks), inside, tirx.const(fill, "float32")) if (
-            checks) else inside  # fmt: skip
+        if not checks:
+            return inside
+        return tirx.if_then_else(tirx.all(*checks), inside, expr.like(inside, fill))
 
     return region.compute((s.n, blocks, *need, k.block), body, "pad")
 

@@ -1,0 +1,128 @@
+"""Functions on 32-bit words as LLVM IR, next to those of `vecmath`: what int8 kernels need.
+
+A word holds the bytes of four channels, the first in its lowest byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm.vecmath import WIDTHS, Body, symbol
+
+VNNI = {16: "512", 8: "256", 4: "128"}  # lanes: bits, in the names of the dot product's intrinsics
+LOW_BYTES = str(0x00FF00FF)  # bytes 0 and 2 of a word
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function: the scalar types of its result and operands (as LLVM names them), its body."""
+
+    result: str
+    operands: tuple[str, ...]
+    body: Callable[[Body, Machine], str]
+    declare: Callable[[int, Machine], str]
+
+
+def has_vnni(machine: Machine, width: int) -> bool:
+    """Whether the machine multiplies u8 by s8 and sums four products in one instruction."""
+    features = machine.cpu_features
+    wide = "avx512_vnni" in features and (width == 16 or "avx512vl" in features)
+    return width in VNNI and (wide or ("avx_vnni" in features and width <= 8))
+
+
+def _dot(b: Body, machine: Machine) -> str:
+    """acc + sum over four bytes of u8 x times s8 w, never saturating."""
+    word, count = b.type("i32"), b.width
+    if has_vnni(machine, count):
+        data = f"<{4 * count} x i8>"
+        x = b.emit(f"bitcast {word} %a1 to {data}")
+        w = b.emit(f"bitcast {word} %a2 to {data}")
+        name = f"llvm.x86.avx512.vpdpbusd.{VNNI[count]}"
+        return b.emit(f"call {word} @{name}({word} %a0, {data} {x}, {data} {w})")
+    pairs = multiply_pairs(machine, count)
+    return _dot_pairs(b, pairs) if pairs else _dot_bytes(b)
+
+
+def multiply_pairs(machine: Machine, width: int) -> str:
+    """The intrinsic that multiplies 16-bit integers and sums pairs; empty where there is none."""
+    known = {8: ("avx2", "avx2.pmadd.wd"), 16: ("avx512bw", "avx512.pmaddw.d.512"),
+             4: ("ssse3", "sse2.pmadd.wd")}  # fmt: skip
+    feature, name = known.get(width, ("", ""))
+    return f"llvm.x86.{name}" if feature in machine.cpu_features else ""
+
+
+def _dot_pairs(b: Body, intrinsic: str) -> str:
+    """By products of 16-bit integers summed in pairs: bytes 0 and 2, then 1 and 3."""
+    half, word = f"<{2 * b.width} x i16>", b.type("i32")
+    low, eight = b.literal("i32", LOW_BYTES), "splat (i16 8)"
+    x_high = b.emit(f"lshr {word} %a1, {b.literal('i32', '8')}")
+    x = [b.emit(f"and {word} {v}, {low}") for v in ("%a1", x_high)]
+    x16 = [b.emit(f"bitcast {word} {v} to {half}") for v in x]
+    w = b.emit(f"bitcast {word} %a2 to {half}")
+    up = b.emit(f"shl {half} {w}, {eight}")
+    w16 = [b.emit(f"ashr {half} {v}, {eight}") for v in (up, w)]
+    total = "%a0"
+    for left, right in zip(x16, w16, strict=True):
+        pair = b.emit(f"call {word} @{intrinsic}({half} {left}, {half} {right})")
+        total = b.emit(f"add {word} {total}, {pair}")
+    return total
+
+
+def _dot_bytes(b: Body) -> str:
+    """Byte by byte, for any machine and width."""
+    word, total = b.type("i32"), "%a0"
+    for i in range(4):
+        x = b.emit(f"lshr {word} %a1, {b.literal('i32', str(8 * i))}")
+        x = b.emit(f"and {word} {x}, {b.literal('i32', '255')}")
+        w = b.emit(f"shl {word} %a2, {b.literal('i32', str(24 - 8 * i))}")
+        w = b.emit(f"ashr {word} {w}, {b.literal('i32', '24')}")
+        total = b.emit(f"add {word} {total}, {b.emit(f'mul {word} {x}, {w}')}")
+    return total
+
+
+def _declare_dot(width: int, machine: Machine) -> str:
+    word = Body(width).type("i32")
+    if has_vnni(machine, width):
+        data = f"<{4 * width} x i8>"
+        return f"declare {word} @llvm.x86.avx512.vpdpbusd.{VNNI[width]}({word}, {data}, {data})"
+    pairs, half = multiply_pairs(machine, width), f"<{2 * width} x i16>"
+    return f"declare {word} @{pairs}({half}, {half})" if pairs else ""
+
+
+def _fence(b: Body, machine: Machine) -> str:
+    """x, in a way that no multiplication before is merged with an addition after."""
+    kind = b.type("float")
+    return b.emit(f"call {kind} @llvm.arithmetic.fence.{_suffix(b.width)}({kind} %a0)")
+
+
+def _declare_fence(width: int, machine: Machine) -> str:
+    kind = Body(width).type("float")
+    return f"declare {kind} @llvm.arithmetic.fence.{_suffix(width)}({kind})"
+
+
+def _suffix(width: int) -> str:
+    return "f32" if width == 1 else f"v{width}f32"
+
+
+FUNCTIONS = {
+    "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),
+    "fence": Function("float", ("float",), _fence, _declare_fence),
+}
+
+
+def define(name: str, width: int, machine: Machine) -> str:
+    """The LLVM IR of one function, for a vector width."""
+    f, body = FUNCTIONS[name], Body(width)
+    result, kind = f.body(body, machine), body.type(f.result)
+    given = ", ".join(f"{body.type(t)} %a{i}" for i, t in enumerate(f.operands))
+    head = f"define internal {kind} @{symbol(name, width)}({given}) alwaysinline {{"
+    return "\n".join([head, *body.lines, f"  ret {kind} {result}", "}"])
+
+
+def module(names: list[str], machine: Machine) -> str:
+    """The LLVM IR of functions in every width, with the intrinsics they use declared."""
+    every = [(n, w) for n in names for w in WIDTHS]
+    declared = dict.fromkeys(FUNCTIONS[n].declare(w, machine) for n, w in every)
+    return "\n".join([*declared, *(define(n, w, machine) for n, w in every), ""])

@@ -1,0 +1,80 @@
+# pyright: basic
+# Tables of cases of mixed types.
+"""Integer kernels against numpy: every bit, in many shapes, layouts, machines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphopt.ir.parser import parse
+from tests.kernelcheck import block, check, runnable
+
+CONVS = [
+    dict(ins=32, outs=32, size=(14, 14), kernel=3, pad=1),
+    dict(ins=64, outs=48, size=(7, 9), kernel=1),
+    dict(ins=16, outs=64, size=(8, 8), kernel=1, stride=2, n=2),
+    dict(ins=3, outs=32, size=(33, 31), kernel=3, stride=2, pad=1),
+    dict(ins=1, outs=16, size=(12, 10), kernel=5, pad=2),
+    dict(ins=20, outs=24, size=(7, 13), kernel=3, pad=1),
+    dict(ins=24, outs=7, size=(5, 5), kernel=3, pad=2, dilation=2),
+    dict(ins=32, outs=64, size=(6, 6), kernel=3, pad=1, group=2),
+    dict(ins=32, outs=32, size=(14, 14), kernel=3, pad=1, group=32),
+    dict(ins=20, outs=20, size=(11, 9), kernel=5, pad=2, stride=2, group=20),
+    dict(ins=12, outs=8, size=(6, 7), kernel=3, pad=1, group=2, dense=True),
+    dict(ins=10, outs=8, size=(6, 7), kernel=3, pad=1, dense=True, dtype="i8"),
+]
+
+
+def conv(ins, outs, size, kernel, *, b, stride=1, pad=0, dilation=1, group=1, n=1, dense=False,
+         dtype="u8"):  # fmt: skip
+    """A convolution, its bias, and its requantization by channel to u8."""
+    out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
+    x = f"aBcd{b}b" if ins // group > 4 or group > 1 else "aBcd4b"
+    w = f"Abcd{b}a" if group == ins > 1 else f"ABcd{b // 4}b{b}a4b" if ins // group > 4 else f"ABcd{b}a4b"
+    tag = {"x": ":" + x, "w": ":" + w, "y": f":aBcd{b}b"} if not dense else dict.fromkeys("xwy", "")
+    vector = f":A{b}a" if outs % b and not dense else ""
+    bias = f":Abc{b}a" if outs % b and not dense else ""
+    shape = f"{n},{outs},{out[0]},{out[1]}{tag['y']}"
+    value = 0 if dtype == "i8" else 119
+    return f"""graph @k(%x: {dtype}[{n},{ins},{size[0]},{size[1]}{tag['x']}],
+             %w: i8[{outs},{ins // group},{kernel},{kernel}{tag['w']}],
+             %b: i32[{outs},1,1{bias}], %s: f32[{outs}{vector}], %z: u8[]) {{
+      %c = conv_integer(%x, %w) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
+        dilations=[{dilation},{dilation}],group={group},pad_value={value}}} : i32[{shape}]
+      %d = add(%c, %b) : i32[{shape}]
+      %q = requantize(%d, %s, %z) {{dtype=u8,axis=1}} : u8[{shape}]
+      return(%q)
+    }}"""
+
+
+def numbers(text: str, seed: int = 0) -> list[np.ndarray]:
+    """Integers over their whole range; scales that spread the sums over the result's range."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for a in parse(text).main.args:
+        shape, dtype = a.tensor.static, a.tensor.dtype.numpy
+        if dtype.kind == "f":
+            found.append(np.exp(rng.uniform(-12, -6, shape)).astype(np.float32))
+        elif dtype.itemsize == 4:
+            found.append(rng.integers(-50000, 50000, shape).astype(dtype))
+        else:
+            info = np.iinfo(dtype)
+            found.append(np.asarray(rng.integers(info.min, info.max + 1, shape)).astype(dtype))
+    return found
+
+
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("case", CONVS, ids=lambda c: "-".join(map(str, c.values())))
+def test_convolution(case: dict, name: str) -> None:
+    text = conv(**case, b=block(name))
+    check(text, name, arrays=numbers(text))
+
+
+@pytest.mark.parametrize("name", runnable())
+def test_sums_do_not_saturate(name: str) -> None:
+    """255 * -128 four times over is what saturating instruction pairs get wrong."""
+    text = conv(64, 16, (4, 4), 1, b=block(name))
+    arrays = numbers(text)
+    arrays[0][:], arrays[1][:] = 255, -128
+    check(text, name, arrays=arrays)
