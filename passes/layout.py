@@ -139,7 +139,7 @@ def _block(layouts: Layouts, op: Op) -> bool:
         return True
     if op.kind.name == "squeeze_excite":
         return _excite(layouts, op)
-    if op.kind.name in ("matmul", "gemm"):
+    if op.kind.name in ("matmul", "matmul_integer", "gemm"):
         _pack_matrix(layouts, op)
     return any(v is not None and _is_blocked(v) for v in op.operands) and _follow(layouts, op)
 
@@ -228,6 +228,11 @@ def _pack_matrix(layouts: Layouts, op: Op) -> None:
     b = op.operand(1)
     shape = _shape(b)
     if shape is None or len(shape) != 2 or not (b.op and isinstance(b.op.kind, Const)):
+        return
+    if op.kind.name == "matmul_integer":
+        types = op.operand(0).tensor.dtype, b.tensor.dtype
+        if types == (DType.u8, DType.i8):
+            layouts.take(op, 1, f"BA{layouts.block}b{WORD}a")
         return
     transposed = op.kind.name == "gemm" and kind.trans_b
     layouts.take(op, 1, f"Ab{layouts.block}a" if transposed else f"Ba{layouts.block}b")

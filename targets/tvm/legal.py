@@ -38,6 +38,7 @@ ANCHORS = {
     "conv_integer": "conv_integer",
     "conv_transpose": "conv_transpose",
     "matmul": "matmul",
+    "matmul_integer": "matmul_integer",
     "gemm": "matmul",
     "max_pool": "pool",
     "avg_pool": "pool",
@@ -219,7 +220,7 @@ def _reduce(op: Op) -> str | None:
 def _matmul(op: Op) -> str | None:
     if len(op.operand(0).tensor.shape or ()) < 1:
         return "a product of scalars"
-    return _wants(op, FLOATS)
+    return None if op.kind.name == "matmul_integer" else _wants(op, FLOATS)
 
 
 def _gather(op: Op) -> str | None:
@@ -260,6 +261,7 @@ _CHECKS: dict[str, Callable[[Op], str | None]] = {
     "max_pool": _pool,
     "avg_pool": _pool,
     "matmul": _matmul,
+    "matmul_integer": _matmul,
     "gemm": _matmul,
     "gather": _gather, "gather_elements": _gather, "gather_nd": _gather,
     "scatter_elements": _scatter, "scatter_nd": _scatter,

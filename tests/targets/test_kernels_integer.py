@@ -78,3 +78,33 @@ def test_sums_do_not_saturate(name: str) -> None:
     arrays = numbers(text)
     arrays[0][:], arrays[1][:] = 255, -128
     check(text, name, arrays=arrays)
+
+
+PRODUCTS = [
+    ((49, 64), (64, 128), True),
+    ((1, 256), (256, 10), True),
+    ((2, 7, 30), (30, 48), True),
+    ((3, 5, 5, 8), (8, 17), True),
+    ((64,), (64, 32), True),
+    ((6, 10), (10, 5), False),
+    ((2, 3, 4, 8), (2, 3, 8, 6), False),
+]
+
+
+def product(a, b, packed: bool, lanes: int) -> str:
+    """A product, and its dequantization with one scale."""
+    t = f"[{','.join(map(str, np.matmul(np.zeros(a), np.zeros(b)).shape))}]"
+    tag = f":BA{lanes}b4a" if packed else ""
+    left, right = (",".join(map(str, s)) for s in (a, b))
+    return f"""graph @k(%a: u8[{left}], %b: i8[{right}{tag}], %s: f32[]) {{
+      %c = matmul_integer(%a, %b) : i32{t}
+      %y = dequantize(%c, %s) {{axis=-1}} : f32{t}
+      return(%y)
+    }}"""
+
+
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize(("a", "b", "packed"), PRODUCTS, ids=str)
+def test_product(a, b, packed: bool, name: str) -> None:
+    text = product(a, b, packed, block(name))
+    check(text, name, arrays=numbers(text), tolerance=0)

@@ -14,7 +14,6 @@ registers as the tile is stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,10 +217,8 @@ def packed(region: Region, w: Value, tag: str, name: str = "pack") -> Any:
     return region.compute(full, body, name)
 
 
-def apply(
-    region: Region, s: Shape, k: Knobs, finish: Callable[[Any], None] | None = None
-) -> Any:
-    """Schedule the stages pad, pack, anchor and out0; `finish` may change the schedule at last."""
+def apply(region: Region, s: Shape, k: Knobs) -> Any:
+    """Schedule the stages pad, pack, anchor and out0."""
     (output,) = region.graph.outputs
     stage = region.store(output, "out0")
     sch = loops.schedule(region.primfunc([stage]))
@@ -233,8 +230,6 @@ def apply(
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
     parallel = loops.parallel_worth(s.macs)
     register_tile(sch, outer, region.machine, parallel=parallel, dense=dense)
-    if finish:
-        finish(sch)
     return sch.mod["main"]
 
 

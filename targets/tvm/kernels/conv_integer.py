@@ -59,7 +59,7 @@ def dense(region: Region, op: Op, s: conv.Shape) -> Any:
     if copy:
         x = padded(region, op, words, k, x)
     accumulate(region, op, words, k, x, w)
-    return conv.apply(region, words, k, finish=contract)
+    return contract(conv.apply(region, words, k))
 
 
 def padded(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any) -> Any:
@@ -112,8 +112,9 @@ def accumulate(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any, w: 
     region.bind(op.result, lambda index: y(*region.physical(tag, index)))
 
 
-def contract(sch: Any) -> None:
-    """acc + dot(0, x, w) -> dot(acc, x, w), which TE has no reduction for."""
+def contract(func: Any) -> Any:
+    """acc + dot(0, x, w) -> dot(acc, x, w) in a scheduled function: TE has no such reduction."""
+    sch = loops.schedule(func)
     ref = sch.get_sblock("anchor_update")
     block = sch.get(ref)
     store = block.body
@@ -125,6 +126,7 @@ def contract(sch: Any) -> None:
                        alloc_buffers=block.alloc_buffers, match_buffers=block.match_buffers,
                        annotations=block.annotations)  # fmt: skip
     sch.state.replace(sch.get_sref(ref), new, {block: new})
+    return sch.mod["main"]
 
 
 def depth(region: Region, op: Op) -> Any:

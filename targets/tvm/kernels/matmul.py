@@ -157,19 +157,23 @@ def left(region: Region, op: Op, s: Shape) -> Any:
     own = shape_of(value)
 
     def read(batch: list[Any], m: Any, k: Any) -> Any:
-        if len(own) == 1:
-            return region.at(value, [k])
-        if not s.batch and len(own) > 2:
-            sizes, at, rest = own[:-1], [], m
-            for i in range(len(sizes)):
-                below = math.prod(sizes[i + 1 :])
-                at.append(region.analyzer.simplify(
-                    tirx.floormod(tirx.floordiv(rest, below), sizes[i])))  # fmt: skip
-            return region.at(value, [*at, k])
-        lead = broadcast(batch, own[:-2], s.batch) if len(own) > 2 else []
-        return region.at(value, [*lead, k, m] if s.trans_a else [*lead, m, k])
+        at = position(region, own, s, batch, m)
+        return region.at(value, [*at[:-1], k, at[-1]] if s.trans_a and at else [*at, k])
 
     return read
+
+
+def position(region: Region, own: Ints, s: Shape, batch: list[Any], m: Any) -> list[Any]:
+    """Where row m of a batch is in the operand a of shape `own`, but for the index along k."""
+    if len(own) == 1:
+        return []
+    if s.batch or len(own) == 2:
+        return [*(broadcast(batch, own[:-2], s.batch) if len(own) > 2 else []), m]
+    sizes, at = own[:-1], []
+    for i, d in enumerate(sizes):  # batches are folded into the rows
+        below = math.prod(sizes[i + 1 :])
+        at.append(region.analyzer.simplify(tirx.floormod(tirx.floordiv(m, below), d)))
+    return at
 
 
 def columns(region: Region, op: Op, s: Shape, k: Knobs, cols: int) -> Any:
