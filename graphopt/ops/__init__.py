@@ -1,9 +1,19 @@
 """Op kinds that passes and kernels know. Everything else is `opaque`. Importing registers them."""
 
 from graphopt.ir.builtin import Const, Fused, Opaque, Return
-from graphopt.ops import elementwise, linalg, movement, nn, reduce, resize
+from graphopt.ops import (
+    elementwise,
+    indexed,
+    linalg,
+    movement,
+    nn,
+    ordered,
+    quant,
+    reduce,
+    resize,
+)
 
 __all__ = [
-    "Const", "Fused", "Opaque", "Return", "elementwise", "linalg", "movement", "nn", "reduce",
-    "resize",
+    "Const", "Fused", "Opaque", "Return", "elementwise", "indexed", "linalg", "movement",
+    "nn", "ordered", "quant", "reduce", "resize",
 ]  # fmt: skip

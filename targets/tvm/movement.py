@@ -13,7 +13,8 @@ from tvm import tirx
 from graphopt.errors import UnsupportedError
 from graphopt.ir.core import Op, Value
 from graphopt.ops.movement import _python_slice  # pyright: ignore[reportPrivateUsage]
-from graphopt.targets.tvm import expr
+from graphopt.targets.tvm import expr, indexed
+from graphopt.targets.tvm.indexed import i32, shape_of
 
 if TYPE_CHECKING:
     from graphopt.targets.tvm.region import Region
@@ -35,20 +36,9 @@ def move(region: Region, op: Op, value: Value, index: Index) -> Expr:
     return rule(region, op, value, index)
 
 
-def i32(value: int) -> Expr:
-    """An int32 constant."""
-    return tirx.const(value, "int32")
-
-
 def attributes(op: Op) -> Any:
     """An op's kind, whose attributes the rule knows by name."""
     return op.kind
-
-
-def _shape(value: Value) -> tuple[int, ...]:
-    shape = value.tensor.static
-    assert shape is not None
-    return shape
 
 
 def flat_index(index: Index, shape: Sequence[int]) -> Expr:
@@ -91,7 +81,7 @@ def groups(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int, int, int]
 def reshape(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The same row-major position, worked out within runs of axes of equal size."""
     x = op.operand(0)
-    source, result = _shape(x), _shape(value)
+    source, result = shape_of(x), shape_of(value)
     at: list[Expr] = [i32(0)] * len(source)
     for s0, s1, r0, r1 in groups(source, result):
         if s1 - s0 == 1 and r1 - r0 == 1:
@@ -113,7 +103,7 @@ def transpose(r: Region, op: Op, value: Value, index: Index) -> Expr:
 
 def squeeze(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """Zeros at the dropped axes."""
-    rank = len(_shape(op.operand(0)))
+    rank = len(shape_of(op.operand(0)))
     gone = {a % rank for a in attributes(op).axes}
     rest = iter(index)
     return r.at(op.operand(0), [i32(0) if a in gone else next(rest) for a in range(rank)])
@@ -127,14 +117,14 @@ def unsqueeze(r: Region, op: Op, value: Value, index: Index) -> Expr:
 
 def expand(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """Zero along the axes of size 1."""
-    shape = _shape(op.operand(0))
+    shape = shape_of(op.operand(0))
     tail = index[len(index) - len(shape) :]
     return r.at(op.operand(0), [i32(0) if d == 1 else i for i, d in zip(tail, shape, strict=True)])
 
 
 def slice_(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """start + step * i along the sliced axes."""
-    at, shape, kind = list(index), _shape(op.operand(0)), attributes(op)
+    at, shape, kind = list(index), shape_of(op.operand(0)), attributes(op)
     for start, end, axis, step in zip(kind.starts, kind.ends, kind.axes, kind.steps, strict=True):
         axis %= len(shape)
         begin = _python_slice(shape[axis], start, end, step).start
@@ -157,7 +147,7 @@ def concat(r: Region, op: Op, value: Value, index: Index) -> Expr:
     for v in op.operands:
         assert v is not None
         parts.append((begin, v))
-        begin += _shape(v)[axis]
+        begin += shape_of(v)[axis]
 
     def read(begin: int, v: Value) -> Expr:
         at = list(index)
@@ -173,9 +163,9 @@ def concat(r: Region, op: Op, value: Value, index: Index) -> Expr:
 def pad(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The operand where the index falls inside, else the value or a reflected, ... element."""
     x, kind = op.operand(0), attributes(op)
-    shape, begins = _shape(x), kind.pads[: len(index)]
+    shape, begins = shape_of(x), kind.pads[: len(index)]
     at = [i - i32(p) if p else i for i, p in zip(index, begins, strict=True)]
-    touched = [a for a, d in enumerate(shape) if begins[a] or _shape(value)[a] != d]
+    touched = [a for a, d in enumerate(shape) if begins[a] or shape_of(value)[a] != d]
     if kind.mode != "constant":
         return r.at(x, [_wrapped(kind, a, i, shape, touched) for a, i in enumerate(at)])
     ends = kind.pads[len(index) :]
@@ -204,25 +194,9 @@ def _wrapped(kind: Any, axis: int, i: Expr, shape: Sequence[int], touched: list[
     return tirx.min(m, i32(period) - m) if size > 1 else i32(0)
 
 
-def gather(r: Region, op: Op, value: Value, index: Index) -> Expr:
-    """The indices' element, wrapped if negative and kept in range, replaces the axis."""
-    x, indices = op.operand(0), op.operand(1)
-    shape, rank = _shape(x), len(_shape(indices))
-    axis = attributes(op).axis % len(shape)
-    size = shape[axis]
-    found = r.eager(lambda: r.at(indices, index[axis : axis + rank]))
-    at = tirx.Cast("int32", found) if expr.of(found) != "int32" else found
-    if isinstance(at, tirx.IntImm):
-        at = i32(int(at.value) % size)
-    else:
-        at = tirx.Select(at < i32(0), at + i32(size), at)
-        at = tirx.max(tirx.min(at, i32(size - 1)), i32(0))
-    return r.at(x, [*index[:axis], at, *index[axis + rank :]])
-
-
 def tile(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The index modulo the size."""
-    shape = _shape(op.operand(0))
+    shape = shape_of(op.operand(0))
     at = [tirx.floormod(i, i32(d)) if n > 1 else i
           for i, d, n in zip(index, shape, attributes(op).repeats, strict=True)]  # fmt: skip
     return r.at(op.operand(0), [r.analyzer.simplify(i) for i in at])
@@ -231,7 +205,7 @@ def tile(r: Region, op: Op, value: Value, index: Index) -> Expr:
 def depth_to_space(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """Row and column parity choose the channel."""
     n, c, h, w = index
-    b, depth = attributes(op).block, _shape(value)[1]
+    b, depth = attributes(op).block, shape_of(value)[1]
     part = tirx.floormod(h, i32(b)) * i32(b) + tirx.floormod(w, i32(b))
     channel = part * i32(depth) + c if attributes(op).mode == "DCR" else c * i32(b * b) + part
     at = [n, channel, tirx.floordiv(h, i32(b)), tirx.floordiv(w, i32(b))]
@@ -241,7 +215,7 @@ def depth_to_space(r: Region, op: Op, value: Value, index: Index) -> Expr:
 def space_to_depth(r: Region, op: Op, value: Value, index: Index) -> Expr:
     """The channel's upper part is the position in the block."""
     n, c, h, w = index
-    b, depth = attributes(op).block, _shape(op.operand(0))[1]
+    b, depth = attributes(op).block, shape_of(op.operand(0))[1]
     part = tirx.floordiv(c, i32(depth))
     row, column = tirx.floordiv(part, i32(b)), tirx.floormod(part, i32(b))
     at = [n, tirx.floormod(c, i32(depth)), h * i32(b) + row, w * i32(b) + column]
@@ -270,10 +244,10 @@ RULES: dict[str, Rule] = {
     "split": split,
     "concat": concat,
     "pad": pad,
-    "gather": gather,
     "tile": tile,
     "depth_to_space": depth_to_space,
     "space_to_depth": space_to_depth,
     "reorder": reorder,
     "resize": resize,
+    **indexed.RULES,
 }

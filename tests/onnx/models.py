@@ -388,4 +388,42 @@ RESIZE = [
       for r in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")),
 ]  # fmt: skip
 
-CASES = [*UNARY, *BINARY, *VARIADIC, *MOVEMENT, *REDUCE, *CONV, *NN, *RESIZE]
+AT = np.array([[0, 2, 1, -1], [1, 0, 2, -2]], np.int64)
+PAIRS = np.array([[0, 2], [1, -1], [0, 2]], np.int64)
+INDEXED = [
+    _case("GatherElements", 11, "gather_elements", lambda _: Node("GatherElements", {"x": X[0], "i": AT})),
+    _case("GatherElements of the last axis", 11, "gather_elements", lambda _: Node(
+        "GatherElements", {"x": X[0]}, {"i": AT[:, :3].astype(np.int32)}, {"axis": -1})),
+    _case("GatherND", 11, "gather_nd", lambda _: Node("GatherND", {"x": X}, {"i": PAIRS})),
+    _case("GatherND of common axes", 12, "gather_nd", lambda _: Node(
+        "GatherND", {"x": X, "i": PAIRS[:2, :, None]}, {}, {"batch_dims": 1})),
+    _case("Scatter", 9, "scatter_elements", lambda o: Node(
+        "Scatter" if o < 11 else "ScatterElements", {"x": X[0], "u": rand(2, 4)}, {"i": AT if o >= 11 else AT % 3}, {},
+        ["x", "i", "u"])),
+    *(_case(f"ScatterElements {how}", since, "scatter_elements", lambda _, how=how: Node(
+        "ScatterElements", {"x": X[0], "i": AT, "u": rand(2, 4)}, {}, {"axis": 0, "reduction": how}))
+      for how, since in (("add", 16), ("mul", 16), ("max", 18), ("min", 18))),
+    _case("ScatterND", 11, "scatter_nd", lambda _: Node("ScatterND", {"x": X, "i": PAIRS, "u": rand(3, 4, seed=2)})),
+    *(_case(f"ScatterND {how}", since, "scatter_nd", lambda _, how=how: Node(
+        "ScatterND", {"x": X, "i": PAIRS, "u": rand(3, 4, seed=2)}, {}, {"reduction": how}))
+      for how, since in (("add", 16), ("mul", 16), ("max", 18), ("min", 18))),
+    _case("OneHot", 9, "one_hot", lambda _: Node("OneHot", {"i": ints(0, 2, 1)}, {"d": ints(3), "v": rand(2)})),
+    _case("OneHot in front", 11, "one_hot", lambda _: Node(
+        "OneHot", {"i": AT.astype(np.int32)}, {"d": np.array(3, np.int32), "v": rand(2)}, {"axis": 0})),
+    _case("Trilu", 14, "trilu", lambda _: Node("Trilu", {"x": X})),
+    _case("Trilu below", 14, "trilu", lambda _: Node("Trilu", {"x": INTS}, {"k": np.int64(-1)}, {"upper": 0})),
+    _case("ReverseSequence", 10, "reverse_sequence", lambda _: Node(
+        "ReverseSequence", {"x": rand(4, 3, 2), "n": ints(1, 4, 2)})),
+    _case("ReverseSequence of rows", 10, "reverse_sequence", lambda _: Node(
+        "ReverseSequence", {"x": X, "n": ints(3, 2)}, {}, {"time_axis": 1, "batch_axis": 0})),
+    _case("CumSum", 11, "cum_sum", lambda _: Node("CumSum", {"x": X}, {"a": np.int64(1)})),
+    _case("CumSum from the end", 11, "cum_sum", lambda _: Node(
+        "CumSum", {"x": INTS}, {"a": np.int32(-1)}, {"exclusive": 1, "reverse": 1})),
+    _case("CumProd", 26, "cum_prod", lambda _: Node("CumProd", {"x": X}, {"a": np.int64(2)}, {"exclusive": 1})),
+    _case("TopK", 7, "top_k", lambda o: Node(
+        "TopK", {"x": X}, {"k": ints(3)} if o >= 10 else {}, {} if o >= 10 else {"k": 3}, outputs=["y", "z"])),
+    _case("TopK of the smallest", 11, "top_k", lambda _: Node(
+        "TopK", {"x": INTS}, {"k": ints(2)}, {"axis": 1, "largest": 0}, outputs=["y", "z"])),
+]  # fmt: skip
+
+CASES = [*UNARY, *BINARY, *VARIADIC, *MOVEMENT, *REDUCE, *CONV, *NN, *RESIZE, *INDEXED]

@@ -3,8 +3,8 @@
 """Ops without a template of ours: TVM's ONNX importer gives the body, a plain schedule the loops.
 
 The op is written as an ONNX model, imported to relax, legalized to TIR and merged into one
-function. What needs more than loops over buffers (a library call, a size known at run time) is
-refused, and falls back.
+function. Small constants that the importer makes become immediates. What needs more than loops over
+buffers (a library call, a size known at run time, a table) is refused, and falls back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 
 from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Const
@@ -22,8 +22,9 @@ from graphopt.ir.core import Graph, Module, Op
 from graphopt.onnx import to_proto
 from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.build import target
-from graphopt.targets.tvm.region import Region
+from graphopt.targets.tvm.region import Region, table
 
+TABLE = 64  # elements of a constant of several numbers: each read is a tree of choices
 PARALLEL = 1 << 14  # elements of a loop nest from which threads are worth their call
 
 
@@ -60,8 +61,9 @@ def _merge(module: Any) -> Any:
     """All calls of `main` as one TIR function: `main` becomes the primitive that a new one calls.
 
     Raises:
-        UnsupportedError: the import has constants or control flow, which can't be merged.
+        UnsupportedError: the import has large constants or control flow, which can't be merged.
     """
+    module = _without_constants(module)
     body = module["main"]
     for name in list(dict(body.attrs or {})):
         body = body.without_attr(name)
@@ -80,9 +82,36 @@ def _merge(module: Any) -> Any:
         raise UnsupportedError("TVM's importer gives it more than loops over buffers") from why
 
 
+@relax.expr_functor.mutator
+class _Constants(relax.PyExprMutator):
+    """Each constant as a function that computes its elements, since FuseTIR merges only those."""
+
+    def visit_generic_const_(self, constant: Any) -> Any:
+        """A constant of the import."""
+        array = constant.value.numpy()
+        if array.size > TABLE and not (array == array.reshape(-1)[0]).all():
+            raise UnsupportedError(f"TVM's importer gives it a constant of {array.size} elements")
+
+        def element(*at: Any) -> Any:
+            return table(array, str(array.dtype), [tirx.Cast("int32", i) for i in at])
+
+        shape = [tirx.const(d, "int64") for d in array.shape]
+        return self.builder_.emit_te(lambda: te.compute(shape, element, name="constant"))
+
+
+def _without_constants(module: Any) -> Any:
+    """The module, its `main` without constants."""
+    mutator = _Constants(module)
+    mutator.builder_.update_func(module.get_global_var("main"), mutator.visit_expr(module["main"]))
+    return mutator.builder_.get()
+
+
 def _scheduled(func: Any) -> Any:
     """Threads over the outermost loop where there is enough work; LLVM vectorizes inside."""
     sch = loops.schedule(func)
+    for block in sch.get_child_blocks(sch.get_sblock("root")):
+        if str(sch.get(block).name_hint).startswith("constant"):
+            sch.compute_inline(block)
     for block in sch.get_child_blocks(sch.get_sblock("root")):
         nest = sch.get_loops(block)
         kinds = [v.iter_type for v in sch.get(block).iter_vars]
