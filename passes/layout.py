@@ -286,8 +286,9 @@ def _follow(layouts: Layouts, op: Op) -> bool:
 
 
 def _leaves_blocks(op: Op) -> bool:
-    """Whether no convolution follows a global pool, so that its few results are stored dense."""
-    return not any(use.op.kind.name in CONVS for use in op.result.uses)
+    """Whether a global pool's few results are dense: no convolution follows, or they are a row."""
+    kind: Any = op.kind
+    return not kind.keepdims or not any(use.op.kind.name in CONVS for use in op.result.uses)
 
 
 def _follow_elementwise(layouts: Layouts, op: Op) -> bool:
@@ -329,7 +330,7 @@ def _operand_tag(layouts: Layouts, v: Value, result: tuple[int, ...]) -> str:
 
 def _spatial_mean(op: Op, rank: int) -> bool:
     kind: Any = op.kind
-    return kind.keepdims and sorted(a % rank for a in kind.axes) == list(range(2, rank))
+    return sorted(a % rank for a in kind.axes) == list(range(2, rank))
 
 
 def _spatial_pad(op: Op, rank: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 from graphopt.errors import InputError
 from graphopt.runtime.native import Context, Library
@@ -16,41 +17,50 @@ class ContextPool:
     def __init__(self, library: Library, threads: int, count: int) -> None:
         """Start `count` contexts of `threads` threads each."""
         self._library = library
-        self._changed = threading.Condition()
-        self._free: list[Context] = []
-        self._count = count
+        self._free: SimpleQueue[Context | None] = SimpleQueue()  # None: there will be no more
+        self._count = 0
+        self._lock = threading.Lock()
         self._closed = False
         try:
-            for _ in range(count):
-                self._free.append(Context(library, threads))
+            while self._count < count:
+                self._free.put(Context(library, threads))
+                self._count += 1
         except BaseException:
-            self._count = len(self._free)
             self.close()
             raise
+
+    def take(self) -> Context:
+        """A context, to be given back; InputError once the pool is closed."""
+        context = None if self._closed else self._free.get()
+        if context is None:
+            self._free.put(None)  # for the next who waits
+            raise InputError("the session is closed")
+        return context
+
+    def give(self, context: Context) -> None:
+        """Give back a context that was taken."""
+        self._free.put(context)
 
     @contextmanager
     def lend(self) -> Generator[Context, None, None]:
         """A context for the time of a `with`; InputError once the pool is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or self._closed)
-            if self._closed:
-                raise InputError("the session is closed")
-            context = self._free.pop()
+        context = self.take()
         try:
             yield context
         finally:
-            with self._changed:
-                self._free.append(context)
-                self._changed.notify_all()
+            self.give(context)
 
     def close(self) -> None:
         """Wait for the runs under way, end the contexts and unload the library."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: len(self._free) == self._count)
-        for context in self._free:
-            context.close()
+        left = self._count
+        while left:
+            context = self._free.get()
+            if context is not None:  # someone who came after the pool was closed put that there
+                context.close()
+                left -= 1
+        self._free.put(None)
         self._library.close()

@@ -7,7 +7,8 @@ import math
 import os
 import threading
 from _ctypes import dlclose
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "new": (ctypes.c_void_p, [_INT]),
     "free": (None, [ctypes.c_void_p]),
     "threads": (_INT, [ctypes.c_void_p]),
+    "run": (_INT, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]),
     "run_range": (_INT, [ctypes.c_void_p, _POINTERS, _POINTERS, _INT, _INT]),
     "profile": (_INT, [ctypes.c_void_p, _POINTERS, _POINTERS, ctypes.c_void_p, _INT, _INT]),
     "buffer": (ctypes.c_void_p, [ctypes.c_void_p, _INT]),
@@ -40,16 +42,17 @@ class Library:
         """Load it; InputError if the file isn't a library with a driver's functions."""
         try:
             self._library = ctypes.CDLL(_unique(path))
+            self._functions: dict[str, Callable[..., Any]] = {}
             for name, (result, args) in _SIGNATURES.items():
                 function = getattr(self._library, f"{prefix}_{name}")
                 function.restype, function.argtypes = result, args
+                self._functions[name] = function
         except (OSError, AttributeError) as error:
             raise InputError(f"{path} can't be loaded: {error}") from error
-        self._prefix = prefix
 
     def call(self, name: str, *args: object) -> Any:
         """Call the function `PREFIX_name`."""
-        return getattr(self._library, f"{self._prefix}_{name}")(*args)
+        return self._functions[name](*args)
 
     def check(self, code: int) -> None:
         """Raise GraphoptError, in the library's words, for a return code that isn't 0."""
@@ -72,7 +75,23 @@ class Context:
         self._pointer = library.call("new", threads)
         if not self._pointer:
             raise GraphoptError(f"no memory or threads for a context with {threads} threads")
-        self.staging: dict[int, Array] = {}
+        self.staging: dict[int, tuple[Array, int]] = {}  # copies of inputs, and their addresses
+        self._slots: tuple[_Addresses, _Addresses] | None = None
+        self._run = partial(library.call, "run", self._pointer)
+
+    def slots(self, inputs: int, outputs: int) -> tuple[_Addresses, _Addresses]:
+        """The addresses of inputs and outputs that `run_all` uses; the same arrays every time."""
+        if self._slots is None:
+            made = (ctypes.c_void_p * (inputs + 1))(), (ctypes.c_void_p * (outputs + 1))()
+            self._run = partial(self._run, *map(ctypes.addressof, made))
+            self._slots = made
+        return self._slots
+
+    def run_all(self) -> None:
+        """Run every step, of a model of kernels alone, on what the slots hold."""
+        code = self._run()
+        if code:
+            self._library.check(code)
 
     @property
     def threads(self) -> int:

@@ -6,6 +6,7 @@ for static values between them, a dictionary for dynamic ones (which only segmen
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from graphopt.errors import GraphoptError
 from graphopt.runtime.manifest import BufferSpec, KernelRange, Manifest, Segment
 from graphopt.runtime.native import Context, addresses
 from graphopt.runtime.segments import SegmentRunner
-from graphopt.runtime.tensors import Array, aligned, is_placed
+from graphopt.runtime.tensors import Array, aligned, is_placed, placed
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,11 @@ class Run:
             return value
         staging = self._context.staging
         if position not in staging:
-            staging[position] = aligned(buffer.shape, self._plan.dtypes[index])
-        np.copyto(staging[position], value)
-        return staging[position]
+            dtype = self._plan.dtypes[index]
+            nbytes = math.prod(buffer.shape) * dtype.itemsize
+            staging[position] = placed(buffer.shape, dtype, nbytes)
+        np.copyto(staging[position][0], value)
+        return staging[position][0]
 
     def _output(self, index: int) -> Array | None:
         buffer = self._plan.buffers[index]

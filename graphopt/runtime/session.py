@@ -17,6 +17,7 @@ import numpy as np
 from graphopt.errors import InputError
 from graphopt.runtime.contexts import ContextPool
 from graphopt.runtime.cpu import check_machine
+from graphopt.runtime.direct import direct
 from graphopt.runtime.manifest import KernelRange, Manifest, Segment, TensorSpec
 from graphopt.runtime.native import Library
 from graphopt.runtime.run import Plan, Run, Stretch
@@ -89,6 +90,7 @@ class Session:
         self.outputs = self.manifest.outputs
         self.threads = threads or _cpus()
         self._plan = _plan(self.manifest, SegmentRunner(folder, self.manifest, self.threads))
+        self._direct = direct(self._plan)
         library = Library(folder / self.manifest.library, self.manifest.prefix)
         self._contexts = ContextPool(library, self.threads, contexts)
         self._close = weakref.finalize(self, self._contexts.close)
@@ -107,6 +109,9 @@ class Session:
         Raises:
             InputError: an input is missing, unknown, or of another dtype or shape.
         """
+        found = self._direct.run(self._contexts, inputs) if self._direct else None
+        if found is not None:
+            return found
         values = self._check(inputs)
         with self._contexts.lend() as context:
             run = Run(self._plan, context, values)

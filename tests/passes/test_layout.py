@@ -48,6 +48,20 @@ def test_a_network_stays_in_blocks() -> None:
     assert all(tags[n] == "" for n in "mqysw")
 
 
+def test_a_global_pool_that_drops_its_axes_reads_blocks() -> None:
+    module = parse(f"""graph @main(%x: f32[1,32,8,8]) {{
+      %w = const rand 1 : f32[32,32,3,3]
+      %c = conv(%x, %w) {CONV}
+      %m = reduce_mean(%c) {{axes=[2,3],keepdims=false}}
+      return(%m)
+    }}""")
+    ops = {op.kind.name: op for op in module.main}
+    assign_layouts(module.main, 16)
+    verify(module)
+    assert ops["reduce_mean"].operand(0).tensor.layout == "aBcd16b"
+    assert ops["reduce_mean"].result.tensor.layout == ""
+
+
 def test_weights_are_packed_by_reorders_of_constants() -> None:
     module = parse(f"""graph @main(%x: f32[1,20,8,8]) {{
       %w = const rand 1 : f32[24,20,3,3]

@@ -224,7 +224,7 @@ def test_closing_waits_for_runs(write: Write) -> None:
     results: list[Array] = []
     thread = threading.Thread(target=lambda: results.append(session.run({"x": X})["y"]))
     thread.start()
-    while session._contexts._free:  # pyright: ignore[reportPrivateUsage] # until the run began
+    while session._contexts._free.qsize():  # pyright: ignore[reportPrivateUsage] # until the run began
         pass
     session.close()
     session.close()

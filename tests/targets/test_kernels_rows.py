@@ -41,6 +41,9 @@ def test_spatial_mean_of_blocks(channels: int, name: str) -> None:
         check(f"""graph @k(%x: f32[2,{channels},7,5{tag}]) {{
           %y = reduce_mean(%x) {{axes=[2,3]}} : f32[2,{channels},1,1{out}]
           return(%y) }}""", name)
+    check(f"""graph @k(%x: f32[2,{channels},7,5{tag}]) {{
+      %y = reduce_mean(%x) {{axes=[2,3],keepdims=false}} : f32[2,{channels}]
+      return(%y) }}""", name)
 
 
 @pytest.mark.parametrize("dtype", ["i64", "i32", "f64"])
