@@ -14,6 +14,7 @@ from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.data import Computed, Data, size
 from graphopt.ir.types import Array, DType, TensorType
+from graphopt.ops.excite import SqueezeExcite
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.ops.reduce import Reduce
@@ -175,6 +176,8 @@ def _terms(op: Op) -> int:
             return math.prod(shapes[1][1:])
         case MatMul() | Gemm() | Attention():
             return FUNCTION_TERMS + max(shapes[0], default=1) + (shapes[0][-1] if shapes[0] else 1)
+        case SqueezeExcite():
+            return 2 * FUNCTION_TERMS + math.prod(shapes[0][2:]) + sum(shapes[1][:2])
         case Reduce():
             return math.prod(shapes[0][a] for a in op.kind.axes) if shapes[0] else FUNCTION_TERMS
         case _:

@@ -291,6 +291,20 @@ def attention(b: Builder, x: Value) -> None:
     b.put(MatMul(), b.put(nn.Softmax(), scores), x)
 
 
+def squeeze_excite(b: Builder, x: Value) -> None:
+    """Taken apart, its products convolutions or of matrices."""
+    n, c, *_ = b.shape(x)
+    if b.draw(st.booleans()):
+        one = nn.Conv((1, 1), (0, 0, 0, 0), (1, 1))
+        h = b.put(ew.Relu(), b.put(one, b.put(ReduceMean((2, 3)), x), b.weights(2, c, 1, 1)))
+        gate = b.put(ew.Sigmoid(), b.put(one, h, b.weights(c, 2, 1, 1), b.weights(c)))
+    else:
+        h = b.put(ew.Tanh(), b.put(MatMul(), b.put(ReduceMean((2, 3), False), x), b.weights(c, 2)))
+        product = b.put(Gemm(trans_b=True), h, b.weights(c, 2), b.weights(c))
+        gate = b.put(mv.Reshape((n, c, 1, 1)), b.put(ew.Sigmoid(), product))
+    b.put(ew.Mul(), x, gate)
+
+
 Step = Callable[[Builder, Value], None]
 ANY: Sequence[Step] = (
     unary, unary, constant, constant, binary, transpose, reshape, squeeze, cut, pad, join, reduce,
@@ -298,6 +312,7 @@ ANY: Sequence[Step] = (
 )  # fmt: skip
 IMAGES: Sequence[Step] = (
     conv, conv, conv, batch_norm, batch_norm, pool, conv_transpose, instance_norm, attention,
+    squeeze_excite, squeeze_excite,
 )  # fmt: skip
 SEQUENCES: Sequence[Step] = (matmul, layer_norm, batch_norm, attention, attention)
 MATRICES: Sequence[Step] = (matmul, gemm, gemm, layer_norm, batch_norm)

@@ -9,6 +9,7 @@ from graphopt.ir.builtin import Const, Opaque
 from graphopt.ir.core import Graph, Op
 from graphopt.ir.data import nbytes, size
 from graphopt.ir.types import TensorType, ValueType, product
+from graphopt.ops.excite import SqueezeExcite
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
 
@@ -30,6 +31,8 @@ def macs(op: Op) -> int:
         case Attention():
             q, v = types[0], types[2]
             return inner + _attention(q, v)
+        case SqueezeExcite():
+            return inner + math.prod(_dims(types[0])[:1]) * (_size(types[1]) + _size(types[2]))
         case Opaque("LSTM" | "GRU" | "RNN", ""):  # X [steps, batch, in], W and R for all gates
             turns = math.prod(_dims(types[0])[:2])
             return inner + turns * (_size(types[1]) + _size(types[2]))

@@ -1,4 +1,4 @@
-"""Writing convolution, pooling, normalisation, matrix products, attention and resize."""
+"""Writing convolution, pooling, normalisation, matrix products and resize."""
 
 from __future__ import annotations
 
@@ -159,23 +159,6 @@ def _gemm(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
         operands.append(e.number(0, dtype))
     e.node("Gemm", operands, outs, alpha=kind.alpha, beta=kind.beta,
            transA=int(kind.trans_a) or None, transB=int(kind.trans_b) or None)  # fmt: skip
-
-
-@emits(linalg.Attention)
-def _attention(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
-    """Written as the ops it stands for, which every opset has and every runtime runs."""
-    q, k, v, *mask = (n for n in ins if n)
-    x = op.operand(0).tensor
-    rank = op.operand(1).tensor.rank
-    if rank is None:
-        raise NeedsOpset(99, "attention of an unknown rank")
-    perm = (*range(rank - 2), rank - 1, rank - 2)
-    scaled = e.temp("Mul", [q, e.number(kind_of(op).scale, x.dtype)])
-    scores = e.temp("MatMul", [scaled, e.temp("Transpose", [k], perm=perm)])
-    scores = e.temp("Add", [scores, mask[0]]) if mask else scores
-    out_rank = op.result.tensor.rank or rank
-    axis = -1 if e.opset >= 13 else out_rank - 1
-    e.node("MatMul", [e.temp("Softmax", [scores], axis=axis), v], outs)
 
 
 @emits(resize.Resize)

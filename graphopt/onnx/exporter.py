@@ -12,7 +12,14 @@ from graphopt.ir.builtin import Const, Fused, Opaque, Return
 from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.data import Data, Splat, nbytes
 from graphopt.ir.types import DType, TensorType, UnknownType
-from graphopt.onnx import emit_elementwise, emit_indexed, emit_movement, emit_nn, emit_quant
+from graphopt.onnx import (
+    emit_elementwise,
+    emit_forms,
+    emit_indexed,
+    emit_movement,
+    emit_nn,
+    emit_quant,
+)
 from graphopt.onnx.attrs import write_attribute
 from graphopt.onnx.checks import known
 from graphopt.onnx.emitter import EMITTERS, Emitter, Names, NeedsOpset
@@ -22,7 +29,7 @@ from graphopt.onnx.types import value_info
 from graphopt.ops.movement import Reorder
 
 # Importing the tables has filled EMITTERS.
-TABLES = (emit_elementwise, emit_indexed, emit_movement, emit_nn, emit_quant)
+TABLES = (emit_elementwise, emit_forms, emit_indexed, emit_movement, emit_nn, emit_quant)
 LARGE = 1024  # bytes: larger constants are streamed, and stand in the main graph
 MAX_SPLAT = 4096  # bytes: a larger constant of one number is written as ConstantOfShape
 MAX_MESSAGE = 2**31 - 1

@@ -8,10 +8,11 @@ from onnx import helper
 
 from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Opaque
-from graphopt.ir.core import Module
+from graphopt.ir.core import Module, Op, OpKind
 from graphopt.ir.types import DType, TensorType
 from graphopt.onnx.checks import MAX_OPSET, MIN_OPSET, known, schema
 from graphopt.onnx.emitter import NATIVE
+from graphopt.ops.excite import SqueezeExcite
 
 CAP = 26  # the newest opset that ONNX Runtime 1.31 reads
 DEFAULT = 17  # for a module that names no standard opset
@@ -69,11 +70,16 @@ def candidates(module: Module, opset: int | None) -> list[int]:
         return all(compatible(op_type, v, version) for op_type, v in fixed)
 
     start = CAP if own > CAP and allowed(CAP) else own
-    native = {NATIVE.get(type(op.kind), 0) for op in module.main.walk()}
+    native = {NATIVE.get(type(k), 0) for op in module.main.walk() for k in _kinds(op)}
     wanted = sorted((v for v in native if start < v <= CAP), reverse=True)
     found = next((v for v in wanted if allowed(v)), start)
     later = [v for v in range(start, MAX_OPSET + 1) if v != found and allowed(v)]
     return [found, *later]
+
+
+def _kinds(op: Op) -> tuple[OpKind, ...]:
+    """The kind of an op, and those of the activations that it holds."""
+    return (op.kind, *(op.kind.functions() if isinstance(op.kind, SqueezeExcite) else ()))
 
 
 def _check_pinned(fixed: set[tuple[str, int]], opset: int) -> None:

@@ -3,6 +3,7 @@
 from graphopt.ir.builtin import Const, Fused, Opaque, Return
 from graphopt.ops import (
     elementwise,
+    excite,
     indexed,
     linalg,
     movement,
@@ -14,6 +15,6 @@ from graphopt.ops import (
 )
 
 __all__ = [
-    "Const", "Fused", "Opaque", "Return", "elementwise", "indexed", "linalg", "movement",
+    "Const", "Fused", "Opaque", "Return", "elementwise", "excite", "indexed", "linalg", "movement",
     "nn", "ordered", "quant", "reduce", "resize",
 ]  # fmt: skip

@@ -50,7 +50,7 @@ def dynamic(graph: Graph) -> bool:
     )
 
 
-_MULTIPLY = {"conv", "conv_transpose", "matmul", "gemm", "attention"}
+_MULTIPLY = {"conv", "conv_transpose", "matmul", "gemm", "attention", "squeeze_excite"}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from graphopt.passes.fuse import activations, affine, arithmetic, attention, norms, padding
+from graphopt.passes.fuse import activations, affine, arithmetic, attention, excite, norms, padding
 from graphopt.passes.simplify import transposes
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect
@@ -14,7 +14,7 @@ from graphopt.rewrite import Rule
 
 RULES: tuple[Rule[Any], ...] = (
     *affine.RULES, *padding.RULES, *norms.RULES, *activations.RULES, *attention.RULES,
-    *arithmetic.RULES, *transposes.RULES, *transposes.SUMS,
+    *excite.RULES, *arithmetic.RULES, *transposes.RULES, *transposes.SUMS,
 )  # fmt: skip
 
 

@@ -182,13 +182,13 @@ def hard_sigmoid(rw: Rewriter, op: Op, kind: Clip) -> Value | None:
 
 @rule(Div)
 def hard_sigmoid_divided(rw: Rewriter, op: Op, kind: Div) -> Value | None:
-    """clip(x + b, 0, h) / h -> hard_sigmoid(x, 1/h, b/h)."""
+    """clip(x + b, 0, h) / h -> hard_sigmoid(x, 1/h, b/h), b 0 where it is absent."""
     return _hard_sigmoid_scaled(rw, op)
 
 
 @rule(Mul)
 def hard_sigmoid_scaled(rw: Rewriter, op: Op, kind: Mul) -> Value | None:
-    """clip(x + b, 0, h) * (1/h) -> hard_sigmoid(x, 1/h, b/h)."""
+    """clip(x + b, 0, h) * (1/h) -> hard_sigmoid(x, 1/h, b/h), b 0 where it is absent."""
     return _hard_sigmoid_scaled(rw, op)
 
 
@@ -197,16 +197,22 @@ def _hard_sigmoid_scaled(rw: Rewriter, op: Op) -> Value | None:
     clip = made_by(found.factors[0], Clip) if len(found.factors) == 1 else None
     if clip is None or clip[1].lo != 0 or not clip[1].hi:
         return None
-    high, dtype = clip[1].hi, op.result.tensor.dtype
-    added = made_by(clip[0].operand(0), Add)
-    if added is None or not close(found.coefficient, 1 / high, dtype):
+    high = clip[1].hi
+    if not close(found.coefficient, 1 / high, op.result.tensor.dtype):
         return None
-    for x, c in sides(added[0]):
+    x, beta, added = _shifted(clip[0].operand(0))
+    kind = HardSigmoid(1 / high, beta / high)
+    return _unary(rw, op, kind, x, [*found.ops[1:], clip[0], *added])
+
+
+def _shifted(value: Value) -> tuple[Value, float, list[Op]]:
+    """x, b and the op where value is x + b; x is the value and b 0 where it is no such sum."""
+    added = made_by(value, Add)
+    for x, c in sides(added[0]) if added else ():
         beta = scalar(c)
-        if beta is not None:
-            kind = HardSigmoid(1 / high, beta / high)
-            return _unary(rw, op, kind, x, [*found.ops[1:], clip[0], added[0]])
-    return None
+        if beta is not None and added:
+            return x, beta, [added[0]]
+    return value, 0.0, []
 
 
 @rule(Reciprocal)
