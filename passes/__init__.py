@@ -1,7 +1,7 @@
 """Passes over the graph IR. Importing this registers them all; see `graphopt passes`."""
 
-from graphopt.passes import cse, dce, fold, fuse, group, layout, simplify
+from graphopt.passes import cse, dce, fold, fuse, group, integers, layout, simplify
 
 DEFAULT = "fold,simplify,cse,fuse,simplify,cse,dce"
 
-__all__ = ["DEFAULT", "cse", "dce", "fold", "fuse", "group", "layout", "simplify"]
+__all__ = ["DEFAULT", "cse", "dce", "fold", "fuse", "group", "integers", "layout", "simplify"]

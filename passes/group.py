@@ -11,7 +11,7 @@ from graphopt.ir.clone import clone_op
 from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.data import size
 from graphopt.ir.types import TensorType
-from graphopt.ops.elementwise import Identity
+from graphopt.ops.elementwise import Elementwise, Identity
 from graphopt.ops.movement import (
     Concat,
     Pad,
@@ -24,7 +24,7 @@ from graphopt.ops.movement import (
     Unsqueeze,
 )
 from graphopt.passes.simplify.shuffles import channel_shuffle
-from graphopt.ops.quant import Scaled
+from graphopt.ops.quant import Dequantize, Scaled
 from graphopt.pipeline import Catalog, Context, Pass, PassResult
 from graphopt.rewrite import Remark
 
@@ -50,6 +50,7 @@ class Group(Pass, name="group"):
         if ctx.catalog is None:
             raise UnsupportedError("group needs a target: its kernels decide what can be grouped")
         own_outputs(module.main)
+        own_floats(module.main)
         groups = list(_groups(module.main, ctx.catalog))
         remarks = [Remark("group", _loc(ops), True, f"{len(ops)} ops") for ops, _ in groups]
         for ops, family in groups:
@@ -87,13 +88,32 @@ def own_outputs(graph: Graph) -> None:
         seen.add(value)
 
 
+def own_floats(graph: Graph) -> None:
+    """Give each user its own `dequantize`, which its kernel computes as it reads the integers."""
+    for op in [op for op in graph if isinstance(op.kind, Dequantize)]:
+        for use in op.result.uses[1:]:
+            copy = graph.insert(clone_op(op, {}), before=op)
+            use.op.set_operand(use.index, copy.result)
+
+
+def _pulled(op: Op, catalog: Catalog) -> bool:
+    """Whether an op is computed by its user's kernel: `dequantize` for an element-wise op."""
+    if not isinstance(op.kind, Dequantize) or op.result.use_count != 1:
+        return False
+    user = op.result.uses[0].op
+    if user.graph is not op.graph or not isinstance(user.kind, Elementwise):
+        return False
+    same = len(user.results) == 1 and user.result.tensor.shape == op.result.tensor.shape
+    return same and bool(catalog.family(user)) and bool(catalog.family(op))
+
+
 def _groups(graph: Graph, catalog: Catalog) -> Iterable[tuple[list[Op], str]]:
     trees = {op: [*ops, op] for op, ops in _shuffled(graph, catalog)}
     shuffles = {op for tree in trees.values() for op in tree}
     trees.update(_trees(graph, catalog, shuffles))
     taken = {op for tree in trees.values() for op in tree}
     for op in graph:
-        if (op in taken and op not in trees) or _skip(op):
+        if (op in taken and op not in trees) or _skip(op) or _pulled(op, catalog):
             continue
         family = catalog.family(op)
         if family is None:
@@ -101,6 +121,8 @@ def _groups(graph: Graph, catalog: Catalog) -> Iterable[tuple[list[Op], str]]:
         ops = trees.get(op, [op])
         while follower := _follower(ops[-1], taken, catalog):
             ops.append(follower)
+        makers = dict.fromkeys(v.op for o in ops for v in o.operands if v and v.op)
+        ops = [*(m for m in makers if m not in ops and _pulled(m, catalog)), *ops]
         taken.update(ops)
         yield ops, family
 

@@ -13,6 +13,7 @@ from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Module
 from graphopt.onnx import to_proto
 from graphopt.passes.group import Group
+from graphopt.passes.integers import Integers
 from graphopt.passes.layout import Layout
 from graphopt.pipeline import Context, Hook, Pass, run_pipeline
 from graphopt.runtime.manifest import Manifest
@@ -73,8 +74,8 @@ class X86(Target, name="x86"):
         return f"{m.name}: {m.lanes * 32}-bit vectors, {m.registers} registers"
 
     def lowering(self) -> tuple[Pass, ...]:
-        """Layouts, then kernels."""
-        return (Layout(), Group())
+        """Integers where the model is quantized, then layouts, then kernels."""
+        return (Integers(), Layout(), Group())
 
     def lower(
         self, module: Module, hooks: tuple[Hook, ...] = (), catalog: KernelCatalog = KERNELS

@@ -1,0 +1,45 @@
+"""integers: compute in integers what a quantized model computes between `dequantize` and `quantize`.
+
+A quantized model says what its numbers are, in floats: `quantize(relu(conv(dequantize(x),
+dequantize(w))))`. This pass says how they are computed: `requantize(conv_integer(x, w) + b)`. Float
+ops that have no integer form stay between their `dequantize` and `quantize`; where nothing needs a
+constant's integers any more, its `dequantize` is folded.
+
+The sums are exact, and the scales are multiplied beforehand (in float32, as QLinearConv does), so a
+result may differ by 1 from that of floats where these round to the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.ir.core import Module
+from graphopt.passes.cse import Cse
+from graphopt.passes.integers.moves import MOVES, unsigned
+from graphopt.passes.integers.sums import SUMS
+from graphopt.passes.integers.values import REST, VALUES
+from graphopt.passes.table import RulePass
+from graphopt.pipeline import Context, PassResult
+from graphopt.rewrite import Rule, rewrite
+
+RULES = (*MOVES, *VALUES, *SUMS)
+
+
+@dataclass(frozen=True)
+class Integers(RulePass, name="integers"):
+    """Compute the quantized parts of a model in integers, by the one definition of int8."""
+
+    def rules(self, ctx: Context) -> Iterable[Rule[Any]]:
+        """In the order they are tried."""
+        return RULES
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """One signedness; then the rules; then constants that are needed as floats become so."""
+        first = rewrite(module.main, (unsigned,), ctx.permit)
+        Cse().run(module, ctx)
+        result = super().run(module, ctx)
+        rest = rewrite(module.main, REST, ctx.permit)
+        remarks = (*first.remarks, *result.remarks, *rest.remarks)
+        return PassResult(first.changed or result.changed or rest.changed, remarks)

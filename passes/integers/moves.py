@@ -1,0 +1,90 @@
+"""Ops that only choose or move elements work on the integers themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from graphopt.ir.core import Op, OpKind, Value
+from graphopt.ir.types import DType
+from graphopt.ops import movement as mv
+from graphopt.ops.nn import MaxPool
+from graphopt.ops.quant import Dequantize, Quantize
+from graphopt.ops.resize import Resize
+from graphopt.passes.integers.read import like, parameters, quantized, same
+from graphopt.rewrite import Rewriter, Rule, made_by, rule
+
+CHOOSE = (
+    mv.Reshape, mv.Transpose, mv.Concat, mv.Slice, mv.Expand, mv.Squeeze, mv.Unsqueeze, mv.Tile,
+    mv.DepthToSpace, mv.SpaceToDepth, MaxPool,
+)  # fmt: skip
+
+
+@rule(Quantize)
+def same_parameters(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
+    """quantize(dequantize(q, s, z), s, z) -> q."""
+    x = quantized(op.operand(0))
+    if x is None or x.integers.tensor.dtype is not kind.dtype:
+        return None
+    scale, zero = parameters(op)
+    axes = x.by_tensor or x.axis == kind.axis
+    return x.integers if axes and same(scale, x.scale) and same(zero, x.zero) else None
+
+
+@rule(Quantize)
+def quantize_below_move(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
+    """quantize(move(dequantize(q)...)) -> move(quantize(dequantize(q))...)."""
+    move = op.operand(0).op
+    if move is None or not _chooses(move.kind) or len(move.results) != 1:
+        return None
+    if move.result.use_count != 1:
+        return None
+    values = [v for v in move.operands if v]
+    if not values or not all(made_by(v, Dequantize) for v in values):
+        return None
+    like(op, kind)
+    rw.absorb(move)
+    inner = [rw.make(kind, v, *op.operands[1:]) for v in values]
+    return rw.make(move.kind, *inner)
+
+
+def _chooses(kind: OpKind) -> bool:
+    return isinstance(kind, CHOOSE) or (isinstance(kind, Resize) and kind.mode == "nearest")
+
+
+@rule(Quantize)
+def quantize_below_pad(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
+    """quantize(pad(dequantize(q), 0), s, z) -> pad(quantize(dequantize(q), s, z), z)."""
+    found = made_by(op.operand(0), mv.Pad)
+    if found is None or op.operand(0).use_count != 1:
+        return None
+    pad, how = found
+    if not made_by(pad.operand(0), Dequantize) or (how.mode == "constant" and how.value != 0):
+        return None
+    _, zero = like(op, kind)
+    rw.absorb(pad)
+    inner = rw.make(kind, pad.operand(0), *op.operands[1:])
+    return rw.make(replace(how, value=zero), inner)
+
+
+@rule(Dequantize)
+def unsigned(rw: Rewriter, op: Op, kind: Dequantize) -> Value | None:
+    """dequantize(s8 quantize(x, s, z), s, z) -> dequantize(u8 quantize(x, s, z + 128), s, z + 128).
+
+    The same numbers; dot products of 8-bit integers want one unsigned operand.
+    """
+    found = made_by(op.operand(0), Quantize)
+    if found is None or found[1].dtype is not DType.i8:
+        return None
+    maker, how = found
+    _, zero = like(maker, how)
+    if not same(parameters(op)[1], np.array(zero)):
+        return None
+    point = rw.const(np.array(zero + 128, np.uint8))
+    new = rw.make(replace(how, dtype=DType.u8), maker.operand(0), maker.operand(1), point)
+    return rw.make(kind, new, op.operand(1), point)
+
+
+MOVES: tuple[Rule[Any], ...] = (same_parameters, quantize_below_move, quantize_below_pad)
