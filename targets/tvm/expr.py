@@ -257,19 +257,19 @@ def _round(kind: Any, x: Expr) -> Expr:
     return tirx.nearbyint(x) if is_float(x) else x
 
 
-def _saturated(rounded: Expr, zero: Sequence[Expr], dtype: DType) -> Expr:
-    """saturate(rounded + zero) as an integer; the sum is exact in floats wherever it matters."""
-    low, high = (like(rounded, float(v)) for v in limits(dtype))
-    shifted = rounded + cast(zero[0], of(rounded)) if zero else rounded
-    return cast(tirx.max(tirx.min(shifted, high), low), tvm_dtype(dtype))
+def _saturated(x: Expr, zero: Sequence[Expr], dtype: DType) -> Expr:
+    """saturate(round(x) + zero): x is clamped beforehand, to bounds that are integers."""
+    shift = cast(zero[0], "int32") if zero else const(0, "int32")
+    low, high = (cast(const(v, "int32") - shift, "float32") for v in limits(dtype))
+    return cast(call("saturate", x, low, high) + shift, tvm_dtype(dtype))
 
 
 def _quantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
-    return _saturated(tirx.nearbyint(x / scale), zero, kind.dtype)
+    return _saturated(x / scale, zero, kind.dtype)
 
 
 def _requantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
-    return _saturated(tirx.nearbyint(cast(x, "float32") * scale), zero, kind.dtype)
+    return _saturated(cast(x, "float32") * scale, zero, kind.dtype)
 
 
 def _dequantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:

@@ -102,12 +102,32 @@ def _declare_fence(width: int, machine: Machine) -> str:
     return f"declare {kind} @llvm.arithmetic.fence.{_suffix(width)}({kind})"
 
 
+def _saturate(b: Body, machine: Machine) -> str:
+    """The nearest integer (half to even) to x, of those from a to b; x, a, b floats."""
+    kind, word = b.type("float"), b.type("i32")
+    condition = b.emit(f"fcmp olt {kind} %a0, %a2")
+    below = b.emit(f"select {b.type('i1')} {condition}, {kind} %a0, {kind} %a2")
+    condition = b.emit(f"fcmp ogt {kind} {below}, %a1")
+    inside = b.emit(f"select {b.type('i1')} {condition}, {kind} {below}, {kind} %a1")
+    return b.emit(f"call {word} @{_lrint(b.width)}({kind} {inside})")
+
+
+def _lrint(width: int) -> str:
+    return f"llvm.lrint.{'i32' if width == 1 else f'v{width}i32'}.{_suffix(width)}"
+
+
+def _declare_saturate(width: int, machine: Machine) -> str:
+    b = Body(width)
+    return f"declare {b.type('i32')} @{_lrint(width)}({b.type('float')})"
+
+
 def _suffix(width: int) -> str:
     return "f32" if width == 1 else f"v{width}f32"
 
 
 FUNCTIONS = {
     "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),
+    "saturate": Function("i32", ("float", "float", "float"), _saturate, _declare_saturate),
     "fence": Function("float", ("float",), _fence, _declare_fence),
 }
 
