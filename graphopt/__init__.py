@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphopt.errors import GraphoptError
     from graphopt.ir.core import Module
     from graphopt.pipeline import Context, Pass, PassResult
+    from graphopt.profiler import profile
     from graphopt.runtime import Session
 
 # Loaded on first use, so that `import graphopt` and `graphopt --help` stay fast.
@@ -30,11 +31,12 @@ _HOMES = {
     "load": "graphopt.api",
     "optimize": "graphopt.api",
     "parse": "graphopt.api",
+    "profile": "graphopt.profiler",
     "save": "graphopt.api",
 }
 
 __all__ = ["Context", "GraphoptError", "Module", "Pass", "PassResult", "Result", "Session", "load",
-           "optimize", "parse", "save"]  # fmt: skip
+           "optimize", "parse", "profile", "save"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

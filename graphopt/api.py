@@ -23,7 +23,7 @@ from graphopt.ir.parser import parse as parse
 from graphopt.ir.store import load_gir, save_gir
 from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
-from graphopt.measure import interleave, latency, profile_layers
+from graphopt.measure import interleave, latency
 from graphopt.onnx.isolated import run_bundle, start_child
 from graphopt.passes import DEFAULT
 from graphopt.pipeline import (
@@ -34,6 +34,7 @@ from graphopt.pipeline import (
     parse_pipeline,
     run_pipeline,
 )
+from graphopt.profiler import Profile, profile_session
 from graphopt.report.html import html_page
 from graphopt.report.model import Fallback, Latency, Report, Size
 from graphopt.runtime import Session
@@ -221,7 +222,7 @@ class _Job:
         self.data, self.fed, self.wanted = "seeded", list[Feed](), list[Mapping[str, Any]]()
         self.checks: list[Check] = []
         self.latency: list[Latency] = []
-        self.layers: list[dict[str, Any]] = []
+        self.profile: Profile | None = None
 
     def _bind(self, shapes: dict[str, tuple[int, ...]]) -> list[str]:
         """Fix the shapes of inputs: as given, else as the samples have them, else a batch of 1."""
@@ -339,8 +340,7 @@ class _Job:
             rows = interleave({"graphopt": lambda: session.run(feed),
                                "onnxruntime": lambda: peer.run(feed)})  # fmt: skip
             self.latency = [latency(n, self.threads, r) for n, r in rows.items()]
-            repeats = round(1000 / max(self.latency[0].median_ms, 1))  # about a second in all
-            self.layers = profile_layers(session, feed, max(1, min(10, repeats)))
+            self.profile = profile_session(session, feed, seconds=0.3)
 
     def result(self) -> Result:
         report = Report(
@@ -354,16 +354,16 @@ class _Job:
             notes=self.notes,
             checks=self.checks,
             latency=self.latency,
-            layers=self.layers,
         )
+        if self.profile:
+            told = self.profile.to_json()
+            report.layers, report.roofline = told["layers"], told["roofline"]
         if self.program and self.manifest and self.staged:
-            _describe_build(report, self.program, self.manifest, self.layers)
+            _describe_build(report, self.program, self.manifest)
         return Result(self.module, report, self.manifest, self.program, self.staged)
 
 
-def _describe_build(
-    report: Report, program: Program, manifest: Manifest, layers: list[dict[str, Any]]
-) -> None:
+def _describe_build(report: Report, program: Program, manifest: Manifest) -> None:
     report.kernels = len(program.kernels)
     report.calls = len(program.steps)
     report.arena_bytes = program.arena_bytes
@@ -374,10 +374,9 @@ def _describe_build(
         return
     total = sum(s.macs for s in program.steps) or 1
     why = {kind: reason for call in outside for kind, reason in call.reasons}
-    spent = sum(row["us"] for row in layers) or 1
-    share = sum(row["us"] for row in layers if row["kernel"] == "onnxruntime") / spent
+    share = sum(row["share"] for row in report.layers if row["kernel"] == "onnxruntime")
     report.fallback = Fallback(
-        len(outside), sum(c.macs for c in outside) / total, why, share if layers else None
+        len(outside), sum(c.macs for c in outside) / total, why, share if report.layers else None
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphopt.report.model import Latency
-from graphopt.runtime import Session
 
 
 def interleave(
@@ -46,16 +45,3 @@ def latency(what: str, threads: int, seconds: Sequence[float]) -> Latency:
     """Sum up measured runs."""
     milliseconds = [1000 * s for s in seconds]
     return Latency(what, threads, statistics.median(milliseconds), min(milliseconds), len(seconds))
-
-
-def profile_layers(
-    session: Session, feed: Mapping[str, Any], repeats: int = 10
-) -> list[dict[str, Any]]:
-    """Time every step: `layers: [{name, nodes, kernel, us, share}]`, in order."""
-    rows = session.profile(feed, repeats)
-    total = sum(r.median_us for r in rows) or 1
-    return [
-        {"name": r.name, "nodes": list(r.nodes), "kernel": r.kernel, "macs": r.macs,
-         "us": r.median_us, "share": r.median_us / total}
-        for r in rows
-    ]  # fmt: skip

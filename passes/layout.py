@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from graphopt.ir.builtin import Const
-from graphopt.ir.core import Graph, Module, Op, Value
+from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Elementwise
 from graphopt.ops.movement import Reorder
@@ -81,7 +81,9 @@ class Layouts:
         key = (value, tag)
         if key not in self.made:
             kind = replace(value.tensor, layout=tag)
-            op = Op(Reorder(), [value], [kind], loc=before.loc, hints=[value.hint])
+            maker = value.op.loc if value.op else Loc()
+            loc = maker if maker.nodes else before.loc
+            op = Op(Reorder(), [value], [kind], loc=loc, hints=[value.hint])
             self.graph.insert(op, _after(value, self.graph, before))
             self.made[key] = op.result
             self.count += 1

@@ -323,4 +323,5 @@ def _layer(index: int, step: Step, kernels: Mapping[str, Kernel]) -> Layer:
         unit=work.unit,
         operands=step.operands,
         results=step.results,
+        ops=step.ops,
     )

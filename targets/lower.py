@@ -156,7 +156,7 @@ class _Lowering:
         args = [self.buffer(v) for v in (*op.operands, *op.results) if v]
         return KernelCall(
             self.kernels[key].symbol, tuple(args), op.loc.nodes, macs(op),
-            work(op, is_constant), _types(op.operands), _types(op.results),
+            work(op, is_constant), _types(op.operands), _types(op.results), _names(op.regions[0]),
         )  # fmt: skip
 
     def fallback(self, ops: list[Op]) -> FallbackCall:
@@ -176,7 +176,7 @@ class _Lowering:
         total = sum(macs(op) for op in ops)
         done = Work(sum(map(flops, ops)), sum(map(stored_bytes, (*inputs, *outputs))))
         return FallbackCall(model, ins, outs, nodes, total, tuple(sorted(why.items())),
-                            done, _types(inputs), _types(outputs))  # fmt: skip
+                            done, _types(inputs), _types(outputs), _names(ops))  # fmt: skip
 
     def returned(
         self, graph: Graph, outputs: list[Value], near: set[Op]
@@ -286,6 +286,10 @@ def _touched(step: Step) -> Iterable[int]:
 
 def _types(values: Iterable[Value | None]) -> tuple[str, ...]:
     return tuple(str(v.type) for v in values if v)
+
+
+def _names(ops: Iterable[Op]) -> tuple[str, ...]:
+    return tuple(_name(op) for op in ops if not isinstance(op.kind, Const | Return))
 
 
 def _static(value: Value) -> bool:

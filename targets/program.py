@@ -93,7 +93,8 @@ class Kernel:
 class KernelCall:
     """Run a kernel: `args` are indices of buffers, the operands first, then the results.
 
-    `nodes`, `macs`, `work` and the types (as IR text, operands and results) are for the profile.
+    What follows `args` is for the profile: `ops` names the kinds of the region in order, operands
+    and results are types as IR text.
     """
 
     kernel: str
@@ -103,6 +104,7 @@ class KernelCall:
     work: Work = Work()
     operands: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class FallbackCall:
     work: Work = Work()
     operands: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
 
 
 Step = KernelCall | FallbackCall

@@ -29,7 +29,9 @@ EVIL = "<script>alert('x')</script>&amp;"
 def layer(i: int) -> dict[str, Any]:
     name = EVIL if i == 0 else f"layer{i}"
     return {"name": name, "nodes": [f"n{i}"], "kernel": f"k{i}", "macs": 10**6, "us": 50.0 + i,
-            "share": 0.02}  # fmt: skip
+            "share": 0.02, "flops": 2 * 10**6, "bytes": 10**5, "gflops": 40.0, "gbs": 2.0, "unit": "f32",
+            "intensity": 20.0, "roofline_us": 12.5, "roofline": 12.5 / (50 + i), "bound": "compute",
+            "operands": ["f32[1,8]"], "results": ["f32[1,8]"], "ops": ["conv", "relu"]}  # fmt: skip
 
 
 def example(**changes: Any) -> Report:
@@ -53,6 +55,7 @@ def example(**changes: Any) -> Report:
         "latency": [Latency("graphopt", 4, 10.0, 9.0, 50),
                     Latency("onnxruntime", 4, 20.0, 19.0, 50)],
         "layers": [layer(i) for i in range(50)],
+        "roofline": {"cpu": "a CPU", "threads": 4, "peaks": {"f32": 160.0}, "bandwidth": [[1 << 15, 400.0], [1 << 28, 20.0]]},
         "files": {"model.onnx": 14_000_000, "libmodel.so": 14_600_000}, "source_bytes": 14_200_000,
         "pass_seconds": [0.01, 0.02], "pass_errors": [PassError(2, "fuse", worst)],
         "versions": {"graphopt": "0.1"},
@@ -62,7 +65,7 @@ def example(**changes: Any) -> Report:
 
 BARE = example(
     target="", checks=[], latency=[], layers=[], files={}, versions={}, fallback=None, calls=0,
-    kernels=0, seconds={}, notes=[], pass_seconds=[], pass_errors=[], source_bytes=0,
+    kernels=0, seconds={}, notes=[], pass_seconds=[], pass_errors=[], source_bytes=0, roofline=None,
 )  # fmt: skip
 
 

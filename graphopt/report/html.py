@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphopt.pipeline import Record
 from graphopt.report.model import Report
+from graphopt.report.roofline import roofline_plot
 from graphopt.report.units import at_least, count, milliseconds, size
 
 if TYPE_CHECKING:
@@ -21,13 +22,17 @@ PLACES = 3  # locations shown of a group of equal remarks
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a chart: `share` of the full width, and what is written beside it."""
+    """One bar of a chart: `share` of the full width, and what is written beside it.
+
+    `second` is another bar below it; `within` is the part of it that stands out.
+    """
 
     label: str
     share: float
     text: str
     second: float = 0.0
     title: str = ""
+    within: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,10 @@ class Group:
 
 def html_page(report: Report) -> str:
     """Give the page."""
-    return _template().render(
+    return template("report.html.j2").render(
         r=report,
         times=time_bars(report.layers),
+        plot=roofline_plot(report.layers, report.roofline),
         kinds=kind_bars(report.before.kinds, report.after.kinds),
         passes=[_pass(report, i, record) for i, record in enumerate(report.passes)],
         count=count,
@@ -56,13 +62,14 @@ def html_page(report: Report) -> str:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A page's template."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("graphopt.report", "")
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined,
                       trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    return env.get_template("report.html.j2")
+    return env.get_template(name)
 
 
 def time_bars(layers: list[dict[str, Any]]) -> list[Bar]:
@@ -75,6 +82,7 @@ def time_bars(layers: list[dict[str, Any]]) -> list[Bar]:
             row["us"] / (longest or 1),
             f"{row['us']:.1f} us, {100 * row['share']:.1f} %",
             title=f"{row['kernel']}: {' + '.join(row['nodes'])}",
+            within=min(row.get("roofline_us") or 0.0, row["us"]) / (longest or 1),
         )
         for row in ranked[:LAYERS]
     ]

@@ -78,9 +78,10 @@ class Latency:
 class Report:
     """Everything there is to say about one optimization.
 
-    `seconds` are wall times by stage; `layers` the profile (see `graphopt profile`); `files` the
-    bundle's, in bytes; `source_bytes` the original model's file, with its external data;
-    `pass_seconds` and `pass_errors` are there only where they were asked for.
+    `seconds` are wall times by stage; `layers` the profile and `roofline` what the machine can do
+    (both as `graphopt profile` gives them); `files` the bundle's, in bytes; `source_bytes` the
+    original model's file, with its external data; `pass_seconds` and `pass_errors` are there only
+    where they were asked for.
     """
 
     model: str
@@ -98,6 +99,7 @@ class Report:
     fallback: Fallback | None = None
     latency: list[Latency] = field(default_factory=list[Latency])
     layers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    roofline: dict[str, Any] | None = None
     files: dict[str, int] = field(default_factory=dict[str, int])
     source_bytes: int = 0
     pass_seconds: list[float] = field(default_factory=list[float])

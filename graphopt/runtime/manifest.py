@@ -93,6 +93,7 @@ class Layer:
         unit: the element type of its arithmetic.
         operands: the types of what it reads, as IR text (`f32[1,64,56,56:aBcd16b]`).
         results: the types of what it writes.
+        ops: the kinds of its operations, in order.
 
     All from `family` on came later than the format's first bundles, which read as empty and 0.
     """
@@ -109,6 +110,7 @@ class Layer:
     unit: str = "f32"
     operands: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -307,4 +309,5 @@ def _read_layer(d: Json) -> Layer:
         unit=str(d.get("unit", "f32")),
         operands=tuple(map(str, d.get("operands", ()))),
         results=tuple(map(str, d.get("results", ()))),
+        ops=tuple(map(str, d.get("ops", ()))),
     )

@@ -37,7 +37,7 @@ USAGE = [
     (("optimize", "small.onnx", *X86, "--threads", "0"), 2, "--threads"),
     (("bench", "small.onnx", "--seconds", "nan"), 2, "--seconds"),
     (("bench", "small.onnx", "--vs", "tensorrt"), 2, "no peer named 'tensorrt'"),
-    (("profile", "bundle", "--repeats", "0"), 2, "--repeats"),
+    (("profile", "bundle", "--runs", "0"), 2, "--runs"),
 ]
 INPUT = [
     (("opt", "none.onnx", *FOLD), 2, "none.onnx: there is no such file"),

@@ -172,18 +172,6 @@ def test_a_damaged_bundle_is_refused(cli: Cli, made: Path, model: Path) -> None:
     assert "b/manifest.json can't be used" in cli("inspect", "b").err
 
 
-def test_profile(cli: Cli, here: Path) -> None:
-    told = json.loads(cli("profile", here / "small.graphopt", "--json").out)
-    assert set(told) == {"threads", "repeats", "layers"}
-    assert set(told["layers"][0]) == {"name", "nodes", "kernel", "us", "macs", "gflops", "share"}
-    assert sum(row["share"] for row in told["layers"]) == pytest.approx(1)
-    nodes = {n for row in told["layers"] for n in row["nodes"]}
-    assert {"conv1", "norm1", "relu1", "classifier"} <= nodes
-    np.savez("x.npz", x=X)
-    done = cli("profile", here / "small.graphopt", "--input", "x.npz", "--threads", 1)
-    assert "threads: 1" in done.out
-
-
 @pytest.mark.parametrize("what", ["small.graphopt", "small.onnx"])
 def test_bench(cli: Cli, here: Path, what: str) -> None:
     done = cli(
