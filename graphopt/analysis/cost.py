@@ -12,6 +12,7 @@ from graphopt.ir.types import TensorType, ValueType, product
 from graphopt.ops.excite import SqueezeExcite
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
+from graphopt.ops.quant import ConvInteger, MatMulInteger
 
 
 def macs(op: Op) -> int:
@@ -22,11 +23,11 @@ def macs(op: Op) -> int:
     inner = sum(macs(o) for region in op.regions for o in region)
     types = [v.type if v else None for v in op.operands]
     match op.kind:
-        case Conv():
+        case Conv() | ConvInteger():
             return inner + _size(op.results[0].type) * _size(types[1], 1)
         case ConvTranspose():
             return inner + _size(types[0]) * _size(types[1], 1)
-        case MatMul() | Gemm():
+        case MatMul() | MatMulInteger() | Gemm():
             return inner + _size(op.results[0].type) * _inner(op)
         case Attention():
             q, v = types[0], types[2]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from graphopt.ir.core import Module
 from graphopt.passes.cse import Cse
@@ -21,7 +21,7 @@ from graphopt.passes.integers.moves import MOVES, unsigned
 from graphopt.passes.integers.sums import SUMS
 from graphopt.passes.integers.values import REST, VALUES
 from graphopt.passes.table import RulePass
-from graphopt.pipeline import Context, PassResult
+from graphopt.pipeline import Context, Effect, PassResult
 from graphopt.rewrite import Rule, rewrite
 
 RULES = (*MOVES, *VALUES, *SUMS)
@@ -30,6 +30,8 @@ RULES = (*MOVES, *VALUES, *SUMS)
 @dataclass(frozen=True)
 class Integers(RulePass, name="integers"):
     """Compute the quantized parts of a model in integers, by the one definition of int8."""
+
+    effect: ClassVar[Effect] = "reassociating"
 
     def rules(self, ctx: Context) -> Iterable[Rule[Any]]:
         """In the order they are tried."""

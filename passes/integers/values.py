@@ -61,7 +61,7 @@ def requantize(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
     low, high = (_integer(b, scale, zero, kind.dtype) for b in bounds)
     if (low, high) == limits(kind.dtype):
         return result
-    return rw.make(Clip(float(low), float(high)), result)
+    return rw.make(Clip(low, high), result)
 
 
 @rule(Dequantize)

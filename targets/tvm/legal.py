@@ -20,7 +20,11 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Elementwise
 
 FLOATS = frozenset({DType.f32})
-NUMBERS = frozenset({DType.f32, DType.f64, DType.i64, DType.i32, DType.u8, DType.i8})
+PICKED = frozenset({DType.f32, DType.u8, DType.i8})  # what the largest of a window may be of
+INTEGERS = frozenset({
+    DType.i64, DType.i32, DType.i16, DType.i8, DType.u64, DType.u32, DType.u16, DType.u8,
+})  # fmt: skip
+NUMBERS = INTEGERS | {DType.f32, DType.f64}
 ELEMENTS = NUMBERS | {DType.bool_}
 FLOAT_ONLY = frozenset({
     "exp", "log", "sqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
@@ -63,10 +67,15 @@ ALONE = {  # written out as loops in a given order, without an epilogue
 # ONNX ops that no kind models, and whose body TVM's importer gives as loops over buffers.
 IMPORTED = frozenset(
     [
+        "AveragePool",
+        "BitShift",
         "BitwiseAnd",
         "BitwiseNot",
         "BitwiseOr",
         "BitwiseXor",
+        "Clip",
+        "Dropout",
+        "DynamicQuantizeLinear",
         "Einsum",
         "EyeLike",
         "GlobalMaxPool",
@@ -76,6 +85,7 @@ IMPORTED = frozenset(
         "IsInf",
         "LpPool",
         "MeanVarianceNormalization",
+        "Mod",
         "ReduceLogSum",
         "RoiAlign",
         "Selu",
@@ -149,7 +159,7 @@ def refusal(op: Op) -> str | None:
     name = op.kind.name
     if isinstance(op.kind, Opaque):
         name = op.kind.op_type
-        if op.kind.domain or name not in IMPORTED or len(op.results) != 1 or op.regions:
+        if op.kind.domain or name not in IMPORTED or op.regions:
             return f"{op.kind.domain}{'.' if op.kind.domain else ''}{name} has no kernel"
     elif not (is_anchor(op) or is_injective(op) or name in ALONE):
         return f"{name} has no kernel"
@@ -207,7 +217,7 @@ def _pool(op: Op) -> str | None:
     counted = op.kind.name == "avg_pool" and not kind.count_include_pad
     if counted and any(kind.pads) and any(d > 1 for d in kind.dilations):
         return "avg_pool with both padding and dilation has no kernel"
-    return _wants(op, FLOATS)
+    return _wants(op, PICKED if op.kind.name == "max_pool" else FLOATS)
 
 
 def _reduce(op: Op) -> str | None:

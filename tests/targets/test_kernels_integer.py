@@ -108,3 +108,33 @@ def product(a, b, packed: bool, lanes: int) -> str:
 def test_product(a, b, packed: bool, name: str) -> None:
     text = product(a, b, packed, block(name))
     check(text, name, arrays=numbers(text), tolerance=0)
+
+
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+def test_largest_of_windows(dtype: str, name: str) -> None:
+    b = block(name)
+    for tag in (f":aBcd{b}b", ""):
+        text = f"""graph @k(%x: {dtype}[1,20,9,9{tag}]) {{
+          %y = max_pool(%x) {{kernel=[3,3],strides=[2,2],pads=[1,1,1,1],dilations=[1,1]}}
+               : {dtype}[1,20,5,5{tag}]
+          return(%y)
+        }}"""
+        check(text, name, arrays=numbers(text))
+
+
+@pytest.mark.parametrize("name", runnable())
+def test_residual_in_floats_between_integers(name: str) -> None:
+    """quantize(relu(dequantize(a) + dequantize(b))), not contracted into a fused multiply-add."""
+    t = f"[1,24,5,7:aBcd{block(name)}b]"
+    text = f"""graph @k(%a: u8{t}, %b: u8{t}, %s: f32[], %z: u8[], %t: f32[], %o: u8[]) {{
+      %af = dequantize(%a, %s, %z) : f32{t}
+      %bf = dequantize(%b, %t, %o) : f32{t}
+      %c = add(%af, %bf) : f32{t}
+      %r = relu(%c) : f32{t}
+      %q = quantize(%r, %t, %z) {{dtype=u8}} : u8{t}
+      return(%q, %c)
+    }}"""
+    arrays = numbers(text)
+    arrays[2], arrays[4] = np.float32(0.0237), np.float32(0.0113)
+    check(text, name, arrays=[np.asarray(a) for a in arrays], tolerance=0)
