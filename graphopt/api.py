@@ -243,7 +243,8 @@ class _Job:
 
     def run_passes(self) -> None:
         self.progress("run the passes", 0, 1)
-        run = lambda: run_pipeline(self.passes, self.module, context(), self.hooks)  # noqa: E731
+        asked = context(costs=self.target.costs(self.threads) if self.target else None)
+        run = lambda: run_pipeline(self.passes, self.module, asked, self.hooks)  # noqa: E731
         self.records = self.timed("passes", run)
         verify(self.module)
 

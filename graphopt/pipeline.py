@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
+from graphopt.analysis.price import Costs
 from graphopt.errors import GraphoptError
 from graphopt.ir.core import Graph, Loc, Module, Op, OpKind
 from graphopt.ir.types import Array
@@ -54,7 +55,8 @@ class Context:
     `evaluate` computes an op that has no numpy meaning of its own (opaque ones): kind, operand
     arrays, regions -> result arrays; None: such ops aren't folded. `fold_bytes` is the largest
     result that folding may make. `catalog` and `lanes` (the float32 vector width) describe the
-    target; None and 0 when there is none.
+    target; None and 0 when there is none. `costs` tells what ops take on it (see
+    `graphopt.analysis.price`); None where nobody can.
     """
 
     permit: Permission = permit_all
@@ -62,6 +64,7 @@ class Context:
     fold_bytes: int = 1 << 20
     catalog: Catalog | None = None
     lanes: int = 0
+    costs: Costs | None = None
 
 
 @dataclass(frozen=True)

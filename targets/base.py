@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from graphopt.analysis.price import Costs
 from graphopt.errors import InputError
 from graphopt.ir.core import Module
 from graphopt.passes import DEFAULT
@@ -59,6 +60,13 @@ class Target(Spec):
     @abstractmethod
     def lowering(self) -> tuple[Pass, ...]:
         """The passes that `lower` runs first."""
+
+    @abstractmethod
+    def costs(self, threads: int) -> Costs | None:
+        """What ops cost on it, for a number of threads; None where this computer can't tell.
+
+        Nothing is measured before the first question.
+        """
 
     @abstractmethod
     def compile(

@@ -21,6 +21,7 @@ from graphopt.targets import bundle, machine
 from graphopt.targets.base import Build, Progress, Target
 from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.catalog import KERNELS, KernelCatalog
+from graphopt.targets.costs import TargetCosts
 from graphopt.targets.lower import lower
 from graphopt.targets.program import Program, check_size
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
@@ -84,6 +85,12 @@ class X86(Target, name="x86"):
         m = self.machine()
         run_pipeline(self.lowering(), module, Context(catalog=catalog, lanes=m.lanes), hooks)
         return lower(module, salt=salt(m), reason=catalog.reason, segment=_segment)
+
+    def costs(self, threads: int) -> TargetCosts | None:
+        """Prices on this computer; None where it can't run the kernels."""
+        if not self.machine().runs_on(machine.host_features()):
+            return None
+        return TargetCosts(self, threads)
 
     def compile(
         self,

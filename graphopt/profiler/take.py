@@ -20,6 +20,7 @@ from graphopt.runtime import Manifest, Session
 from graphopt.runtime.manifest import Layer
 from graphopt.runtime.run import Stretch
 from graphopt.runtime.tensors import dtype_of
+from graphopt.targets.costs import Database, Row
 from graphopt.targets.roofline import Bound, Roofline, host_roofline
 from graphopt.targets.roofline.host import this_host
 
@@ -84,6 +85,7 @@ def profile_session(
     rounds = _take(session, inputs, seconds, runs)
     manifest = session.manifest
     layers, runs_kept = _layers(manifest, _matrix(rounds), roofline), _typical(rounds)
+    _remember(manifest, layers, session.threads)
     return Profile(
         name=manifest.name,
         target=manifest.target,
@@ -108,6 +110,16 @@ def seeded_inputs(bundle: Path) -> Mapping[str, Any]:
     module = onnx_io.load(bundle / "model.onnx")
     (feed,), _ = seeded_runs(module, onnx_io.Reference(module).run, 1)
     return feed
+
+
+def _remember(manifest: Manifest, layers: Sequence[LayerTimes], threads: int) -> None:
+    """Keep the kernels' times, for whoever asks what an op costs."""
+    pairs = zip(manifest.layers, layers, strict=True)
+    Database(threads).add(
+        Row(n.key, n.family, n.unit, n.flops, n.data_bytes, n.weight_bytes, t.us)
+        for n, t in pairs
+        if n.key
+    )
 
 
 def _roofline(threads: int, remeasure: bool) -> tuple[Roofline | None, list[str]]:

@@ -1,0 +1,73 @@
+"""Prices: what running ops on a target takes, and graphs to ask about ops that don't exist yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from graphopt.ir.builtin import Const, Return
+from graphopt.ir.clone import extract
+from graphopt.ir.core import Graph, Op, OpKind, Value
+from graphopt.ir.data import Splat
+from graphopt.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Price:
+    """Seconds of one run; `measured` is how much of them was measured and not modelled."""
+
+    seconds: float
+    measured: float = 0.0
+
+    def __add__(self, other: Price) -> Price:
+        """One after the other."""
+        return Price(self.seconds + other.seconds, self.measured + other.measured)
+
+
+FREE = Price(0.0)
+
+
+class Costs(Protocol):
+    """A target's prices, as passes ask for them."""
+
+    def price(self, graph: Graph) -> Price:
+        """What one run of a graph of static types takes, its inputs and outputs where they are.
+
+        Raises:
+            UnsupportedError: this computer can't tell.
+        """
+        ...
+
+
+def graph_of(ops: Iterable[Op]) -> Graph:
+    """Ops of a graph as one of their own, to be priced; their constants are shared, not copied."""
+    graph, _, _ = extract(ops, "priced")
+    return graph
+
+
+def graph_with(kind: OpKind, types: Sequence[TensorType | None], constant: Sequence[int]) -> Graph:
+    """A graph of one op that doesn't exist: what would it cost?
+
+    Args:
+        kind: with its attributes.
+        types: of the operands; None where an optional one is absent.
+        constant: which operands are constants (a price doesn't depend on their numbers).
+
+    Raises:
+        ValueError: the operands don't fit the kind.
+    """
+    graph = Graph(name="priced")
+    operands = [t and _operand(graph, t, i in constant) for i, t in enumerate(types)]
+    op = graph.insert(Op(kind, operands))
+    graph.insert(Op(Return(), op.results))
+    return graph
+
+
+def _operand(graph: Graph, type_: TensorType, constant: bool) -> Value:
+    if not constant:
+        return graph.add_arg(type_)
+    shape = type_.static
+    if shape is None:
+        raise ValueError(f"a constant of {type_} has no size")
+    return graph.insert(Op(Const(Splat(type_.dtype, shape, 0)))).result

@@ -1,0 +1,175 @@
+"""The prices of a target on this computer (`graphopt.analysis.price.Costs`).
+
+A graph is lowered as the target would lower it; each kernel's time is looked up in the database of
+profiles, else modelled. Changes of layout at the graph's ends don't count: inside a model its
+neighbours have the same layout.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from graphopt.analysis.price import FREE, Price
+from graphopt.ir.builtin import Const
+from graphopt.ir.clone import clone_graph
+from graphopt.ir.core import Graph, Module
+from graphopt.runtime import Manifest, Session
+from graphopt.runtime.tensors import dtype_of
+from graphopt.targets.bundle import Content, Meta
+from graphopt.targets.costs.database import Database, Row
+from graphopt.targets.costs.model import Model
+from graphopt.targets.program import Arena, Buffer, KernelCall, Program, Step, Weight
+from graphopt.targets.roofline import host_roofline
+
+if TYPE_CHECKING:
+    from graphopt.targets.base import Build
+
+ROUNDS = 30  # runs of a kernel that is measured alone
+SEGMENT = "onnxruntime"
+
+
+class Compiles(Protocol):
+    """What of a target is needed here."""
+
+    def lower(self, module: Module) -> Program:
+        """Make a Program of a module."""
+        ...
+
+    def compile(
+        self, module: Module, directory: Path, *, model: Content, meta: Meta, options: Build
+    ) -> tuple[Program, Manifest]:
+        """Write a bundle."""
+        ...
+
+
+class TargetCosts:
+    """Prices on this computer, for a number of threads.
+
+    `used` has the seconds of every kernel that a price was made of, by key; given back as `fixed`
+    they give the same prices again, on any computer.
+    """
+
+    def __init__(
+        self,
+        target: Compiles,
+        threads: int,
+        *,
+        database: Database | None = None,
+        fixed: Mapping[str, float] | None = None,
+    ) -> None:
+        """Nothing is measured or read before the first price."""
+        self.target, self.threads = target, threads
+        self.database = database or Database(threads)
+        self.fixed = dict(fixed or {})
+        self.used: dict[str, float] = {}
+        self._known: dict[tuple[object, ...], Price] = {}
+
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        """Measured kernels, by key."""
+        return self.database.rows()
+
+    @cached_property
+    def model(self) -> Model:
+        """For the others."""
+        return Model.of(host_roofline(self.threads), self.rows.values())
+
+    def price(self, graph: Graph) -> Price:
+        """What one run of the graph takes; equal questions are answered once.
+
+        Raises:
+            UnsupportedError: the roofline can't be measured here.
+        """
+        key = _signature(graph)
+        if key not in self._known:
+            program = self.target.lower(_module(graph))
+            self._known[key] = sum((self._step(program, s) for s in program.steps), FREE)
+        return self._known[key]
+
+    def measure(self, graphs: Iterable[Graph], options: Build) -> None:
+        """Compile the graphs' kernels that nobody has measured, time them, remember the times."""
+        for graph in graphs:
+            program = self.target.lower(_module(graph))
+            if any(k.key not in self.rows for k in program.kernels):
+                self._add(_time(self.target, graph, self.threads, options))
+        self._known.clear()
+
+    def _add(self, rows: list[Row]) -> None:
+        self.database.add(rows)
+        for row in rows:
+            self.rows[row.key] = row
+            self.model.learn(row)
+
+    def _step(self, program: Program, step: Step) -> Price:
+        if not isinstance(step, KernelCall):
+            return Price(self.model.seconds(SEGMENT, step.work))
+        if _only_reorders(program, step):
+            return FREE
+        kernel = next(k for k in program.kernels if k.symbol == step.kernel)
+        row = self.rows.get(kernel.key)
+        seconds = self.fixed.get(kernel.key)
+        if seconds is None:
+            seconds = 1e-6 * row.us if row else self.model.seconds(kernel.family, step.work)
+        self.used[kernel.key] = seconds
+        return Price(seconds, seconds if row or kernel.key in self.fixed else 0.0)
+
+
+def _module(graph: Graph) -> Module:
+    """A module of a copy, which lowering may change, with names for its inputs."""
+    copy = clone_graph(graph, {})
+    for i, arg in enumerate(copy.args):
+        arg.hint = f"x{i}"
+    return Module(copy, "priced")
+
+
+def _only_reorders(program: Program, call: KernelCall) -> bool:
+    """Whether a kernel only changes the layout of one of the graph's inputs or outputs."""
+    ends = (program.buffers[i] for i in call.args)
+    return set(call.ops) == {"reorder"} and any(_outside(b) for b in ends)
+
+
+def _outside(buffer: Buffer) -> bool:
+    return not isinstance(buffer.place, Arena | Weight)
+
+
+def _signature(graph: Graph) -> tuple[object, ...]:
+    """What a price depends on: kinds, types, the way of the values; no numbers of constants."""
+    number = {v: i for i, v in enumerate(graph.args)}
+    parts: list[object] = [str(a.type) for a in graph.args]
+    for op in graph:
+        for r in op.results:
+            number[r] = len(number)
+        kind = "const" if isinstance(op.kind, Const) else str(op.kind)
+        operands = tuple(number.get(v) if v else None for v in op.operands)
+        types = tuple(str(r.type) for r in op.results)
+        parts.append((kind, operands, types, tuple(map(_signature, op.regions))))
+    return tuple(parts)
+
+
+def _time(target: Compiles, graph: Graph, threads: int, options: Build) -> list[Row]:
+    """Build a bundle of the graph, run it on numbers that don't matter, give its kernels' times."""
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        place = Path(folder) / "bundle"
+        _, manifest = target.compile(_module(graph), place, model=b"", meta=Meta(), options=options)
+        with Session(place, threads=threads) as session:
+            times = session.profile(_inputs(manifest), ROUNDS)
+    return [
+        Row(n.key, n.family, n.unit, n.flops, n.data_bytes, n.weight_bytes, t.median_us)
+        for n, t in zip(manifest.layers, times, strict=True)
+        if n.key
+    ]
+
+
+def _inputs(manifest: Manifest) -> dict[str, Any]:
+    """Zeros of every input's type: they are valid indices, too."""
+    found: dict[str, Any] = {}
+    for spec in manifest.inputs:
+        shape = [d for d in spec.shape or () if isinstance(d, int)]
+        found[spec.name] = np.zeros(shape, dtype_of(spec.dtype or "float32"))
+    return found
