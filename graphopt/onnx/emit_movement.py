@@ -18,11 +18,6 @@ def _reshape(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     e.node("Reshape", [*ins, e.ints(kind_of(op).shape)], outs)
 
 
-@emits(mv.Transpose)
-def _transpose(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
-    e.node("Transpose", ins, outs, perm=kind_of(op).perm)
-
-
 @emits(mv.Concat)
 def _concat(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     e.node("Concat", ins, outs, axis=kind_of(op).axis)

@@ -27,6 +27,9 @@ class NeedsOpset(Exception):  # noqa: N818  (a request to the exporter, which ca
         self.opset, self.what = opset, what
 
 
+Ints = tuple[int, ...]
+
+
 class Names:
     """Gives names that no other value (or node) of the model has."""
 
@@ -61,6 +64,8 @@ class Emitter:
         self.opset, self.values, self.node_names = opset, values, nodes
         self.nodes: list[onnx.NodeProto] = []
         self.parameters: dict[tuple[object, ...], onnx.TensorProto] = {}
+        self.turned: dict[str, tuple[str, Ints]] = {}  # what a value is the transpose of, and how
+        self.transposes: dict[tuple[str, Ints], str] = {}  # those that are written, by that
         self.at = ""  # the name for the next nodes: where the op came from
 
     def node(

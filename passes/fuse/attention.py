@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from graphopt.ir.core import Op, Value
+from graphopt.ir.data import Data
 from graphopt.ops.elementwise import Add
-from graphopt.ops.linalg import Attention, MatMul
-from graphopt.ops.movement import Transpose
-from graphopt.ops.nn import Softmax
+from graphopt.ops.linalg import Attention, Gemm, MatMul
+from graphopt.ops.movement import Reshape, Squeeze, Transpose, Unsqueeze
+from graphopt.ops.nn import Conv, Softmax
 from graphopt.passes.fuse.products import product
+from graphopt.passes.fuse.weights import Linear, linear, wide
 from graphopt.passes.shapes import rank, same_shape
-from graphopt.rewrite import Miss, Rewriter, Rule, made_by, rule, sides
+from graphopt.rewrite import Miss, Rewriter, Rule, const, made_by, rule, sides
+from graphopt.rewrite import data as constant
 
 
 @dataclass
@@ -100,4 +105,81 @@ def attention(rw: Rewriter, op: Op, kind: MatMul) -> Value | None:
     return rw.make(Attention(found.scale), found.q, keys, op.operand(1), found.mask)
 
 
-RULES: tuple[Rule[Any], ...] = (attention,)
+@rule(Attention)
+def scale_into_attention(rw: Rewriter, op: Op, kind: Attention) -> Value | None:
+    """attention(q * a, k * b, v, mask, s) -> attention(q, k, v, mask, s*a*b), a and b numbers."""
+    found = Scores(op.operand(0), op.operand(1), kind.scale)
+    found.q = _unscaled(found, found.q)
+    found.kt = _unscaled(found, found.kt)
+    if not found.ops:
+        return None
+    for inner in reversed(found.ops):
+        rw.absorb(inner)
+    return rw.make(Attention(found.scale), found.q, found.kt, op.operand(2), op.operands[3])
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A value as the views of linear(x; w, b) + shift; `ops` are all of them, the last first."""
+
+    linear: Linear
+    shift: Data | None
+    ops: list[Op]
+
+    def scaled(self, rw: Rewriter, by: float) -> Value:
+        """The value times a number, which goes into the weights."""
+        p, shift = self.linear, self.shift
+        w = lambda: p.scaled(wide(p.w), np.full(p.outputs, by))  # noqa: E731
+        y = p.rebuild(rw, p.x, w, None if p.b is None else lambda: p.bias() * by)
+        for op in reversed(self.ops):
+            if op is p.op:
+                made = y.op
+            elif shift is not None and isinstance(op.kind, Add):
+                made = rw.op(Add(), y, rw.computed(shift, shift.shape, lambda: wide(shift) * by))
+            else:
+                made = rw.op(op.kind, y)
+            assert made is not None
+            made.loc, y = op.loc, made.result
+        return y
+
+
+MOVES = (Reshape, Squeeze, Unsqueeze, Transpose)
+
+
+def _projection(value: Value) -> Projection | None:
+    """Read a value as a projection of which nothing else uses any part, nor its weights."""
+    ops: list[Op] = []
+    shift = None
+    while (op := value.op) and value.use_count == 1:
+        ops.append(op)
+        if isinstance(op.kind, Conv | Gemm | MatMul):
+            found = linear(value)
+            parts = [v for v in op.operands[1:] if v]
+            alone = found is not None and all(v.use_count == 1 for v in parts)
+            return Projection(found, shift, ops) if found and alone else None
+        if isinstance(op.kind, MOVES):
+            value = op.operand(0)
+            continue
+        terms = [(x, c) for x, c in sides(op) if const(c)] if isinstance(op.kind, Add) else []
+        if shift is not None or not terms or not same_shape(op.result, terms[0][0]):
+            return None
+        value, shift = terms[0][0], constant(terms[0][1])
+    return None
+
+
+@rule(Attention)
+def scale_into_projection(rw: Rewriter, op: Op, kind: Attention) -> Value | None:
+    """attention(view(x w + b), k, v, mask, s) -> attention(view(x sw + sb), k, v, mask, 1).
+
+    The same for k. A view reshapes or transposes.
+    """
+    operands = list(op.operands)
+    for i in (0, 1) if kind.scale != 1 else ():
+        found = _projection(op.operand(i))
+        if found:
+            operands[i] = found.scaled(rw, kind.scale)
+            return rw.make(Attention(1.0), *operands)
+    return None
+
+
+RULES: tuple[Rule[Any], ...] = (attention, scale_into_attention, scale_into_projection)

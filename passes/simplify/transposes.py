@@ -14,11 +14,12 @@ import numpy as np
 
 from graphopt.ir.core import Loc, Op, Value
 from graphopt.ir.data import Data, Splat, size
-from graphopt.ir.types import Array
+from graphopt.ir.types import Array, same
 from graphopt.ops.elementwise import Binary, Unary, Where
-from graphopt.ops.movement import Concat, Pad, Slice, Split, Transpose
+from graphopt.ops.movement import Concat, Pad, Reshape, Slice, Split, Transpose
 from graphopt.ops.nn import LogSoftmax, Softmax
 from graphopt.ops.reduce import Reduce, ReduceMax, ReduceMin
+from graphopt.passes.shapes import view
 from graphopt.rewrite import Miss, Rewriter, Rule, const, made_by, rule
 
 Perm = tuple[int, ...]
@@ -211,10 +212,30 @@ def _reduced(rw: Rewriter, op: Op, kind: Reduce) -> Value | None:
     return y if order == tuple(range(len(order))) else _transpose(rw, order, y, loc)
 
 
+@rule(Transpose)
+def exchange_twice(rw: Rewriter, op: Op, kind: Transpose) -> Value | None:
+    """t(reshape(t(x))) -> reshape(x), t exchanges the last two axes and the reshape keeps them."""
+    reshape = made_by(op.operand(0), Reshape)
+    inner = made_by(reshape[0].operand(0), Transpose) if reshape else None
+    if inner is None or not (_exchanges(kind.perm) and _exchanges(inner[1].perm)):
+        return None
+    outer, kept = op.operand(0).tensor.shape, inner[0].result.tensor.shape
+    if outer is None or kept is None:
+        return None
+    if not all(same(a, b) for a, b in zip(outer[-2:], kept[-2:], strict=True)):
+        return None
+    return view(rw, inner[0].operand(0), op.result.tensor.shape)
+
+
+def _exchanges(perm: Perm) -> bool:
+    n = len(perm)
+    return n > 1 and perm == (*range(n - 2), n - 1, n - 2)
+
+
 RULES: tuple[Rule[Any], ...] = (
-    transpose_below_unary, transpose_below_binary, transpose_below_where, transpose_below_concat,
-    transpose_below_pad, transpose_below_slice, transpose_below_split, transpose_below_max,
-    transpose_below_min,
+    exchange_twice, transpose_below_unary, transpose_below_binary, transpose_below_where,
+    transpose_below_concat, transpose_below_pad, transpose_below_slice, transpose_below_split,
+    transpose_below_max, transpose_below_min,
 )  # fmt: skip
 # These sum, in another order where the axes stand otherwise in memory: so they are for `fuse`.
 SUMS: tuple[Rule[Any], ...] = (
