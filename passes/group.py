@@ -10,6 +10,7 @@ from graphopt.ir.builtin import Const, Fused, Return
 from graphopt.ir.clone import clone_op
 from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.data import size
+from graphopt.ir.layout import parse_layout, physical_shape
 from graphopt.ir.types import TensorType
 from graphopt.ops.elementwise import Elementwise, Identity
 from graphopt.ops.movement import (
@@ -23,8 +24,8 @@ from graphopt.ops.movement import (
     Transpose,
     Unsqueeze,
 )
-from graphopt.passes.simplify.shuffles import channel_shuffle
 from graphopt.ops.quant import Dequantize, Scaled
+from graphopt.passes.simplify.shuffles import channel_shuffle
 from graphopt.pipeline import Catalog, Context, Pass, PassResult
 from graphopt.rewrite import Remark
 
@@ -72,6 +73,29 @@ def is_constant(value: Value) -> bool:
     while op and isinstance(op.kind, Reorder):
         op = op.operand(0).op
     return op is not None and isinstance(op.kind, Const)
+
+
+def stacks(op: Op) -> bool:
+    """Whether an op concatenates its operands as they lie in memory, one block after another.
+
+    So it is where all axes outside the one in question have size 1: then it costs nothing, if the
+    operands can be made in place.
+    """
+    kind, result = op.kind, op.results[0].type
+    shape = result.static if isinstance(result, TensorType) else None
+    if not isinstance(kind, Concat) or not isinstance(result, TensorType) or not shape:
+        return False
+    if any(v is None or v.tensor.layout != result.layout for v in op.operands):
+        return False
+    layout = parse_layout(result.layout) if result.layout else None
+    order = list(layout.order if layout else range(len(shape)))
+    stored = physical_shape(shape, result.layout)
+    return all(d == 1 for d in stored[: order.index(kind.axis % len(shape))])
+
+
+def _made_here(op: Op) -> bool:
+    """Whether all operands are made by ops of the graph, not given."""
+    return all(v and v.op and v.op.graph is op.graph and not is_constant(v) for v in op.operands)
 
 
 def own_outputs(graph: Graph) -> None:
@@ -143,6 +167,8 @@ def _trees(graph: Graph, catalog: Catalog, taken: set[Op]) -> Iterable[tuple[Op,
     taken = set(taken)
     for op in reversed(list(graph)):
         if op in taken or not isinstance(op.kind, MOVES) or _skip(op) or not catalog.family(op):
+            continue
+        if stacks(op) and _made_here(op):
             continue
         tree = [op, *_feeders(op, catalog)]
         if 1 < len(tree) <= MOST_MOVES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from graphopt.analysis.cost import macs
 from graphopt.analysis.work import Work, flops, stored_bytes, work
@@ -40,6 +41,7 @@ from graphopt.targets.program import (
     WeightData,
     check,
 )
+from graphopt.targets.storage import Storage, overwritable
 
 Reason = Callable[[Op], str]
 Segment = Callable[[Graph, Module], bytes]
@@ -55,7 +57,7 @@ def lower(module: Module, *, salt: str, reason: Reason, segment: Segment) -> Pro
         segment: writes a graph as an ONNX model, for the parts that fall back.
     """
     work = _Lowering(module, salt, reason, segment)
-    for run in _schedule(module.main):
+    for run in _schedule(module.main, work.storage):
         work.add(run)
     program = work.finish()
     check(program)
@@ -75,26 +77,26 @@ def _silent(op: Op) -> bool:
     return len(op.results) == 1 and is_constant(op.result)
 
 
-def _inputs(op: Op) -> Iterator[Op]:
-    """The ops that must come before, looking through silent ones."""
+def _inputs(op: Op, storage: Storage) -> Iterator[Op]:
+    """The ops that must come before, looking through those that make no step."""
     for v in (*op.operands, *captured(op)):
-        if v is None or v.op is None:
+        if v is None or v.op is None or v.op.graph is not op.graph:
             continue
-        if v.op.graph is op.graph and not _silent(v.op):
+        if _silent(v.op) or v.op in storage.free:
+            yield from _inputs(v.op, storage)
+        else:
             yield v.op
-        elif v.op.graph is op.graph:
-            yield from _inputs(v.op)
 
 
-def _schedule(graph: Graph) -> Iterator[list[Op]]:
+def _schedule(graph: Graph, storage: Storage) -> Iterator[list[Op]]:
     """Runs of ops of one sort: a compiled op alone, neighbouring fallback ops together.
 
     A list schedule that stays with the sort it is at for as long as it can, in program order, so
     that few segments remain.
     """
-    ops = [op for op in graph if not _silent(op)]
+    ops = [op for op in graph if not _silent(op) and op not in storage.free]
     order = {op: i for i, op in enumerate(ops)}
-    waits = {op: set(_inputs(op)) for op in ops}
+    waits = {op: set(_inputs(op, storage)) for op in ops}
     users: dict[Op, list[Op]] = {op: [] for op in ops}
     for op, needs in waits.items():
         for need in needs:
@@ -123,10 +125,12 @@ class _Lowering:
 
     def __init__(self, module: Module, salt: str, reason: Reason, segment: Segment) -> None:
         self.module, self.salt, self.reason, self.segment = module, salt, reason, segment
+        self.storage = Storage(module.main)
         self.order = {op: i for i, op in enumerate(module.main)}
         self.values: list[Value] = []
         self.index: dict[Value, int] = {}
         self.steps: list[Step] = []
+        self.fused: dict[int, Op] = {}  # by step
         self.kernels: dict[str, Kernel] = {}
         self.inputs = [self.buffer(a) for a in module.main.args]
         self.outputs = [self.buffer(v) for v in module.main.outputs]
@@ -141,6 +145,7 @@ class _Lowering:
     def add(self, run: list[Op]) -> None:
         """Add the step of one compiled op, or of a run of ops that fall back."""
         if isinstance(run[0].kind, Fused):
+            self.fused[len(self.steps)] = run[0]
             self.steps.append(self.call(run[0]))
         else:
             self.steps.append(self.fallback(run))
@@ -193,9 +198,13 @@ class _Lowering:
     def finish(self) -> Program:
         """Place the buffers and make the Program."""
         weights = _Weights()
-        roots = [self.root(v) for v in self.values]
-        places = self.places(roots, weights)
-        buffers = [_describe(v, places[r]) for v, r in zip(self.values, roots, strict=True)]
+        self.overwrite()
+        spots = [self.storage.spot(v) for v in self.values]
+        places = self.places([s.root for s in spots], weights)
+        buffers = [
+            _describe(v, _inside(places[s.root], s.offset))
+            for v, s in zip(self.values, spots, strict=True)
+        ]
         arena = max((b.place.offset + _up(b.nbytes) for b in buffers if isinstance(b.place, Arena)),
                     default=0)  # fmt: skip
         return Program(
@@ -210,11 +219,21 @@ class _Lowering:
             arena_bytes=arena,
         )
 
-    def root(self, value: Value) -> Value:
-        """The value whose memory this one is: itself, or what it is a view of."""
-        while value.op and is_view(value.op) and not is_constant(value):
-            value = value.op.operand(0)
-        return value
+    def overwrite(self) -> None:
+        """Let kernels write over operands that are read for the last time, where they may."""
+        roots = [self.storage.spot(v).root for v in self.values]
+        lives = self.lifetimes(roots)
+        fixed = {*self.module.main.args, *(self.values[b] for b in self.outputs)}
+        for i, op in self.fused.items():
+            result = op.results[0]
+            for operand in overwritable(op):
+                root = self.storage.spot(operand).root
+                dies = lives[root].last == i and root not in fixed and not is_constant(root)
+                once = sum(self.storage.spot(v).root is root for v in op.operands if v) == 1
+                if dies and once and self.storage.write_over(result, operand):
+                    home = self.storage.spot(result).root
+                    lives[home] = replace(lives[root], last=lives[result].last)
+                    break
 
     def places(self, roots: list[Value], weights: _Weights) -> dict[Value, Place]:
         """Where each root's memory is."""
@@ -261,6 +280,11 @@ class _Weights:
         self.data.append(WeightData(offset, nbytes, lambda: _load(value)))
         self.bytes = _up(offset + nbytes)
         return offset
+
+
+def _inside(place: Place, offset: int) -> Place:
+    """The place of a part of a temporary buffer."""
+    return Arena(place.offset + offset) if offset and isinstance(place, Arena) else place
 
 
 def _load(value: Value) -> Array:

@@ -1,5 +1,8 @@
-"""Converters of quantized ops. Ops on integers with scales become float ops between
-`dequantize` and `quantize`, so that there is one form of quantized model."""
+"""Converters of quantized ops.
+
+Ops on integers with scales become float ops between `dequantize` and `quantize`, so that there is
+one form of quantized model.
+"""
 
 from __future__ import annotations
 

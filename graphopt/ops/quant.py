@@ -190,7 +190,7 @@ class ConvInteger(OpKind, name="conv_integer"):
 
 @dataclass(frozen=True)
 class MatMulInteger(OpKind, name="matmul_integer"):
-    """numpy's matmul of 8-bit integers, summed in int32 (ONNX MatMulInteger without zero points)."""
+    """numpy's matmul of 8-bit integers, in int32 (ONNX MatMulInteger without zero points)."""
 
     operands = ("a", "b")
 

@@ -1,4 +1,4 @@
-"""integers: compute in integers what a quantized model computes between `dequantize` and `quantize`.
+"""integers: compute in integers what is between `dequantize` and `quantize` in a quantized model.
 
 A quantized model says what its numbers are, in floats: `quantize(relu(conv(dequantize(x),
 dequantize(w))))`. This pass says how they are computed: `requantize(conv_integer(x, w) + b)`. Float

@@ -14,8 +14,8 @@ from graphopt.ir.data import Data, size
 from graphopt.ir.types import Array, DType
 from graphopt.ops.elementwise import Add
 from graphopt.ops.linalg import Gemm, MatMul
-from graphopt.ops.nn import AvgPool, Conv
 from graphopt.ops.movement import Reshape
+from graphopt.ops.nn import AvgPool, Conv
 from graphopt.ops.quant import ConvInteger, Dequantize, MatMulInteger
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.integers.read import Quantized, activation, quantized
@@ -65,7 +65,7 @@ def _by_difference(data: Data, point: Array, scale: Array, axis: int) -> Weights
 
 @dataclass(frozen=True)
 class Sum:
-    """What makes an integer sum: x, weights, the scale of the sums, and the axes of w summed over."""
+    """What makes an integer sum: x, the weights, and the axes of these that are summed over."""
 
     x: Quantized
     w: Weights
@@ -196,7 +196,7 @@ def _only_quantized(op: Op) -> bool:
 
 @rule(AvgPool)
 def mean_of_windows(rw: Rewriter, op: Op, kind: AvgPool) -> Value | None:
-    """avg_pool(dequantize(x)) -> dequantize(conv_integer(x, ones)), scale divided by their count."""
+    """avg_pool(dequantize(x)) -> dequantize(conv_integer(x, ones)) with scale s_x / count."""
     if any(kind.pads) and not kind.count_include_pad:
         return None
     x = activation(op.operand(0))

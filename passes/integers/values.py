@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from graphopt.ir.types import Array, DType
 from graphopt.ops.elementwise import Clip, Relu
 from graphopt.ops.quant import Dequantize, Quantize, Requantize, limits
 from graphopt.passes.integers.read import like, parameters, quantized
-from graphopt.rewrite import Miss, Rewriter, Rule, const, made_by, rule
+from graphopt.rewrite import Rewriter, Rule, const, rule
 
 
 def _bounds(op: Op | None) -> tuple[float, float] | None:

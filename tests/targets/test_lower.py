@@ -15,6 +15,7 @@ from graphopt.targets.lower import kernel_text, lower
 from graphopt.targets.memory import Lifetime, lower_bound, plan
 from graphopt.targets.program import (
     Arena,
+    Buffer,
     Dynamic,
     FallbackCall,
     Input,
@@ -132,3 +133,65 @@ def test_buffers_alive_together_never_overlap(lives: list[Lifetime]) -> None:
 def test_a_chain_needs_two_buffers() -> None:
     lives = [Lifetime(6400, i, i + 1) for i in range(50)]
     assert plan(lives)[1] == lower_bound(lives) == 12800
+
+
+def buffer(program: Program, name: str) -> Buffer:
+    """The buffer of a value, by its name."""
+    return next(b for b in program.buffers if b.name == name)
+
+
+JOINED = f"""graph @g(%x: f32[1,16,8,8]) {{
+      %w = const rand 1 : f32[16,16,3,3]
+      %v = const rand 2 : f32[8,24,3,3]
+      %a = conv(%x, %w) {CONV} @ "a"
+      %b = max_pool(%x) {{kernel=[3,3],strides=[1,1],pads=[1,1,1,1],dilations=[1,1]}} @ "b"
+      %h = slice(%b) {{starts=[0],ends=[8],axes=[1],steps=[1]}} @ "h"
+      %c = concat(%a, %h) {{axis=1}} @ "c"
+      %d = conv(%c, %v) {CONV} @ "d"
+      return(%d) {{names=[y]}} }}"""
+
+
+def test_the_parts_of_a_concatenation_are_made_in_place() -> None:
+    _, program = lowered(JOINED)
+    assert [s.nodes for s in program.steps] == [("a",), ("b",), ("h",), ("d",)]
+    whole, first, second = (buffer(program, n).place for n in "cah")
+    assert isinstance(whole, Arena)
+    assert first == whole
+    assert second == Arena(whole.offset + 4 * 16 * 64)
+
+
+def test_a_part_that_the_caller_gets_is_copied() -> None:
+    _, program = lowered(JOINED.replace("(%d) {names=[y]}", "(%d, %a) {names=[y,a]}"))
+    assert ("c",) in [s.nodes for s in program.steps]
+
+
+def test_parts_of_several_images_are_copied() -> None:
+    _, program = lowered(JOINED.replace("[1,16,8,8]", "[2,16,8,8]"))
+    assert any("c" in s.nodes for s in program.steps)
+
+
+def test_a_residual_is_written_over_when_nothing_else_reads_it() -> None:
+    text = f"""graph @g(%x: f32[1,16,8,8]) {{
+      %w = const rand 1 : f32[16,16,3,3]
+      %a = conv(%x, %w) {CONV} @ "a"
+      %p = conv(%a, %w) {CONV} @ "p"
+      %b = conv(%p, %w) {CONV} @ "b"
+      %c = add(%b, RESIDUAL) @ "c"
+      %d = conv(%c, %w) {CONV} @ "d"
+      %e = add(%d, LATER) @ "e"
+      return(%e) {{names=[y]}} }}"""
+    _, program = lowered(text.replace("RESIDUAL", "%a").replace("LATER", "%x"))
+    assert buffer(program, "c").place == buffer(program, "a").place
+    for residual, later in (("%a", "%a"), ("%x", "%x")):  # read once more; the caller's memory
+        _, program = lowered(text.replace("RESIDUAL", residual).replace("LATER", later))
+        assert buffer(program, "c").place != buffer(program, residual[1:]).place
+
+
+def test_the_operand_of_a_convolution_is_not_written_over() -> None:
+    _, program = lowered(f"""graph @g(%x: f32[1,16,8,8]) {{
+      %w = const rand 1 : f32[16,16,3,3]
+      %a = conv(%x, %w) {CONV} @ "a"
+      %b = conv(%a, %w) {CONV} @ "b"
+      %c = conv(%b, %w) {CONV} @ "c"
+      return(%c) {{names=[y]}} }}""")
+    assert buffer(program, "a").place != buffer(program, "b").place
