@@ -22,7 +22,8 @@ from graphopt.ops.nn import LRN, Conv, ConvTranspose, Pool
 from graphopt.ops.reduce import ArgReduce, Reduce
 
 # Operations an element of the operand: a softmax takes the maximum, subtracts it, takes the
-# exponential, sums and divides; a layer norm sums, subtracts, squares and sums, divides, scales.
+# exponential, sums and divides; a layer norm sums, subtracts, squares and sums, divides, scales;
+# a squeeze and excitation sums, and its products are counted besides.
 _AN_ELEMENT = {
     "softmax": 5,
     "log_softmax": 5,
@@ -30,6 +31,7 @@ _AN_ELEMENT = {
     "instance_norm": 7,
     "rms_norm": 4,
     "batch_norm": 2,
+    "squeeze_excite": 1,
 }
 _SCORE = _AN_ELEMENT["softmax"] + 1  # of attention's scores: scaled, then their softmax
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import graphopt.passes
 from graphopt.analysis.cost import total_macs
 from graphopt.analysis.interpret import interpret, random_inputs
+from graphopt.analysis.work import flops
 from graphopt.errors import ParseError
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse
@@ -117,6 +118,15 @@ def test_it_is_written_as_its_ops_and_found_again(version: int) -> None:
     again = load(proto.SerializeToString())
     run_pipeline(parse_pipeline("default", graphopt.passes.DEFAULT), again, Context())
     assert [op.kind.name for op in again.main if op.kind.name not in ("const", "return")] == ["squeeze_excite"]
+
+
+def test_its_work_is_the_sums_and_the_products() -> None:
+    module = parse("""graph @main(%x: f32[2,6,5,4], %w1: f32[3,6,1,1], %w2: f32[6,3,1,1]) {
+      %y = squeeze_excite(%x, %w1, %w2)
+      return(%y)
+    }""")
+    assert total_macs(module.main) == 2 * (18 + 18)
+    assert flops(next(iter(module.main))) == 2 * 2 * (18 + 18) + 2 * 6 * 5 * 4
 
 
 def test_an_activation_inside_decides_the_opset() -> None:
