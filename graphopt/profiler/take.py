@@ -20,7 +20,7 @@ from graphopt.runtime import Manifest, Session
 from graphopt.runtime.manifest import Layer
 from graphopt.runtime.run import Stretch
 from graphopt.runtime.tensors import dtype_of
-from graphopt.targets.costs import Database, Row
+from graphopt.targets.costs import Database, row_of
 from graphopt.targets.roofline import Bound, Roofline, host_roofline
 from graphopt.targets.roofline.host import this_host
 
@@ -115,11 +115,7 @@ def seeded_inputs(bundle: Path) -> Mapping[str, Any]:
 def _remember(manifest: Manifest, layers: Sequence[LayerTimes], threads: int) -> None:
     """Keep the kernels' times, for whoever asks what an op costs."""
     pairs = zip(manifest.layers, layers, strict=True)
-    Database(threads).add(
-        Row(n.key, n.family, n.unit, n.flops, n.data_bytes, n.weight_bytes, t.us)
-        for n, t in pairs
-        if n.key
-    )
+    Database(threads).add(row_of(n, t.us) for n, t in pairs if n.key)
 
 
 def _roofline(threads: int, remeasure: bool) -> tuple[Roofline | None, list[str]]:

@@ -14,19 +14,24 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from graphopt.analysis.work import Work
+from graphopt.runtime.manifest import Layer
 from graphopt.targets.cache import cache_folder
 from graphopt.targets.roofline.host import this_host
 
-VERSION = 1  # of the table
+VERSION = 2  # of the table
 MOST = 50_000  # rows; the oldest go
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel: its work and the least median time of it, in microseconds."""
+    """One kernel: its work and the least median time of it, in microseconds.
+
+    `ops` are the kinds of its operations, with spaces between them.
+    """
 
     key: str
     family: str
+    ops: str
     unit: str
     flops: int
     data_bytes: int
@@ -37,6 +42,12 @@ class Row:
     def work(self) -> Work:
         """What it computes and moves."""
         return Work(self.flops, self.data_bytes, self.weight_bytes, self.unit)
+
+
+def row_of(layer: Layer, us: float) -> Row:
+    """What to keep of a layer that took some microseconds."""
+    work = (layer.flops, layer.data_bytes, layer.weight_bytes)
+    return Row(layer.key, layer.family, " ".join(layer.ops), layer.unit, *work, us)
 
 
 _COLUMNS = ", ".join(f.name for f in fields(Row))

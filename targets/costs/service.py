@@ -22,7 +22,7 @@ from graphopt.ir.core import Graph, Module
 from graphopt.runtime import Manifest, Session
 from graphopt.runtime.tensors import dtype_of
 from graphopt.targets.bundle import Content, Meta
-from graphopt.targets.costs.database import Database, Row
+from graphopt.targets.costs.database import Database, Row, row_of
 from graphopt.targets.costs.model import Model
 from graphopt.targets.program import Arena, Buffer, KernelCall, Program, Step, Weight
 from graphopt.targets.roofline import host_roofline
@@ -108,16 +108,17 @@ class TargetCosts:
 
     def _step(self, program: Program, step: Step) -> Price:
         if not isinstance(step, KernelCall):
-            return Price(self.model.seconds(SEGMENT, step.work))
+            return Price(self.model.seconds(SEGMENT, step.ops, step.work))
         if _only_reorders(program, step):
             return FREE
         kernel = next(k for k in program.kernels if k.symbol == step.kernel)
         row = self.rows.get(kernel.key)
-        seconds = self.fixed.get(kernel.key)
+        seconds = self.fixed.get(kernel.key, 1e-6 * row.us if row else None)
+        known = seconds is not None
         if seconds is None:
-            seconds = 1e-6 * row.us if row else self.model.seconds(kernel.family, step.work)
+            seconds = self.model.seconds(kernel.family, step.ops, step.work)
         self.used[kernel.key] = seconds
-        return Price(seconds, seconds if row or kernel.key in self.fixed else 0.0)
+        return Price(seconds, seconds if known else 0.0)
 
 
 def _module(graph: Graph) -> Module:
@@ -159,11 +160,7 @@ def _time(target: Compiles, graph: Graph, threads: int, options: Build) -> list[
         _, manifest = target.compile(_module(graph), place, model=b"", meta=Meta(), options=options)
         with Session(place, threads=threads) as session:
             times = session.profile(_inputs(manifest), ROUNDS)
-    return [
-        Row(n.key, n.family, n.unit, n.flops, n.data_bytes, n.weight_bytes, t.median_us)
-        for n, t in zip(manifest.layers, times, strict=True)
-        if n.key
-    ]
+    return [row_of(n, t.median_us) for n, t in zip(manifest.layers, times, strict=True) if n.key]
 
 
 def _inputs(manifest: Manifest) -> dict[str, Any]:

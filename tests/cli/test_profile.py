@@ -71,7 +71,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def nodes_of(path: Path) -> set[str]:
-    return {node.name for node in onnx.load(path).graph.node}
+    return {node.name for node in onnx.load(path).graph.node}  # pyright: ignore
 
 
 @pytest.mark.parametrize("name", ["small", "mixed"])
