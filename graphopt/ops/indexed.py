@@ -16,6 +16,7 @@ from graphopt.ir.core import OpKind
 from graphopt.ir.types import Array, Dim, DType, TensorType, ValueType
 from graphopt.ops.shapes import agree, normal_axis, tensors
 
+_where: Any = np.where  # untyped, as its overloads are half unknown to checkers
 Reduction = Literal["set", "add", "mul", "min", "max"]
 UPDATES: dict[str, Callable[[Array, Any, Array], None]] = {
     "set": lambda y, at, v: y.__setitem__(at, v),
@@ -104,7 +105,7 @@ def _depth(x: TensorType, i: TensorType, batch: int) -> int | None:
 def _tuples(indices: Array, batch: int) -> tuple[Array, ...]:
     """The index arrays that `indices` stands for, with a grid over the common axes."""
     rest = indices.ndim - 1 - batch
-    grid = np.ogrid[tuple(slice(d) for d in indices.shape[:batch])] if batch else []
+    grid: list[Array] = list(np.ogrid[tuple(slice(d) for d in indices.shape[:batch])])
     common = [g.reshape(*g.shape, *(1,) * rest) for g in grid]
     return (*common, *np.moveaxis(indices, -1, 0))
 
@@ -195,8 +196,8 @@ class OneHot(OpKind, name="one_hot"):
         assert i is not None and values is not None
         axis = self.axis % (i.ndim + 1)
         places = np.arange(self.depth).reshape((-1, *(1,) * (i.ndim - axis)))
-        wrapped = np.where(i < 0, i.astype(np.int64) + self.depth, i)
-        return (np.where(np.expand_dims(wrapped, axis) == places, values[1], values[0]),)
+        wrapped: Array = np.where(i < 0, i.astype(np.int64) + self.depth, i)
+        return (_where(np.expand_dims(wrapped, axis) == places, values[1], values[0]),)
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ class Trilu(OpKind, name="trilu"):
         """numpy's triu or tril."""
         (x,) = arrays
         assert x is not None
-        return ((np.triu if self.upper else np.tril)(x, self.k),)
+        return (np.triu(x, self.k) if self.upper else np.tril(x, self.k),)
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class ReverseSequence(OpKind, name="reverse_sequence"):
         x, lengths = arrays
         assert x is not None and lengths is not None
         wide = x if self.time_axis == 0 else x.swapaxes(0, 1)
-        time = np.arange(wide.shape[0])[:, None]
-        source = np.where(time < lengths, lengths - 1 - time, time)
+        time: Array = np.expand_dims(np.asarray(range(wide.shape[0])), 1)
+        source: Array = _where(time < lengths, lengths - 1 - time, time)
         y = wide[source, np.arange(wide.shape[1])]
         return (np.ascontiguousarray(y if self.time_axis == 0 else y.swapaxes(0, 1)),)

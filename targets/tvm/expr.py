@@ -158,13 +158,13 @@ def modulo(a: Expr, b: Expr, fmod: bool) -> Expr:
 
 def _float_modulo(a: Expr, b: Expr, fmod: bool) -> Expr:
     if fmod:
-        return tirx.fmod(a, b)
+        return _libm("fmod")(None, a, b)
 
     def signed(r: Expr, b: Expr) -> Expr:
         off = tirx.all(r != like(r, 0), _differ(r < like(r, 0), b < like(b, 0)))
         return select(off, r + b, r)
 
-    return let(b, lambda b: let(tirx.fmod(a, b), lambda r: signed(r, b)))
+    return let(b, lambda b: let(_libm("fmod")(None, a, b), lambda r: signed(r, b)))
 
 
 def power(a: Expr, b: Expr) -> Expr:
@@ -283,12 +283,13 @@ log = _pair("log", lambda k, x: tirx.log(x))
 softplus = _pair("softplus", _softplus64)
 
 
-def _libm(name: str) -> Callable[[Any, Expr], Expr]:
+def _libm(name: str) -> Callable[..., Expr]:
     """A scalar call of the C library (TVM's own series for some of these are not accurate)."""
 
-    def call(kind: Any, x: Expr) -> Expr:
-        symbol = name + ("f" if of(x) == "float32" else "")
-        return tirx.call_pure_extern(of(x), symbol, x)
+    def call(kind: Any, *operands: Expr) -> Expr:
+        dtype = of(operands[0])
+        symbol = name + ("f" if dtype == "float32" else "")
+        return tirx.call_pure_extern(dtype, symbol, *operands)
 
     return call
 

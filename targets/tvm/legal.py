@@ -18,6 +18,7 @@ from graphopt.ir.core import Op
 from graphopt.ir.layout import parse_layout
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Elementwise
+from graphopt.targets.tvm.importable import importable
 
 FLOATS = frozenset({DType.f32})
 PICKED = frozenset({DType.f32, DType.u8, DType.i8})  # what the largest of a window may be of
@@ -63,38 +64,6 @@ ALONE = {  # written out as loops in a given order, without an epilogue
     "cum_sum": "scan", "cum_prod": "scan", "top_k": "topk",
     "scatter_elements": "scatter", "scatter_nd": "scatter",
 }  # fmt: skip
-
-# ONNX ops that no kind models, and whose body TVM's importer gives as loops over buffers.
-IMPORTED = frozenset(
-    [
-        "AveragePool",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseNot",
-        "BitwiseOr",
-        "BitwiseXor",
-        "Clip",
-        "Dropout",
-        "DynamicQuantizeLinear",
-        "Einsum",
-        "EyeLike",
-        "GlobalMaxPool",
-        "GridSample",
-        "GroupNormalization",
-        "Hardmax",
-        "IsInf",
-        "LpPool",
-        "MeanVarianceNormalization",
-        "Mod",
-        "ReduceLogSum",
-        "RoiAlign",
-        "Selu",
-        "Shrink",
-        "Softmax",
-        "ThresholdedRelu",
-        "Trilu",
-    ]
-)
 
 
 def is_anchor(op: Op) -> bool:
@@ -159,7 +128,7 @@ def refusal(op: Op) -> str | None:
     name = op.kind.name
     if isinstance(op.kind, Opaque):
         name = op.kind.op_type
-        if op.kind.domain or name not in IMPORTED or op.regions:
+        if not importable(op):
             return f"{op.kind.domain}{'.' if op.kind.domain else ''}{name} has no kernel"
     elif not (is_anchor(op) or is_injective(op) or name in ALONE):
         return f"{name} has no kernel"

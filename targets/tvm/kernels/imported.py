@@ -18,11 +18,12 @@ from tvm import relax, te, tirx
 from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Const
 from graphopt.ir.clone import clone_graph
-from graphopt.ir.core import Graph, Module, Op
+from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.onnx import to_proto
 from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.build import target
-from graphopt.targets.tvm.region import Region, table
+from graphopt.targets.tvm.expr import tvm_dtype
+from graphopt.targets.tvm.region import Region, shape_of, static, table
 
 TABLE = 64  # elements of a constant of several numbers: each read is a tree of choices
 PARALLEL = 1 << 14  # elements of a loop nest from which threads are worth their call
@@ -35,10 +36,15 @@ def build(region: Region) -> Any:
     functions = [f for f in merged.functions.values() if isinstance(f, tirx.PrimFunc)]
     if len(functions) != 1 or "call_packed" in str(merged) or "call_dps" in str(merged):
         raise UnsupportedError("TVM's importer gives no loops for it")
-    wanted = len(region.graph.args) + len(region.graph.outputs)
-    if len(functions[0].params) != wanted:
-        raise UnsupportedError("TVM's importer gives it other operands")
+    if not _fits(functions[0], [*region.graph.args, *region.graph.outputs]):
+        raise UnsupportedError("TVM's importer gives it other operands or results")
     return _scheduled(functions[0])
+
+
+def _fits(func: Any, values: list[Value]) -> bool:
+    """Whether a function's buffers have the types of the values; the import may have guessed."""
+    buffers = [(str(p.dtype), tuple(int(d) for d in p.shape)) for p in func.params]
+    return buffers == [(tvm_dtype(static(v).dtype), shape_of(v)) for v in values]
 
 
 def _legalized(graph: Graph, op: Op, region: Region) -> Any:

@@ -186,10 +186,11 @@ def columns(region: Region, op: Op, s: Shape, k: Knobs, cols: int) -> Any:
         tensor = region.tensors[value]
         clip = (lambda p: p) if cols == whole else (lambda p: tirx.min(p, whole - 1))
         return lambda batch, panel, kk, lane: tensor(clip(panel), kk, lane)
-    lead = own[:-2] if len(own) > 2 else ()
+    lead = own[:-2] if s.batch else ()  # without batch axes of the result, all are of size 1
 
     def inside(batch: list[Any], kk: Any, n: Any) -> Any:
-        index = [kk] if len(own) == 1 else [*batch, n, kk] if s.trans_b else [*batch, kk, n]
+        outer = batch if lead else [tirx.const(0, "int32")] * (len(own) - 2)
+        index = [kk] if len(own) == 1 else [*outer, n, kk] if s.trans_b else [*outer, kk, n]
         return region.at(value, index)
 
     return panels(region, "pack", s, k, lead, inside)
