@@ -1,7 +1,18 @@
 """Passes over the graph IR. Importing this registers them all; see `graphopt passes`."""
 
-from graphopt.passes import cse, dce, fold, fuse, group, integers, layout, simplify
+from graphopt.passes import cse, dce, fold, fuse, group, integers, layout, recurrent, simplify
 
 DEFAULT = "fold,simplify,cse,fuse,simplify,cse,dce"
 
-__all__ = ["DEFAULT", "cse", "dce", "fold", "fuse", "group", "integers", "layout", "simplify"]
+__all__ = [
+    "DEFAULT",
+    "cse",
+    "dce",
+    "fold",
+    "fuse",
+    "group",
+    "integers",
+    "layout",
+    "recurrent",
+    "simplify",
+]

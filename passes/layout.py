@@ -11,6 +11,7 @@ tensor are zero in memory; each kernel writes them so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -141,6 +142,8 @@ def _block(layouts: Layouts, op: Op) -> bool:
         return True
     if op.kind.name == "squeeze_excite":
         return _excite(layouts, op)
+    if op.kind.name in ("lstm_scan", "gru_scan"):
+        _pack_gates(layouts, op)
     if op.kind.name in ("matmul", "matmul_integer", "gemm"):
         _pack_matrix(layouts, op)
     return any(v is not None and _is_blocked(v) for v in op.operands) and _follow(layouts, op)
@@ -238,6 +241,13 @@ def _pack_matrix(layouts: Layouts, op: Op) -> None:
         return
     transposed = op.kind.name == "gemm" and kind.trans_b
     layouts.take(op, 1, f"Ab{layouts.block}a" if transposed else f"Ba{layouts.block}b")
+
+
+def _pack_gates(layouts: Layouts, op: Op) -> None:
+    """Pack a recurrence's weights in vectors of units, which have to fill them."""
+    units = (op.operand(1).tensor.static or (0, 1))[1]
+    width = math.gcd(layouts.block, units)
+    layouts.take(op, 1, f"Bca{width}b" if width > 1 else "bca")
 
 
 def _excite(layouts: Layouts, op: Op) -> bool:

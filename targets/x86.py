@@ -15,6 +15,7 @@ from graphopt.onnx import to_proto
 from graphopt.passes.group import Group
 from graphopt.passes.integers import Integers
 from graphopt.passes.layout import Layout
+from graphopt.passes.recurrent import Recurrent
 from graphopt.pipeline import Context, Hook, Pass, run_pipeline
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle, machine
@@ -76,7 +77,7 @@ class X86(Target, name="x86"):
 
     def lowering(self) -> tuple[Pass, ...]:
         """Integers where the model is quantized, then layouts, then kernels."""
-        return (Integers(), Layout(), Group())
+        return (Recurrent(), Integers(), Layout(), Group())
 
     def lower(
         self, module: Module, hooks: tuple[Hook, ...] = (), catalog: KernelCatalog = KERNELS

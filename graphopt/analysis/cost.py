@@ -13,6 +13,7 @@ from graphopt.ops.excite import SqueezeExcite
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.ops.quant import ConvInteger, MatMulInteger
+from graphopt.ops.recurrent import GRUScan, LSTMScan
 
 
 def macs(op: Op) -> int:
@@ -34,6 +35,8 @@ def macs(op: Op) -> int:
             return inner + _attention(q, v)
         case SqueezeExcite():
             return inner + math.prod(_dims(types[0])[:1]) * (_size(types[1]) + _size(types[2]))
+        case LSTMScan() | GRUScan():  # xw [T, B, G, H]
+            return inner + _size(types[0]) * _dims(types[0])[-1]
         case Opaque("LSTM" | "GRU" | "RNN", ""):  # X [steps, batch, in], W and R for all gates
             turns = math.prod(_dims(types[0])[:2])
             return inner + turns * (_size(types[1]) + _size(types[2]))

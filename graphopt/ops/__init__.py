@@ -10,11 +10,12 @@ from graphopt.ops import (
     nn,
     ordered,
     quant,
+    recurrent,
     reduce,
     resize,
 )
 
 __all__ = [
     "Const", "Fused", "Opaque", "Return", "elementwise", "excite", "indexed", "linalg", "movement",
-    "nn", "ordered", "quant", "reduce", "resize",
+    "nn", "ordered", "quant", "recurrent", "reduce", "resize",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 # pyright: basic
 # TVM ships no types.
-"""The functions of `vecmath` and `intmath` as TIR operators: vectorizable, pure, lowered to LLVM's."""
+"""The functions of `vecmath` and `intmath` as TIR operators: vectorizable, pure, LLVM's below."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import tvm
 from tvm import tirx
-from tvm.s_tir import Schedule
+from tvm.s_tir import SBlockRealize, Schedule
 from tvm.tirx.op import register_intrin_lowering
 
 from graphopt.targets.machine import Machine
@@ -43,6 +43,10 @@ def attach(func: Any, machine: Machine) -> Any:
     """Hand the LLVM IR of the called functions over with a scheduled TIR function."""
     if not used:
         return func
+    if not isinstance(func.body, SBlockRealize):  # loops written out
+        body = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm",
+                             tvm.ir.StringImm(source(machine)), func.body)  # fmt: skip
+        return tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
     sch = Schedule(func)
     root = sch.get_sblock("root")
     block = sch.get_child_blocks(root)[0]

@@ -44,6 +44,8 @@ ANCHORS = {
     "conv_transpose": "conv_transpose",
     "matmul": "matmul",
     "matmul_integer": "matmul_integer",
+    "lstm_scan": "recurrent",
+    "gru_scan": "recurrent",
     "gemm": "matmul",
     "max_pool": "pool",
     "avg_pool": "pool",

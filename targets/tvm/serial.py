@@ -24,13 +24,17 @@ Body = Callable[[list[Any]], None]
 
 
 def primfunc(region: Region, body: Body) -> Any:
-    """The function of a region's arguments and results; `body` gets the results' flat buffers."""
+    """The function of a region's arguments and results; `body` gets the results' flat buffers.
+
+    Those of the arguments are `region.tensors`.
+    """
     values = [*region.graph.args, *region.graph.outputs]
     with IRBuilder() as builder, ir.prim_func(s_tir=True):
         ir.func_name("kernel")
         buffers = [ir.arg(f"p{i}", _buffer(v)) for i, v in enumerate(values)]
         for value, buffer in zip(region.graph.args, buffers, strict=False):
             region.bind(value, _reader(value, buffer))
+            region.tensors[value] = buffer
         body(buffers[len(region.graph.args) :])
     return builder.get()
 

@@ -1,0 +1,145 @@
+"""recurrent: LSTM and GRU layers as a matrix product over the whole sequence, and a scan.
+
+    Y, Y_h, Y_c = LSTM(X, W, R, B, h, c)   (ONNX, one direction)
+    xw = X W^T + (Wb + Rb);  y, h, c = lstm_scan(xw, R, h, c)
+
+Most of the work is then one large product; the scan's kernel keeps the state in the first cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from graphopt.ir.builtin import Opaque
+from graphopt.ir.core import Op, Value
+from graphopt.ir.types import Array, DType
+from graphopt.ops.elementwise import Add
+from graphopt.ops.linalg import MatMul
+from graphopt.ops.movement import Concat, Reshape, Slice, Unsqueeze
+from graphopt.ops.recurrent import GRUScan, LSTMScan
+from graphopt.passes.table import RulePass
+from graphopt.pipeline import Context, Effect
+from graphopt.rewrite import Miss, Rewriter, Rule
+from graphopt.rewrite import data as constant
+
+ACTIVATIONS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
+GATES = {"LSTM": 4, "GRU": 3}
+
+
+@dataclass(frozen=True)
+class Recurrent(RulePass, name="recurrent"):
+    """Take LSTM and GRU layers apart into products that the target has kernels for."""
+
+    effect: ClassVar[Effect] = "reassociating"
+
+    def rules(self, ctx: Context) -> Iterable[Rule[Any]]:
+        """One rule, which asks the target whether it can compute the scan."""
+        return (Rule("recurrent-layer", Opaque, lambda rw, op, kind: _layer(rw, op, kind, ctx)),)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The operands of a layer: x [T, B, I]; w [D, GH, I], r [D, GH, H], b [D, 2GH] constant."""
+
+    op: Op
+    kind: Opaque
+    gates: int
+    hidden: int
+
+    def operand(self, index: int) -> Value | None:
+        """An operand; None where it is absent."""
+        return self.op.operands[index] if index < len(self.op.operands) else None
+
+    def part(self, index: int, direction: int) -> Array:
+        """A constant operand's numbers for one direction."""
+        return constant(self.operand(index)).numpy()[direction]
+
+
+def _layer(rw: Rewriter, op: Op, kind: Opaque, ctx: Context) -> tuple[Value, ...] | None:
+    """lstm(x, w, r, b, h, c) -> lstm_scan(matmul(x, w') + b', r', h, c), by direction."""
+    if kind.domain or kind.op_type not in GATES:
+        return None
+    layer = _check(op, kind)
+    direction = str(kind.attr("direction", "forward"))
+    ways = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+    scans = [_direction(rw, layer, d, reverse) for d, reverse in enumerate(ways)]
+    if ctx.catalog is None or any(ctx.catalog.family(scan) is None for scan in scans):
+        raise Miss("the target has no kernel for its recurrence")
+    return tuple(_stacked(rw, scans, i) for i, _ in enumerate(op.results))
+
+
+def _check(op: Op, kind: Opaque) -> Layer:
+    """The layer, if it is of the usual sort (Miss otherwise)."""
+    types = [v.tensor if v else None for v in op.operands]
+    x = types[0]
+    if x is None or x.static is None or len(x.static) != 3 or x.dtype is not DType.f32:
+        raise Miss("its input isn't a float32 tensor of known sizes")
+    given: Any = kind.attr("activations") or ()
+    names = tuple(str(n).lower() for n in given)
+    usual = ACTIVATIONS[kind.op_type]
+    if names and names != usual * (len(names) // len(usual)):
+        raise Miss(f"its activations are {', '.join(names)}")
+    if kind.attr("clip") is not None or kind.attr("layout", 0) or kind.attr("input_forget", 0):
+        raise Miss("it clips, couples gates, or has the batch first")
+    if any(i < len(op.operands) and op.operands[i] for i in (4, 7)):
+        raise Miss("it has lengths of sequences or peepholes")
+    weights = constant(op.operands[1]), constant(op.operands[2])
+    return Layer(op, kind, GATES[kind.op_type], weights[1].shape[2])
+
+
+def _direction(rw: Rewriter, layer: Layer, d: int, reverse: bool) -> Op:
+    """The scan of one direction, with its product."""
+    g, h = layer.gates, layer.hidden
+    x = layer.op.operand(0)
+    inputs = constant(layer.operand(1)).shape[2]
+    weights = rw.computed(
+        np.zeros(0, np.float32), (inputs, g * h), lambda: np.ascontiguousarray(layer.part(1, d).T)
+    )
+    before = bool(layer.kind.attr("linear_before_reset", 0))
+    outside, inside = _biases(layer, d, before)
+    product = rw.make(Add(), rw.make(MatMul(), x, weights), rw.const(outside))
+    sizes = x.tensor.static or ()
+    xw = rw.make(Reshape((*sizes[:2], g, h)), product)
+    hidden = rw.computed(
+        np.zeros(0, np.float32), (g, h, h), lambda: layer.part(2, d).reshape(g, h, h)
+    )
+    start = [_state(rw, layer.operand(i), d) for i in (5, 6)]
+    if layer.kind.op_type == "LSTM":
+        return rw.op(LSTMScan(reverse), xw, hidden, *start)
+    bias = rw.const(inside) if before and layer.operand(3) else None
+    return rw.op(GRUScan(reverse, before), xw, hidden, bias, start[0])
+
+
+def _biases(layer: Layer, d: int, before: bool) -> tuple[Array, Array]:
+    """What is added to the product [GH], and inside the reset of a GRU [H]."""
+    g, h = layer.gates, layer.hidden
+    if layer.operand(3) is None:
+        return np.zeros(g * h, np.float32), np.zeros(h, np.float32)
+    both = layer.part(3, d).reshape(2, g * h)
+    inside = both[1, 2 * h :] if g == GATES["GRU"] else np.zeros(0, np.float32)
+    total = both[0] + both[1]
+    if before:
+        total[2 * h :] = both[0, 2 * h :]
+    return total, inside
+
+
+def _state(rw: Rewriter, given: Value | None, d: int) -> Value | None:
+    """A direction's part [B, H] of an initial state [D, B, H]."""
+    if given is None:
+        return None
+    sizes = given.tensor.static
+    if sizes is None:
+        raise Miss("the sizes of its initial state aren't known")
+    one = given if sizes[0] == 1 else rw.make(Slice((d,), (d + 1,), (0,), (1,)), given)
+    return rw.make(Reshape(sizes[1:]), one)
+
+
+def _stacked(rw: Rewriter, scans: list[Op], index: int) -> Value:
+    """Result `index` of all directions: y as [T, D, B, H], states as [D, B, H]."""
+    axis = 1 if index == 0 else 0
+    parts = [rw.make(Unsqueeze((axis,)), scan.results[index]) for scan in scans]
+    return parts[0] if len(parts) == 1 else rw.make(Concat(axis), *parts)
