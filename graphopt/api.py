@@ -204,6 +204,7 @@ class _Job:
         else:
             self.passes = tuple(passes)
         self.threads = threads or os.cpu_count() or 1
+        self.costs = self.target.costs(self.threads) if self.target else None
         self.hooks, self.build = tuple(hooks), build
         self.seconds: dict[str, float] = {}
         self.progress: Progress = build.progress
@@ -243,7 +244,7 @@ class _Job:
 
     def run_passes(self) -> None:
         self.progress("run the passes", 0, 1)
-        asked = context(costs=self.target.costs(self.threads) if self.target else None)
+        asked = context(costs=self.costs)
         run = lambda: run_pipeline(self.passes, self.module, asked, self.hooks)  # noqa: E731
         self.records = self.timed("passes", run)
         verify(self.module)
@@ -263,6 +264,7 @@ class _Job:
             versions=_versions(),
             inputs=_specs(self.module, outputs=False),
             outputs=_specs(self.module, outputs=True),
+            extra={"costs": self.costs.used} if self.costs and self.costs.used else {},
         )
         hooks = (self.lowering, *(Shifted(h, len(self.passes)) for h in self.hooks))
         self.progress("plan kernels and memory", 0, 1)

@@ -29,7 +29,12 @@ FREE = Price(0.0)
 
 
 class Costs(Protocol):
-    """A target's prices, as passes ask for them."""
+    """A target's prices, as passes ask for them.
+
+    `used` has the seconds of every kernel that a price was made of, by its key.
+    """
+
+    used: dict[str, float]
 
     def price(self, graph: Graph) -> Price:
         """What one run of a graph of static types takes, its inputs and outputs where they are.

@@ -161,14 +161,18 @@ def _sentences(found: Profile) -> Iterator[str]:
         f"over {found.rounds} runs, threads: {found.threads}"
     )
     yield (
-        f"a run as its caller sees it: {found.run_us / 1000:.3f} ms; timing the layers adds "
-        f"{100 * found.overhead:.1f} %"
+        f"a run as its caller sees it: {found.run_us / 1000:.3f} ms, {_more(found.overhead)} "
+        "than its layers"
     )
     if found.reached is not None and found.roofline:
         yield f"{100 * found.reached:.0f} % of the roofline of {found.cpu}, {threads}:"
         yield f"  {_machine(found.roofline)}"
     for note in found.notes:
         yield f"note: {note}"
+
+
+def _more(overhead: float) -> str:
+    return f"{100 * abs(overhead):.1f} % {'less' if overhead < 0 else 'more'}"
 
 
 def _machine(roofline: Roofline) -> str:

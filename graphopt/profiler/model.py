@@ -119,7 +119,6 @@ class Profile:
         threads: how many threads ran it.
         rounds: timed runs; as many ordinary ones took turns with them.
         run_us: an ordinary run as its caller sees it, median.
-        timed_us: a timed run as its caller sees it, median.
         layers: in the order that they run.
         roofline: what the machine can do; None where it couldn't be measured.
         notes: what the reader should know.
@@ -132,7 +131,6 @@ class Profile:
     threads: int
     rounds: int
     run_us: float
-    timed_us: float
     layers: tuple[LayerTimes, ...]
     roofline: Roofline | None = None
     notes: tuple[str, ...] = ()
@@ -145,8 +143,11 @@ class Profile:
 
     @property
     def overhead(self) -> float:
-        """How much longer a run takes when its layers are timed: 0.02 is 2 %."""
-        return self.timed_us / self.run_us - 1 if self.run_us else 0.0
+        """How much longer an ordinary run takes than the sum of its layers: 0.02 is 2 %.
+
+        That is the call, inputs and outputs, less what reading the clock adds to the layers.
+        """
+        return self.run_us / self.layers_us - 1 if self.layers_us else 0.0
 
     @property
     def reached(self) -> float | None:
@@ -175,7 +176,6 @@ class Profile:
             "threads": self.threads,
             "rounds": self.rounds,
             "run_us": self.run_us,
-            "timed_us": self.timed_us,
             "layers_us": self.layers_us,
             "overhead": self.overhead,
             "reached": self.reached,

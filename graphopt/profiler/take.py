@@ -34,10 +34,9 @@ BUSY = 1.25  # times the fastest run: the median of a machine that has other wor
 
 @dataclass
 class Rounds:
-    """What the runs gave: seconds of whole runs, and of each timed one its stretches."""
+    """What the runs gave: seconds of the ordinary ones, stretches of the timed ones."""
 
     ordinary: list[float] = field(default_factory=list[float])
-    timed: list[float] = field(default_factory=list[float])
     stretches: list[list[Stretch]] = field(default_factory=list[list[Stretch]])
 
 
@@ -91,9 +90,8 @@ def profile_session(
         target=manifest.target,
         cpu=this_host().name,
         threads=session.threads,
-        rounds=len(rounds.timed),
+        rounds=len(rounds.stretches),
         run_us=_median_us(rounds.ordinary),
-        timed_us=_median_us(rounds.timed),
         layers=layers,
         roofline=roofline,
         notes=tuple(notes + _remarks(layers, runs_kept)),
@@ -128,12 +126,12 @@ def _roofline(threads: int, remeasure: bool) -> tuple[Roofline | None, list[str]
 def _take(session: Session, inputs: Mapping[str, Any], seconds: float, runs: int | None) -> Rounds:
     """Run in turn, ordinary and timed, so that what disturbs one disturbs both."""
     warm, began = Rounds(), time.perf_counter()
-    while not warm.timed or (time.perf_counter() - began < WARM * seconds and runs is None):
+    while not warm.stretches or (time.perf_counter() - began < WARM * seconds and runs is None):
         _round(session, inputs, warm)
-    if runs is None and warm.timed[0] + warm.ordinary[0] > seconds:
+    if runs is None and 2 * warm.ordinary[0] > seconds:
         return warm  # a run that takes longer than all should isn't repeated
     rounds, began = Rounds(), time.perf_counter()
-    while not _enough(len(rounds.timed), time.perf_counter() - began, seconds, runs):
+    while not _enough(len(rounds.stretches), time.perf_counter() - began, seconds, runs):
         _round(session, inputs, rounds)
     return rounds
 
@@ -147,11 +145,8 @@ def _enough(done: int, spent: float, seconds: float, runs: int | None) -> bool:
 def _round(session: Session, inputs: Mapping[str, Any], rounds: Rounds) -> None:
     start = time.perf_counter()
     session.run(inputs)
-    middle = time.perf_counter()
-    stretches = session.timed_run(inputs)
-    rounds.timed.append(time.perf_counter() - middle)
-    rounds.ordinary.append(middle - start)
-    rounds.stretches.append(stretches)
+    rounds.ordinary.append(time.perf_counter() - start)
+    rounds.stretches.append(session.timed_run(inputs))
 
 
 def _matrix(rounds: Rounds) -> Array:

@@ -114,8 +114,11 @@ ASKED: list[Price] = []
 def test_passes_ask_through_the_context() -> None:
     model = Path(__file__).parents[2] / "models" / "fmnist_resnet8.onnx"
     ASKED.clear()
-    graphopt.optimize(model, target="x86", passes="default,test-ask", threads=1)
+    result = graphopt.optimize(model, target="x86", passes="default,test-ask", threads=1)
     assert len(ASKED) >= 7
+    assert result.manifest is not None
+    recorded = result.manifest.extra["costs"]
+    assert sum(recorded.values()) <= sum(p.seconds for p in ASKED) * 1.001
     assert all(p.seconds > 0 for p in ASKED)
 
 
