@@ -16,7 +16,8 @@ from graphopt.analysis.bind import Shapes, bind
 from graphopt.analysis.memory import check_memory
 from graphopt.data import Feed, load_samples, sample_shapes, seeded_runs
 from graphopt.errors import InputError, MismatchError
-from graphopt.hooks import Records, Shifted
+from graphopt.exact import check_integers
+from graphopt.hooks import Kept, Records, Shifted
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse as parse
@@ -219,7 +220,7 @@ class _Job:
         self.manifest: Manifest | None = None
         self.staged: tempfile.TemporaryDirectory[str] | None = None
         self.records: list[Record] = []
-        self.lowering = Records()
+        self.lowering, self.integers = Records(), Kept("integers")
         self.data, self.fed, self.wanted = "seeded", list[Feed](), list[Mapping[str, Any]]()
         self.checks: list[Check] = []
         self.latency: list[Latency] = []
@@ -266,7 +267,7 @@ class _Job:
             outputs=_specs(self.module, outputs=True),
             extra={"costs": self.costs.used} if self.costs and self.costs.used else {},
         )
-        hooks = (self.lowering, *(Shifted(h, len(self.passes)) for h in self.hooks))
+        hooks = (self.lowering, self.integers, *(Shifted(h, len(self.passes)) for h in self.hooks))
         self.progress("plan kernels and memory", 0, 1)
         self.program, self.manifest = self.timed("compile", lambda: target.compile(
             self.module, place, meta=meta, options=self.build,
@@ -313,6 +314,8 @@ class _Job:
         assert self.staged
         got = run_bundle(Path(self.staged.name) / "bundle", self.fed, self.threads)
         self._check("the compiled bundle", got)
+        if self.integers.module:
+            self._passed(check_integers(self.integers.module, self.fed[0], got[0], self.data))
 
     def _check(self, what: str, got: Feeds) -> None:
         """Compare with the original's numbers.
@@ -322,9 +325,17 @@ class _Job:
         """
         respond = lambda: response(self.original, self.fed, self.wanted, runs)  # noqa: E731
         limit = tolerance(self.original.main, respond)
-        check = compare(what, self.data, limit, self.wanted, got)
-        self.checks.append(check)
-        if not check.ok:
+        self._passed(compare(what, self.data, limit, self.wanted, got))
+
+    def _passed(self, check: Check | None) -> None:
+        """List a check, if there is one.
+
+        Raises:
+            MismatchError: it failed.
+        """
+        if check:
+            self.checks.append(check)
+        if check and not check.ok:
             raise MismatchError(f"{_name(self.source)}: {check}")
 
     def measure(self) -> None:

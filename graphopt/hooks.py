@@ -148,6 +148,19 @@ class Records(Hook):
         self.records.append(record)
 
 
+@dataclass
+class Kept(Hook):
+    """A copy of the module as it was after a named pass; None before that has run."""
+
+    name: str
+    module: Module | None = None
+
+    def after(self, number: int, p: Pass, module: Module, result: PassResult) -> None:
+        """Copy it."""
+        if p.name == self.name:
+            self.module = clone_module(module)
+
+
 class PrintAfter(Hook):
     """Hand the text after a named pass (or all that changed something) to `show`."""
 

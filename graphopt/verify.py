@@ -9,19 +9,21 @@ from typing import Any, cast
 
 import numpy as np
 
-from graphopt.ir.builtin import Const, Fused
-from graphopt.ir.clone import clone_module
+from graphopt.ir.builtin import Fused
 from graphopt.ir.core import Graph, Module, Op, Value
-from graphopt.ir.data import Computed, Data, size
 from graphopt.ir.types import Array, DType, TensorType
 from graphopt.ops.excite import SqueezeExcite
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
+from graphopt.ops.quant import limits
 from graphopt.ops.reduce import Reduce
+from graphopt.perturb import perturbed, quantizes, redrawn, shaken
 
 SAFETY = 16.0  # multiples of the expected rounding error; models seen stay below 3
 AMPLIFIED = 4.0  # multiples of the largest response seen to a rounding
 MOST = 0.01  # of an output's range: beyond that nothing counts as rounding
+REDRAWN = 2.0  # multiples of the largest response seen to other roundings to few bits
+MOST_REDRAWN = 0.5  # of an output's range: what rounds so much says nothing
 PERTURBATIONS = 3  # of the original, where its response to rounding is measured
 FUNCTION_TERMS = 64  # exp, tanh and the like err by a few units in the last place: (8 ulp)^2
 
@@ -41,8 +43,18 @@ class Tolerance:
     each output of the original itself moves when every weight and input is off by one unit of
     rounding; AMPLIFIED times that is allowed then. A wrong rewrite moves outputs by far more.
 
+    A quantized model (`few_bits`) rounds to a few bits as it runs. Of a number close to the middle
+    between two integers, float rounding decides which it becomes, and that is a whole step. It
+    moves sums after it, so that more of them fall to the other side, and after some layers nothing
+    may be left of what two correct runs had in common but the numbers that they round. (Moving what
+    is rounded by 1/200 of a step moves the outputs of models seen almost as far as by 1/2.) So
+    `respond` measures for it what other roundings do, each drawn by chance, and REDRAWN times that
+    is allowed. It finds what a rewrite does wrong to a layer, not to a rounding; whether the
+    compiled integers are the right ones is a check of its own, and exact (`graphopt.exact`).
+
     `ranges` are the ranges that outputs have whatever the data: 1 for a sigmoid, which is as
-    precise near 0 as it is near 1.
+    precise near 0 as it is near 1; for 8-bit integers that were quantized, 255. `numbers` are the
+    outputs that are such integers, `exact` those that must be equal to the bit.
     """
 
     value: float
@@ -51,10 +63,19 @@ class Tolerance:
     ranges: Mapping[str, float] = field(default_factory=dict[str, float])
     moves: Mapping[str, float] = field(default_factory=dict[str, float])
     respond: Respond | None = field(default=None, repr=False, compare=False)
+    few_bits: bool = False
+    numbers: frozenset[str] = frozenset()
+    exact: frozenset[str] = frozenset()
 
     def at(self, name: str) -> float:
         """The tolerance of one output."""
-        return max(self.value, min(MOST, AMPLIFIED * self.moves.get(name, 0.0)))
+        return max(self.value, self._allowed(self.moves.get(name, 0.0)))
+
+    def _allowed(self, moved: float) -> float:
+        """What a response allows."""
+        if self.few_bits:
+            return min(MOST_REDRAWN, REDRAWN * moved)
+        return min(MOST, AMPLIFIED * moved)
 
     def measured(self) -> Tolerance:
         """The tolerance with the original's own response to rounding, which is measured now."""
@@ -63,12 +84,14 @@ class Tolerance:
     def __str__(self) -> str:
         """Say it with its derivation."""
         value, how = self.value, f"{SAFETY:g} u sqrt({self.terms}), u = {self.unit:.0e}"
-        most = max(self.moves.values(), default=0.0)
-        if min(MOST, AMPLIFIED * most) > value:
-            value = min(MOST, AMPLIFIED * most)
-            how = (
-                f"{AMPLIFIED:g} times what one rounding of weights and inputs does to the original"
-            )
+        most = self._allowed(max(self.moves.values(), default=0.0))
+        if most > value:
+            value, how = most, f"{AMPLIFIED:g} times what one rounding of weights and inputs"
+            if self.few_bits:
+                how = f"{REDRAWN:g} times what drawing all roundings to few bits anew"
+            how += " does to the original"
+        if not value:
+            return "0: the same bits"
         return f"{value:.1e} of an output's range ({how})"
 
 
@@ -84,15 +107,33 @@ def tolerance(graph: Graph, respond: Respond | None = None) -> Tolerance:
     half = {DType.f16: 2.0**-11, DType.bf16: 2.0**-8}
     unit = max([half.get(t, 2.0**-24) for t in floats], default=2.0**-24)
     names: tuple[str, ...] = getattr(graph.terminator.kind, "names", ())
-    ranges = {n: 1.0 for n, v in zip(names, graph.outputs, strict=False) if _is_share(v)}
-    return Tolerance(SAFETY * unit * math.sqrt(terms), terms, unit, ranges, respond=respond)
+    named = list(zip(names, graph.outputs, strict=False))
+    ranges = {n: 1.0 for n, v in named if _is_share(v)}
+    numbers = {n: limits(v.tensor.dtype) for n, v in named if _is_quantized(v)}
+    ranges.update({n: float(high - low) for n, (low, high) in numbers.items()})
+    return Tolerance(
+        SAFETY * unit * math.sqrt(terms), terms, unit, ranges, respond=respond,
+        few_bits=quantizes(graph), numbers=frozenset(numbers),
+    )  # fmt: skip
+
+
+def _maker(value: Value) -> tuple[Value, Op | None]:
+    """The value before what gives it another shape only, and the op that makes that."""
+    op = value.op
+    while op and getattr(op.kind, "op_type", op.kind.name).lower() in _MOVES:
+        value, op = op.operand(0), op.operand(0).op
+    return value, op
+
+
+def _is_quantized(value: Value) -> bool:
+    """Whether a value is numbers rounded to few bits."""
+    _, op = _maker(value)
+    return op is not None and op.kind.name in ("quantize", "requantize")
 
 
 def _is_share(value: Value) -> bool:
     """Whether a value is a sigmoid's, in whatever shape, or their mean; an If's results, too."""
-    op = value.op
-    while op and getattr(op.kind, "op_type", op.kind.name).lower() in _MOVES:
-        value, op = op.operand(0), op.operand(0).op
+    value, op = _maker(value)
     if op and op.regions and not isinstance(op.kind, Fused):
         index = op.results.index(value)
         ends = [region.outputs for region in op.regions]
@@ -113,7 +154,7 @@ def response(
 
     Every float constant (of several elements) and input is multiplied by 1 + r u, r = 1 or -1 at
     random. That is the backward view: a run's result is the exact one for slightly other data
-    (Higham, section 1.5).
+    (Higham, section 1.5). Where the model rounds to few bits, all of that is drawn anew, too.
 
     Args:
         module: the original.
@@ -125,39 +166,13 @@ def response(
     limit = tolerance(module.main)
     for seed in range(PERTURBATIONS):
         rng = np.random.default_rng(seed)
-        shaken = [{k: _shaken(v, rng) for k, v in feed.items()} for feed in feeds]
-        found = compare("", "", limit, wanted, run(perturbed(module, rng), shaken))
+        near = [{k: shaken(v, rng) for k, v in feed.items()} for feed in feeds]
+        other = redrawn(module, rng) if limit.few_bits else perturbed(module, rng)
+        found = compare("", "", limit, wanted, run(other, near))
         for o in found.outputs:
             if math.isfinite(o.relative):
                 moved[o.name] = max(moved.get(o.name, 0.0), o.relative)
     return moved
-
-
-def perturbed(module: Module, rng: np.random.Generator) -> Module:
-    """A copy whose float constants are off by one rounding each, once they are asked for."""
-    copy = clone_module(module)
-    for op in copy.main.walk():
-        if isinstance(op.kind, Const) and _is_weight(op.kind.data):
-            op.kind = Const(_noisy(op.kind.data, int(cast("Any", rng.integers(2**32)))))
-    return copy
-
-
-def _is_weight(data: Data) -> bool:
-    """Floats, and more than one: a single one may be an exponent, say, that has to be exact."""
-    return data.dtype.numpy.kind == "f" and size(data) > 1
-
-
-def _noisy(data: Data, seed: int) -> Data:
-    compute = lambda: _shaken(data.numpy(), np.random.default_rng(seed))  # noqa: E731
-    return Computed(data.dtype, data.shape, compute)
-
-
-def _shaken(value: Any, rng: np.random.Generator) -> Any:
-    if not isinstance(value, np.ndarray) or cast("Array", value).dtype.kind != "f":
-        return cast("Any", value)
-    array = cast("Array", value)
-    signs: Array = 2.0 * rng.integers(0, 2, array.shape, np.int8) - 1
-    return np.asarray(array * (1 + signs * np.finfo(array.dtype).eps), array.dtype)
 
 
 def _tensors(op: Op) -> Iterable[TensorType]:
@@ -308,7 +323,8 @@ def _flatten(values: Iterable[Any]) -> list[Array]:
 def _array(name: str, want: Array, got: Array, limit: Tolerance) -> OutputError:
     if not want.size:
         return OutputError(name, 0.0, 0.0, math.inf, None, True)
-    if want.dtype.kind not in "fc" and not DType.of(want).is_float:
+    discrete = want.dtype.kind not in "fc" and not DType.of(want).is_float
+    if name in limit.exact or (discrete and name not in limit.numbers):
         return _discrete(name, want, got, limit)
     want = want.astype(np.complex128 if want.dtype.kind == "c" else np.float64)
     got = got.astype(want.dtype)
@@ -333,10 +349,12 @@ def _same_odd(want: Array, got: Array) -> bool:
 def _discrete(name: str, want: Array, got: Array, limit: Tolerance) -> OutputError:
     """Integers, bools and strings: equal, but for one element in 1000, which rounding may flip.
 
-    Where the original's own response to rounding is to flip more, as many may differ.
+    Where the original's own response to rounding is to flip more, as many may differ. Of what is
+    exact, none may.
     """
     same: Array = np.equal(want, got)
     equal, differ = float(np.mean(same)), want.size - int(np.sum(same))
-    ok = differ <= max(want.size // 1000, limit.moves.get(name, 0.0) * want.size)
+    most = max(want.size // 1000, limit.moves.get(name, 0.0) * want.size)
+    ok = differ <= (0 if name in limit.exact else most)
     why = "" if ok else f"{differ} of {want.size} discrete elements differ"
     return OutputError(name, 1 - equal, float(differ), math.inf, equal, ok, why)

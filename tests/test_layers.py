@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"}, {"spec", "limits"}, {"ir"}, {"ops"}, {"onnx", "rewrite", "analysis"}, {"pipeline"},
-    {"hooks", "choices", "data", "verify"}, {"passes"}, {"targets"}, {"report"}, {"measure"}, {"profiler"}, {"api"}, {"cli"},
+    {"perturb"}, {"hooks", "choices", "data", "verify", "exact"}, {"passes"}, {"targets"}, {"report"}, {"measure"}, {"profiler"}, {"api"}, {"cli"},
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # The facade: Module.save and the public names, each loading the layer above on first use.

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from graphopt.api import runs
+from graphopt.analysis.interpret import interpret, random_inputs
+from graphopt.api import optimize, runs
 from graphopt.data import seeded_runs
 from graphopt.errors import InputError
+from graphopt.exact import check_integers
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse
 from graphopt.ir.types import Array
-from graphopt.verify import MOST, compare, perturbed, response, tolerance
+from graphopt.passes.integers import Integers
+from graphopt.perturb import perturbed, redrawn
+from graphopt.pipeline import Context
+from graphopt.verify import MOST, Tolerance, compare, response, tolerance
 
 # y = (x + 2^20) - 2^20 - x: nothing but the rounding of the sums
 CANCELS = f"""graph @main(%x: f32[1,64]) {{
@@ -118,3 +125,104 @@ def test_an_anonymous_inner_axis_may_be_a_batch() -> None:
 
     (feed,), _ = seeded_runs(module, run, 1)
     assert feed["h"].shape == (2, 1, 4)
+
+
+QUANTIZED = """graph @main(%x: f32[1,8,6,6]) {
+  %s = const dense [0.03] : f32[]
+  %z = const dense [128] : u8[]
+  %wq = const rand 3 : i8[16,8,3,3]
+  %ws = const dense [0.002] : f32[]
+  %xq = quantize(%x, %s, %z) {dtype=u8}
+  %xf = dequantize(%xq, %s, %z)
+  %w = dequantize(%wq, %ws)
+  %c = conv(%xf, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]}
+  %cq = quantize(%c, %s, %z) {dtype=u8}
+  %cf = dequantize(%cq, %s, %z)
+  return(%cf, %cq) {names=[y, q]}
+}"""
+
+
+def measured(module: Module) -> tuple[Tolerance, list[dict[str, Array]]]:
+    """A module's tolerance, with its response to rounding, and its outputs."""
+    feeds, wanted = seeded_runs(module, lambda f: runs(module, [f])[0], 2)
+    limit = tolerance(module.main, lambda: response(module, feeds, wanted, runs)).measured()
+    return limit, [{k: np.asarray(v) for k, v in w.items()} for w in wanted]
+
+
+def test_rounding_to_few_bits_may_fall_to_the_other_side() -> None:
+    limit, wanted = measured(parse(QUANTIZED))
+    assert limit.few_bits
+    step = [{"y": w["y"] + np.float32(0.03), "q": np.where(w["q"] < 255, w["q"] + 1, 255)}
+            for w in wanted]  # fmt: skip
+    step = [{**s, "q": s["q"].astype(np.uint8)} for s in step]
+    check = compare("", "", limit, wanted, step)
+    assert check.ok
+    assert "2 times what drawing all roundings to few bits anew" in str(check)
+    lost = [{"y": np.maximum(w["y"], 0), "q": np.maximum(w["q"], 128)} for w in wanted]
+    assert [o.ok for o in compare("", "", limit, wanted, lost).outputs] == [False, False]
+
+
+def test_other_roundings_are_the_next_integers() -> None:
+    module = parse(QUANTIZED)
+    (feed,), _ = seeded_runs(module, lambda f: runs(module, [f])[0], 1)
+    other = redrawn(module, np.random.default_rng(0))
+    (want,), (got,) = runs(module, [feed]), runs(other, [feed])
+    apart = np.abs(want["q"].astype(int) - got["q"].astype(int))
+    assert 0.2 < np.mean(apart > 0) < 0.8
+    assert apart.max() <= 2
+
+
+def lowered(text: str) -> tuple[Module, dict[str, Array], dict[str, Array]]:
+    """A module with its sums in integers, inputs, and what numpy makes of them."""
+    module = parse(text)
+    Integers().run(module, Context())
+    feed = random_inputs(module)
+    return module, feed, interpret(module, feed)
+
+
+def test_integers_are_compared_to_the_bit() -> None:
+    module, feed, outputs = lowered(QUANTIZED)
+    check = check_integers(module, feed, outputs, "seeded")
+    assert check
+    assert check.ok
+    assert str(check).endswith("limit 0: the same bits")
+    for name in outputs:
+        wrong = {k: v.copy() for k, v in outputs.items()}
+        wrong[name].reshape(-1)[7] += 1
+        found = check_integers(module, feed, wrong, "seeded")
+        assert found
+        assert [o.ok for o in found.outputs] == [k != name for k in outputs]
+
+
+def test_floats_after_the_integers_are_compared_as_floats() -> None:
+    module, feed, outputs = lowered(QUANTIZED.replace(
+        "return(%cf, %cq) {names=[y, q]}",
+        "%m = reduce_mean(%cf) {axes=[2,3]}\n return(%m, %cq) {names=[y, q]}"))  # fmt: skip
+    near = {**outputs, "y": outputs["y"] * np.float32(1 + 1e-6)}
+    check = check_integers(module, feed, near, "seeded")
+    assert check
+    assert check.ok
+    near["q"] = outputs["q"] ^ 1
+    found = check_integers(module, feed, near, "seeded")
+    assert found
+    assert [o.ok for o in found.outputs] == [True, False]
+
+
+@pytest.mark.parametrize("between", [
+    "%u = exp(%cf)",
+    "%k = const dense [2] : f32[]\n %t = mul(%cf, %k)\n %u = add(%t, %cf)",
+])  # fmt: skip
+def test_inexact_floats_that_are_rounded_again_are_not_compared(between: str) -> None:
+    module, feed, outputs = lowered(QUANTIZED.replace(
+        "return(%cf, %cq) {names=[y, q]}",
+        f"{between}\n %v = quantize(%u, %s, %z) {{dtype=u8}}\n return(%v) {{names=[v]}}"))  # fmt: skip
+    assert check_integers(module, feed, outputs, "seeded") is None
+
+
+def test_a_quantized_bundle_is_checked_against_numpy(tmp_path: Path) -> None:
+    path = tmp_path / "m.gir"
+    path.write_text(QUANTIZED)
+    result = optimize(path, target="x86", threads=1)
+    last = result.report.checks[-1]
+    assert last.what.startswith("the compiled bundle, against numpy")
+    assert last.ok

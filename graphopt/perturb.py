@@ -1,0 +1,87 @@
+"""Copies of a module whose roundings fall another way: what rounding does to its outputs."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from graphopt.ir.builtin import Const, Opaque
+from graphopt.ir.clone import clone_module
+from graphopt.ir.core import Graph, Module, Op, OpKind, Value
+from graphopt.ir.data import Computed, Data, size
+from graphopt.ir.types import Array
+from graphopt.ops.elementwise import Add, Mul
+from graphopt.ops.movement import Reshape
+from graphopt.ops.quant import Quantize
+
+
+def quantizes(graph: Graph) -> bool:
+    """Whether a graph rounds values to few bits as it runs."""
+    return any(_rounds(op) for op in graph.walk())
+
+
+def _rounds(op: Op) -> bool:
+    maker = op.operand(0).op if isinstance(op.kind, Quantize) else op
+    return isinstance(op.kind, Quantize) and not (maker and isinstance(maker.kind, Const))
+
+
+def perturbed(module: Module, rng: np.random.Generator) -> Module:
+    """A copy whose float constants are off by one rounding each, once they are asked for."""
+    copy = clone_module(module)
+    for op in copy.main.walk():
+        if isinstance(op.kind, Const) and _is_weight(op.kind.data):
+            op.kind = Const(_noisy(op.kind.data, int(cast("Any", rng.integers(2**32)))))
+    return copy
+
+
+def redrawn(module: Module, rng: np.random.Generator) -> Module:
+    """A copy that rounds to few bits as if by chance: quantize(x + r scale), |r| <= 1/2 at random.
+
+    That is what is left of the original's roundings where nothing of them is left: each result is
+    one of the two integers next to x / scale, or the one beyond for an x just past the middle.
+    """
+    copy = perturbed(module, rng)
+    for op in [op for op in copy.main.walk() if _rounds(op)]:
+        _shake(op, int(cast("Any", rng.integers(2**24))), copy.opsets.get("", 1))
+    return copy
+
+
+def _shake(op: Op, seed: int, version: int) -> None:
+    """Move what an op quantizes by up to half a step."""
+    assert op.graph and isinstance(op.kind, Quantize)
+    x, scale = op.operand(0), op.operand(1)
+    attrs = (("high", 0.5), ("low", -0.5), ("seed", float(seed)))
+    noise = Op(Opaque("RandomUniformLike", version=version, attrs=attrs), [x], [x.type])
+    made = [noise]
+
+    def add(kind: OpKind, *operands: Value) -> Value:
+        made.append(Op(kind, operands))
+        return made[-1].result
+
+    if scale.tensor.rank == 1 and x.tensor.rank:
+        tail = (1,) * (x.tensor.rank - 1 - op.kind.axis % x.tensor.rank)
+        scale = add(Reshape((-1, *tail)), scale)
+    moved = add(Add(), x, add(Mul(), noise.result, scale))
+    for new in made:
+        op.graph.insert(new, before=op)
+    op.set_operand(0, moved)
+
+
+def _is_weight(data: Data) -> bool:
+    """Floats, and more than one: a single one may be an exponent, say, that has to be exact."""
+    return data.dtype.numpy.kind == "f" and size(data) > 1
+
+
+def _noisy(data: Data, seed: int) -> Data:
+    compute = lambda: shaken(data.numpy(), np.random.default_rng(seed))  # noqa: E731
+    return Computed(data.dtype, data.shape, compute)
+
+
+def shaken(value: Any, rng: np.random.Generator) -> Any:
+    """Floats multiplied by 1 + r u, r = 1 or -1 at random, u their unit of rounding."""
+    if not isinstance(value, np.ndarray) or cast("Array", value).dtype.kind != "f":
+        return cast("Any", value)
+    array = cast("Array", value)
+    signs: Array = 2.0 * rng.integers(0, 2, array.shape, np.int8) - 1
+    return np.asarray(array * (1 + signs * np.finfo(array.dtype).eps), array.dtype)
