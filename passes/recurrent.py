@@ -38,7 +38,26 @@ class Recurrent(RulePass, name="recurrent"):
 
     def rules(self, ctx: Context) -> Iterable[Rule[Any]]:
         """One rule, which asks the target whether it can compute the scan."""
-        return (Rule("recurrent-layer", Opaque, lambda rw, op, kind: _layer(rw, op, kind, ctx)),)
+        return (Rule("recurrent-layer", Opaque, Layers(ctx).take_apart),)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The rule, and what it knows of the target."""
+
+    ctx: Context
+
+    def take_apart(self, rw: Rewriter, op: Op, kind: Opaque) -> tuple[Value, ...] | None:
+        """lstm(x, w, r, b, h, c) -> lstm_scan(matmul(x, w') + b', r', h, c), by direction."""
+        if kind.domain or kind.op_type not in GATES:
+            return None
+        layer, catalog = _check(op, kind), self.ctx.catalog
+        direction = str(kind.attr("direction", "forward"))
+        ways = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+        scans = [_direction(rw, layer, d, reverse) for d, reverse in enumerate(ways)]
+        if catalog and any(catalog.family(scan) is None for scan in scans):
+            raise Miss("the target has no kernel for its recurrence")
+        return tuple(_stacked(rw, scans, i) for i, _ in enumerate(op.results))
 
 
 @dataclass(frozen=True)
@@ -57,19 +76,6 @@ class Layer:
     def part(self, index: int, direction: int) -> Array:
         """A constant operand's numbers for one direction."""
         return constant(self.operand(index)).numpy()[direction]
-
-
-def _layer(rw: Rewriter, op: Op, kind: Opaque, ctx: Context) -> tuple[Value, ...] | None:
-    """lstm(x, w, r, b, h, c) -> lstm_scan(matmul(x, w') + b', r', h, c), by direction."""
-    if kind.domain or kind.op_type not in GATES:
-        return None
-    layer = _check(op, kind)
-    direction = str(kind.attr("direction", "forward"))
-    ways = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
-    scans = [_direction(rw, layer, d, reverse) for d, reverse in enumerate(ways)]
-    if ctx.catalog is None or any(ctx.catalog.family(scan) is None for scan in scans):
-        raise Miss("the target has no kernel for its recurrence")
-    return tuple(_stacked(rw, scans, i) for i, _ in enumerate(op.results))
 
 
 def _check(op: Op, kind: Opaque) -> Layer:
