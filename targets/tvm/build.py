@@ -16,7 +16,7 @@ from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import intrinsics
+from graphopt.targets.tvm import intrinsics, stack
 from graphopt.targets.tvm.legal import ALONE, family, is_anchor
 from graphopt.targets.tvm.region import Region
 
@@ -65,7 +65,7 @@ def compile_module(funcs: Mapping[str, Any], machine: Machine) -> Any:
     Assertions on the arguments are off: callers pass contiguous 64-byte aligned buffers.
     """
     with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-        return tvm.tirx.build(tvm.IRModule(dict(funcs)), target=target(machine))
+        return tvm.tirx.build(tvm.IRModule(dict(funcs)), target(machine), stack.NAME)
 
 
 def compile_object(funcs: Mapping[str, Any], machine: Machine, path: Path) -> None:

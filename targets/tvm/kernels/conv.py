@@ -22,11 +22,12 @@ from tvm import te, tirx
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout, physical_shape
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import loops
+from graphopt.targets.tvm import ahead, loops
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 Ints = tuple[int, ...]
 LETTERS = "abcdef"
+FEW_WEIGHTS = 4  # times fewer than elements of x: then a tile of x stays while they all pass
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,10 @@ def choose(s: Shape, op: Op, machine: Machine) -> Knobs:
     if s.ins % inner and s.group > 1:
         inner = 1
     columns, blocks = tile(s.out[-1], -(-s.outs // s.group // block), block, machine)
-    bytes_w = 4 * s.ins * s.outs * math.prod(s.kernel)
+    weights = s.ins * s.outs * math.prod(s.kernel)
+    pixels = s.n * s.ins * s.group * math.prod(s.size)
     moved = channel_block(op.operand(0)) != inner or any(s.pads)
-    return Knobs(block, inner, columns, blocks, bytes_w <= machine.l2_bytes // 2,
+    return Knobs(block, inner, columns, blocks, FEW_WEIGHTS * weights < pixels,
                  moved or s.out[-1] % columns != 0)  # fmt: skip
 
 
@@ -118,7 +120,8 @@ def tile(width: int, blocks: int, block: int, machine: Machine) -> tuple[int, in
         loads = (columns + count * per) / vectors  # a broadcast a column, a vector of w a block
         latency = max(1.0, 8 / vectors)  # two products a cycle, four cycles each
         copy = 0.02 if width % columns else 0.0
-        return (latency + 0.4 * loads) / useful + copy
+        turn = 0.6 / vectors  # counting and addresses of a turn of the loop
+        return (latency + 0.4 * loads + turn) / useful + copy
 
     fitting = [
         (cost(c, b), b, c)
@@ -229,8 +232,13 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     dense = not static(output).layout
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
     parallel = loops.parallel_worth(s.macs)
-    register_tile(sch, outer, region.machine, parallel=parallel, dense=dense)
-    return sch.mod["main"]
+    step = register_tile(sch, outer, region.machine, parallel=parallel, dense=dense)
+    w = region.anchor.operand(1) if region.anchor else None
+    if k.input_first or k.inner == 1 or w not in region.graph.args:
+        return sch.mod["main"]
+    groups = -(-s.outs // (k.block * k.blocks))
+    ahead.mark(sch, outer[0], loops.extent(sch, outer[0]) // (s.n * groups), step)
+    return ahead.insert(sch.mod["main"], region.graph.args.index(w), k.blocks)
 
 
 def tile_loops(sch: Any, block: Any, s: Shape, k: Knobs, dense: bool) -> tuple[Any, list[Any]]:
@@ -251,8 +259,8 @@ def tile_loops(sch: Any, block: Any, s: Shape, k: Knobs, dense: bool) -> tuple[A
 
 def register_tile(
     sch: Any, outer: tuple[Any, list[Any]], machine: Machine, *, parallel: bool, dense: bool
-) -> None:
-    """Compute the anchor's tile in registers inside the store's tile loop."""
+) -> Any:
+    """Compute the anchor's tile in registers in the store's tile loop; give a loop of the sum."""
     fused, (inner, ci, wi, last) = outer
     y = sch.get_sblock("anchor")
     sch.compute_at(y, inner, preserve_unit_loops=True)
@@ -275,6 +283,7 @@ def register_tile(
         sch.vectorize(last)
     for loop in (ci, wi):
         sch.unroll(loop)
+    return reduce[-2]
 
 
 def build(region: Region) -> Any:

@@ -1,0 +1,99 @@
+# pyright: basic
+# TVM ships no types.
+"""Fetching weights ahead of their use.
+
+A product whose weights don't stay in the cache makes several passes over a group of them, one for
+each part of its result, then turns to the next group. That lies cold in memory, where the processor
+looks only once the first pass asks for it. So the passes over a group fetch the next group into the
+second cache, some cache lines at each step.
+
+A schedule says where with `mark`; `insert` then adds the instructions, which schedules can't.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+Loops = tuple[Any, ...]
+PASSES, STEP = "graphopt_passes", "graphopt_step"
+LINE = 64  # bytes
+READ, SECOND_CACHE, DATA = 0, 2, 1  # operands of llvm.prefetch
+
+
+def mark(sch: Any, outer: Any, passes: int, step: Any) -> None:
+    """Say that `passes` turns of the loop `outer` use one group, and that `step` is a step."""
+    sch.annotate(outer, PASSES, passes)
+    sch.annotate(step, STEP, 1)
+
+
+def insert(func: Any, weights: int, blocks: int) -> Any:
+    """The function with its marks turned into instructions.
+
+    Args:
+        func: scheduled, with marks.
+        weights: which parameter holds the weights, [block, ...].
+        blocks: of a group.
+    """
+    tensor = func.params[weights]
+    lines = blocks * _lines(tensor.shape[1:], tensor)
+    return func.with_body(_rebuilt(func.body, (), lambda loops: _fetches(loops, tensor, lines)))
+
+
+def _lines(shape: Any, tensor: Any) -> int:
+    """Cache lines of a shape of a tensor's elements."""
+    return math.prod(int(d) for d in shape) // _elements(tensor)
+
+
+def _elements(tensor: Any) -> int:
+    """Elements of a tensor in a cache line."""
+    return LINE * 8 // tvm.DataType(tensor.dtype).bits
+
+
+def _rebuilt(stmt: Any, outer: Loops, make: Callable[[Loops], list[Any]]) -> Any:
+    """A statement with what is made added to its marked loops, of those around them."""
+    kind = type(stmt).__name__
+    if kind == "SeqStmt":
+        return tirx.SeqStmt([_rebuilt(s, outer, make) for s in stmt.seq])
+    if kind == "SBlockRealize" and stmt.block.name_hint == "root":
+        b = stmt.block
+        block = type(b)(b.iter_vars, b.reads, b.writes, b.name_hint, _rebuilt(b.body, outer, make),
+                        b.init, b.alloc_buffers, b.match_buffers, b.annotations)  # fmt: skip
+        return type(stmt)(stmt.iter_values, stmt.predicate, block)
+    if kind != "For":
+        return stmt
+    around = (*outer, stmt) if outer or PASSES in stmt.annotations else ()
+    body = _rebuilt(stmt.body, around, make)
+    if STEP in stmt.annotations:
+        body = tirx.SeqStmt([*make(around), body])
+    kept = {k: v for k, v in stmt.annotations.items() if k not in (PASSES, STEP)}
+    return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body,
+                    stmt.thread_binding, kept)  # fmt: skip
+
+
+def _fetches(around: Loops, weights: Any, lines: int) -> list[Any]:
+    """The instructions of one step: its share of the lines of the next group."""
+    first, *within = around
+    passes = int(first.annotations[PASSES])
+    group = tirx.floordiv(first.loop_var, passes)
+    step, steps = tirx.floormod(first.loop_var, passes), passes
+    for loop in within:
+        step, steps = step * loop.extent + loop.loop_var, steps * int(loop.extent)
+    share = -(-lines // steps)
+    last = _lines(weights.shape, weights) - share
+    line = (group + 1) * lines + tirx.min(step * share, lines - share)
+    return [_fetch(weights, tirx.min(line, last) + i) for i in range(share)]
+
+
+def _fetch(weights: Any, line: Any) -> Any:
+    """The instruction that brings a cache line of the weights into the second cache."""
+    zeros = [tirx.const(0, "int32")] * (len(weights.shape) - 1)
+    address = tirx.address_of(tirx.BufferLoad(weights, [*zeros, line * _elements(weights)]))
+    number = tvm.target.codegen.llvm_lookup_intrinsic_id("llvm.prefetch")
+    given = [tirx.const(number, "uint32"), address]
+    given += [tirx.const(option, "int32") for option in (READ, SECOND_CACHE, DATA)]
+    return tirx.Evaluate(tirx.call_intrin("void", "tirx.call_llvm_intrin", *given))

@@ -1,0 +1,64 @@
+# pyright: basic
+# TVM ships no types.
+"""Register tiles on the stack.
+
+TVM's lowering gives a local buffer of 1 KiB or more a workspace from the runtime, though sixteen
+512-bit accumulators are that much: every tile then costs a call for memory, a call that clears it,
+and stores that nobody reads, since LLVM can't know that the memory isn't seen elsewhere. Buffers of
+scope `local` that are small enough are marked here so that they stay on the stack, where LLVM turns
+them into registers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.tirx import compilation_pipeline as pipelines
+
+NAME = "graphopt"
+LARGEST = 16384  # bytes of a buffer on the stack; a thread of the driver has 1 MiB
+KEEP = "disable_lower_builtin"  # TVM's name of the mark
+
+
+def _kept(stmt: Any) -> Any:
+    """A lowered statement with its small local buffers marked."""
+    kind = type(stmt).__name__
+    if kind == "SeqStmt":
+        return tirx.SeqStmt([_kept(s) for s in stmt.seq])
+    if kind == "For":
+        return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, _kept(stmt.body),
+                        stmt.thread_binding, stmt.annotations)  # fmt: skip
+    if kind == "AttrStmt":
+        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, _kept(stmt.body))
+    if kind == "IfThenElse":
+        other = None if stmt.else_case is None else _kept(stmt.else_case)
+        return tirx.IfThenElse(stmt.condition, _kept(stmt.then_case), other)
+    if kind == "AllocBuffer" and _fits(stmt.buffer):
+        return tirx.AllocBuffer(stmt.buffer, {KEEP: tirx.IntImm("bool", 1)})
+    return stmt
+
+
+def _fits(buffer: Any) -> bool:
+    sizes = [int(d) for d in buffer.shape if isinstance(d, int | tirx.IntImm)]
+    if buffer.scope() != "local" or len(sizes) != len(buffer.shape):
+        return False
+    return math.prod(sizes) * 8 <= LARGEST  # no element has more than 8 bytes
+
+
+@tirx.transform.prim_func_pass(opt_level=0)
+def keep_on_stack(func: Any, module: Any, context: Any) -> Any:
+    """Mark the small local buffers of a function."""
+    return func.with_body(_kept(func.body))
+
+
+def pipeline() -> Any:
+    """TVM's default lowering, but for the marks."""
+    default: Any = pipelines.get_tir_pipeline("s_tir")
+    lower, host, device = default
+    return lower, lambda: tvm.transform.Sequential([keep_on_stack, host()]), device
+
+
+pipelines.register_tir_pipeline(NAME, pipeline)
