@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,7 @@ class _Job:
             self.passes = tuple(passes)
         self.threads = threads or os.cpu_count() or 1
         self.costs = self.target.costs(self.threads) if self.target else None
-        self.hooks, self.build = tuple(hooks), build
+        self.hooks, self.build = tuple(hooks), replace(build, threads=self.threads)
         self.seconds: dict[str, float] = {}
         self.progress: Progress = build.progress
         self.progress("read the model", 0, 1)

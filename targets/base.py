@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,11 +27,18 @@ def silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Build:
-    """How to build: parallel compilations, the kernel cache (None: the user's), progress."""
+    """How to build: parallel compilations, the kernel cache (None: the user's), progress.
+
+    `tune` is how many seconds may go into trying schedules of kernels on `threads` threads (None:
+    none are tried, and what was found before isn't used); `plan` gives schedules found before.
+    """
 
     jobs: int = 2
     cache: Path | None = None
     progress: Progress = silent
+    tune: float | None = None
+    threads: int = 1
+    plan: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Target(Spec):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from graphopt.analysis.cost import macs
@@ -45,9 +45,12 @@ from graphopt.targets.storage import Storage, overwritable
 
 Reason = Callable[[Op], str]
 Segment = Callable[[Graph, Module], bytes]
+NONE: Mapping[str, str] = {}
 
 
-def lower(module: Module, *, salt: str, reason: Reason, segment: Segment) -> Program:
+def lower(
+    module: Module, *, salt: str, reason: Reason, segment: Segment, plan: Mapping[str, str] = NONE
+) -> Program:
     """Make a Program of a grouped module.
 
     Args:
@@ -55,8 +58,9 @@ def lower(module: Module, *, salt: str, reason: Reason, segment: Segment) -> Pro
         salt: what besides the text decides a kernel's machine code (target, compiler versions).
         reason: says why an op isn't compiled.
         segment: writes a graph as an ONNX model, for the parts that fall back.
+        plan: the knobs of kernels, by `text_key`.
     """
-    work = _Lowering(module, salt, reason, segment)
+    work = _Lowering(module, salt, reason, segment, plan)
     for run in _schedule(module.main, work.storage):
         work.add(run)
     program = work.finish()
@@ -68,6 +72,11 @@ def kernel_text(op: Op) -> str:
     """The canonical text of a fused op: equal computations print equal, whatever their names."""
     printer = Printer(locs=False, hints=False)
     return "\n".join(printer.graph(op.regions[0], "")) + "\n"
+
+
+def text_key(text: str) -> str:
+    """What names a computation in a plan: the hash of its text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _silent(op: Op) -> bool:
@@ -123,8 +132,11 @@ def _schedule(graph: Graph, storage: Storage) -> Iterator[list[Op]]:
 class _Lowering:
     """The state of one lowering: buffers by value, steps, kernels by key."""
 
-    def __init__(self, module: Module, salt: str, reason: Reason, segment: Segment) -> None:
+    def __init__(
+        self, module: Module, salt: str, reason: Reason, segment: Segment, plan: Mapping[str, str]
+    ) -> None:
         self.module, self.salt, self.reason, self.segment = module, salt, reason, segment
+        self.plan = plan
         self.storage = Storage(module.main)
         self.order = {op: i for i, op in enumerate(module.main)}
         self.values: list[Value] = []
@@ -154,10 +166,11 @@ class _Lowering:
         """The call of a fused op."""
         assert isinstance(op.kind, Fused)
         text = kernel_text(op)
-        key = hashlib.sha256(f"{self.salt}\n{text}".encode()).hexdigest()
+        knobs = self.plan.get(text_key(text), "")
+        key = hashlib.sha256(f"{self.salt}\n{knobs}\n{text}".encode()).hexdigest()
         if key not in self.kernels:
             symbol = f"k_{op.kind.family}_{key[:12]}"
-            self.kernels[key] = Kernel(symbol, key, text, op.kind.family)
+            self.kernels[key] = Kernel(symbol, key, text, op.kind.family, knobs)
         args = [self.buffer(v) for v in (*op.operands, *op.results) if v]
         return KernelCall(
             self.kernels[key].symbol, tuple(args), op.loc.nodes, macs(op),

@@ -80,13 +80,15 @@ class Kernel:
     """One compiled function: `text` is the canonical IR of the op it computes.
 
     `key` is the content hash of text, target and versions: equal keys, equal machine code.
-    `symbol` is the C name of the function in the library.
+    `symbol` is the C name of the function in the library; `knobs` the schedule of its template, as
+    tuning has found it (empty: the best by rule), which is part of the key.
     """
 
     symbol: str
     key: str
     text: str
     family: str
+    knobs: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +12,7 @@ from graphopt.errors import UnsupportedError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Module
 from graphopt.onnx import to_proto
+from graphopt.passes.expand import Expand
 from graphopt.passes.group import Group
 from graphopt.passes.integers import Integers
 from graphopt.passes.layout import Layout
@@ -23,8 +24,9 @@ from graphopt.targets.base import Build, Progress, Target
 from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.catalog import KERNELS, KernelCatalog
 from graphopt.targets.costs import TargetCosts
-from graphopt.targets.lower import lower
+from graphopt.targets.lower import NONE, lower, text_key
 from graphopt.targets.program import Program, check_size
+from graphopt.targets.tuning import Database, Tuner
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
 
 
@@ -77,21 +79,44 @@ class X86(Target, name="x86"):
 
     def lowering(self) -> tuple[Pass, ...]:
         """Integers where the model is quantized, then layouts, then kernels."""
-        return (Recurrent(), Integers(), Layout(), Group())
+        return (Expand(), Recurrent(), Integers(), Layout(), Group())
 
     def lower(
-        self, module: Module, hooks: tuple[Hook, ...] = (), catalog: KernelCatalog = KERNELS
+        self,
+        module: Module,
+        hooks: tuple[Hook, ...] = (),
+        catalog: KernelCatalog = KERNELS,
+        plan: Mapping[str, str] = NONE,
     ) -> Program:
-        """Choose layouts, group ops into kernels, plan memory."""
+        """Choose layouts, group ops into kernels, plan memory; `plan` has the kernels' knobs."""
         m = self.machine()
         run_pipeline(self.lowering(), module, Context(catalog=catalog, lanes=m.lanes), hooks)
-        return lower(module, salt=salt(m), reason=catalog.reason, segment=_segment)
+        return lower(module, salt=salt(m), reason=catalog.reason, segment=_segment, plan=plan)
 
     def costs(self, threads: int) -> TargetCosts | None:
         """Prices on this computer; None where it can't run the kernels."""
         if not self.machine().runs_on(machine.host_features()):
             return None
         return TargetCosts(self, threads)
+
+    def tuned(self, module: Module, options: Build) -> dict[str, str]:
+        """The plan that trials on this computer give, if any are asked for.
+
+        Raises:
+            UnsupportedError: this computer can't run the kernels.
+        """
+        if options.tune is None:
+            return {}
+        m = self.machine()
+        if not m.runs_on(machine.host_features()):
+            raise UnsupportedError(f"this computer can't run, and so not tune, code for {m.name}")
+
+        def told(what: str, rule: float, best: float, done: int, total: int) -> None:
+            options.progress(f"tune {what}: {rule:.0f} -> {best:.0f} us", done, total)
+
+        program = self.lower(clone_module(module))
+        database = Database(m, options.threads)
+        return Tuner(m, options.threads, database, told).plan(program, options.tune)
 
     def compile(
         self,
@@ -108,8 +133,9 @@ class X86(Target, name="x86"):
         What the compiler refuses falls back: the module is lowered again without it.
         """
         m, catalog = self.machine(), KERNELS
+        plan = {**self.tuned(module, options), **options.plan}
         while True:
-            program = self.lower(clone_module(module), hooks, catalog)
+            program = self.lower(clone_module(module), hooks, catalog, plan)
             check_size(program)
             compiled = compile_kernels(
                 program.kernels, m, jobs=options.jobs, cache_dir=options.cache,
@@ -117,11 +143,15 @@ class X86(Target, name="x86"):
             )  # fmt: skip
             failed = {k: c for k, c in compiled.items() if isinstance(c, CompileFailure)}
             for kernel in program.kernels:
-                if kernel.key in failed:
+                if kernel.key in failed and kernel.knobs:
+                    del plan[text_key(kernel.text)]  # made by other templates
+                elif kernel.key in failed:
                     catalog = catalog.refusing(kernel.text, failed[kernel.key].reason)
             if not failed:
                 break
         objects = sorted(c for c in compiled.values() if isinstance(c, Path))
-        meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features)
+        used = {text_key(k.text): k.knobs for k in program.kernels if k.knobs}
+        extra = {**meta.extra, "plan": used} if used else meta.extra
+        meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features, extra=extra)
         options.progress("link", 0, 1)
         return program, bundle.write(program, objects, directory, model=model, meta=meta)

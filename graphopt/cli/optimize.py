@@ -47,11 +47,23 @@ def optimize(
         Path | None,
         typer.Option(metavar="DIR", help="Keep IR dumps, timing, remarks, errors of each pass."),
     ] = None,
+    tune: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0,
+            help="Try kernels' schedules on this computer for so long (0: use what is known).",
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Use the schedules in the manifest of a tuned bundle."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Optimize and compile a model; verify it; write a bundle that can be shipped."""
     from graphopt import api
     from graphopt.targets.base import Build
+    from graphopt.targets.tuning import read_plan
 
     began = time.perf_counter()
     shapes = parse_shapes(input_shape)
@@ -60,13 +72,15 @@ def optimize(
     chain = read_passes(passes, chosen)
     if data:
         existing(Path(data))
+    schedules = read_plan(plan) if plan else {}
     watch = Watch(model, debug)
     with console.Progressing(quiet=json) as progress, watch:
         if debug:
             _check_each(watch, data, shapes)
         result = api.optimize(
             str(model), chosen, chain, data, shapes, threads,
-            hooks=watch.hooks, build=Build(progress=progress), measure=True,
+            hooks=watch.hooks, build=Build(progress=progress, tune=tune, plan=schedules),
+            measure=True,
         )  # fmt: skip
         _keep(watch, result, chosen)
         progress("write the bundle", 0, 1)

@@ -37,18 +37,27 @@ def graph_family(graph: Graph) -> str:
     return family(anchors[0]) if anchors else "elementwise"
 
 
-def primfunc(graph: Graph, machine: Machine, symbol: str) -> Any:
+def primfunc(graph: Graph, machine: Machine, symbol: str, knobs: str = "") -> Any:
     """The scheduled tvm.tirx.PrimFunc of a region.
 
-    Its arguments are the graph's, then the returned values, in their physical shapes.
+    Its arguments are the graph's, then the returned values, in their physical shapes. `knobs` are
+    one of `choices`; empty: the best by rule.
 
     Raises:
         UnsupportedError: no kernel computes the region.
     """
     kernel = importlib.import_module(f"{PACKAGE}.{graph_family(graph)}")
     intrinsics.start()
-    func = intrinsics.attach(kernel.build(Region(graph, machine)), machine)
+    func = intrinsics.attach(kernel.build(Region(graph, machine, knobs)), machine)
     return func.with_attr("global_symbol", symbol).with_attr("tirx.noalias", True)
+
+
+def choices(graph: Graph, machine: Machine) -> list[str]:
+    """The knobs that a region's template may be given, the best by rule first."""
+    region = Region(graph, machine)
+    intrinsics.start()
+    importlib.import_module(f"{PACKAGE}.{graph_family(graph)}").build(region)
+    return region.choices
 
 
 def target(machine: Machine) -> Any:

@@ -50,6 +50,11 @@ class KernelText(Protocol):
         """The IR of the region."""
         ...
 
+    @property
+    def knobs(self) -> str:
+        """The schedule of its template; empty: the best by rule."""
+        ...
+
 
 @dataclass(frozen=True)
 class CompileFailure:
@@ -164,12 +169,13 @@ class Pool:
 class Worker:
     """One process of `graphopt.targets.tvm.worker`."""
 
-    def __init__(self) -> None:
-        """Start it."""
+    def __init__(self, threads: int = 1) -> None:
+        """Start it; `threads` is what kernels that it times may use."""
         command = [sys.executable, "-m", "graphopt.targets.tvm.worker"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": _python_path(), "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": _python_path(), "OPENBLAS_NUM_THREADS": "1",
+                 "TVM_NUM_THREADS": str(threads)},
         )  # fmt: skip
         self.errors: list[bytes] = []
         self.late = False  # whether it was ended because it took too long
@@ -182,9 +188,20 @@ class Worker:
 
     def ask(self, request: dict[str, str], seconds: float) -> dict[str, Any] | None:
         """Send a request and wait for its answer; None if the process died, or had to be ended."""
+        return self.receive(seconds) if self.send(request) else None
+
+    def send(self, request: Mapping[str, object]) -> bool:
+        """Send a request; tell whether the process took it."""
         try:
             _pipe(self.process.stdin).write(json.dumps(request).encode() + b"\n")
             _pipe(self.process.stdin).flush()
+        except OSError:
+            return False
+        return True
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """Wait for an answer; None if the process died, or had to be ended."""
+        try:
             ready, _, _ = select.select([_pipe(self.process.stdout)], [], [], seconds)
             if not ready:
                 self.late = True
@@ -258,6 +275,7 @@ def compile_kernels(
                 progress(kernel.key, True, 0.0)
             continue
         pool.todo.put(Job({"key": kernel.key, "symbol": kernel.symbol, "text": kernel.text,
-                           "machine": machine.to_json(), "out": str(out)}))  # fmt: skip
+                           "knobs": kernel.knobs, "machine": machine.to_json(),
+                           "out": str(out)}))  # fmt: skip
     pool.run(jobs or os.cpu_count() or 1)
     return pool.done

@@ -12,9 +12,11 @@ computed, so that every blocked tensor in memory is finite and zero in its paddi
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import tvm
 from tvm import te, tirx
@@ -33,7 +35,13 @@ from graphopt.targets.tvm.legal import is_anchor
 Expr = Any
 Index = Sequence[Expr]
 Reader = Callable[[Index], Expr]
+K = TypeVar("K")
 ZERO = tirx.const(0, "int32")
+
+
+def knobs_text(knobs: Any) -> str:
+    """A dataclass of knobs as one line of text."""
+    return json.dumps(dataclasses.asdict(knobs), sort_keys=True)
 
 
 @dataclass
@@ -47,9 +55,10 @@ class Frame:
 class Region:
     """The values of one region, readable at logical indices."""
 
-    def __init__(self, graph: Graph, machine: Machine) -> None:
-        """Make placeholders of the arguments."""
-        self.graph, self.machine = graph, machine
+    def __init__(self, graph: Graph, machine: Machine, knobs: str = "") -> None:
+        """Make placeholders of the arguments; `knobs` are the choice of a template, as text."""
+        self.graph, self.machine, self.knobs = graph, machine, knobs
+        self.choices: list[str] = []
         self.analyzer = tvm.sym.Analyzer()
         self.frames: list[Frame] = []
         self.lazy = True  # whether repeated values may be let-bound
@@ -70,6 +79,19 @@ class Region:
     def anchor(self) -> Op | None:
         """The op that the kernel is built around, if any."""
         return next((op for op in self.graph if is_anchor(op)), None)
+
+    def pick(self, choices: Sequence[K]) -> K:
+        """The knobs of a template: those asked for, else the first, which is the best by rule.
+
+        Raises:
+            UnsupportedError: those asked for are no choice here.
+        """
+        self.choices = [knobs_text(k) for k in choices]
+        if not self.knobs:
+            return choices[0]
+        if self.knobs not in self.choices:
+            raise UnsupportedError(f"the kernel has no schedule with the knobs {self.knobs}")
+        return choices[self.choices.index(self.knobs)]
 
     def bind(self, value: Value, reader: Reader) -> None:
         """Say how a value is read at a logical index."""

@@ -2,8 +2,12 @@
 # TVM ships no types.
 """The compiling process: JSON lines in, object files out.
 
-    {"key": ..., "symbol": ..., "text": <IR of a region>, "machine": <JSON or name>, "out": <path>}
+    {"key": ..., "symbol": ..., "text": <IR of a region>, "machine": <JSON or name>, "out": <path>,
+     "knobs": <of the template, or empty>}
  -> {"key": ..., "ok": true, "error": "", "family": "conv", "seconds": 0.1}
+
+    {"key": ..., "text": ..., "machine": ..., "seconds": <to spend>, "skip": [<knobs>, ...]}
+ -> {"trial": <knobs>, "us": null or 12.3} ... {"done": true}     (see `trial`)
 
 One request at a time. An LLVM failure that aborts the process loses that one kernel; the parent
 (`compile`) starts another worker.
@@ -16,6 +20,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -42,7 +47,7 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
         graph = parse(request["text"], f"<kernel {request['symbol']}>").main
         family = build.graph_family(graph)
         machine = read_machine(request["machine"])
-        func = build.primfunc(graph, machine, request["symbol"])
+        func = build.primfunc(graph, machine, request["symbol"], request.get("knobs", ""))
         build.compile_object({request["symbol"]: func}, machine, Path(request["out"]))
         error = ""
     except GraphoptError as why:
@@ -53,6 +58,18 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     return {"key": request["key"], "ok": not error, "error": error, "family": family,
             "seconds": round(seconds, 4)}  # fmt: skip
+
+
+def answer_to(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One answer to a kernel that is to be compiled; one a trial to one that is to be tuned."""
+    if "seconds" not in request:
+        yield serve(request)
+        return
+    from graphopt.targets.tvm import trial
+
+    graph = parse(request["text"], f"<kernel {request['key']}>").main
+    machine = read_machine(request["machine"])
+    yield from trial.trials(graph, machine, request["seconds"], request["skip"])
 
 
 def brief(why: Exception) -> str:
@@ -68,8 +85,9 @@ def main(requests: TextIO, answers: TextIO) -> None:
         if line.strip():
             if doomed and json.loads(line)["key"] == doomed:
                 os.abort()
-            answers.write(json.dumps(serve(json.loads(line))) + "\n")
-            answers.flush()
+            for answer in answer_to(json.loads(line)):
+                answers.write(json.dumps(answer) + "\n")
+                answers.flush()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class K:
     symbol: str
     key: str
     text: str
+    knobs: str = ""
 
 
 def test_objects_are_cached_and_deterministic(tmp_path: Path) -> None:

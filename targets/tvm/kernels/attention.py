@@ -32,7 +32,7 @@ def shapes(op: Op) -> tuple[matmul.Shape, matmul.Shape]:
 def compute(region: Region, op: Op) -> tuple[matmul.Knobs, matmul.Knobs]:
     """Bind the op's result to the stages kt, scores, top, e, total, vp, anchor."""
     first, second = shapes(op)
-    knobs = matmul.choose(first, region.machine), matmul.choose(second, region.machine)
+    knobs = matmul.choose(first, region.machine)[0], matmul.choose(second, region.machine)[0]
     q, k, v = (op.operand(i) for i in range(3))
     kind: Any = op.kind
 

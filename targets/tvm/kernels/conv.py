@@ -27,6 +27,7 @@ from graphopt.targets.tvm.region import Region, shape_of, static
 
 Ints = tuple[int, ...]
 LETTERS = "abcdef"
+TILES = 12  # that tuning may choose from
 FEW_WEIGHTS = 4  # times fewer than elements of x: then a tile of x stays while they all pass
 
 
@@ -93,8 +94,8 @@ def weight_tag(rank: int, inner: int, block: int) -> str:
     return f"AB{rest}{inner}b{block}a" if inner > 1 else f"Ab{rest}{block}a"
 
 
-def choose(s: Shape, op: Op, machine: Machine) -> Knobs:
-    """The schedule for a shape, by rule."""
+def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
+    """The schedules for a shape, the best by rule first."""
     stored = channel_block(op.result)
     block = stored if stored > 1 else max(machine.lanes, 8)
     inner = channel_block(op.operand(0))
@@ -102,16 +103,18 @@ def choose(s: Shape, op: Op, machine: Machine) -> Knobs:
         inner = block
     if s.ins % inner and s.group > 1:
         inner = 1
-    columns, blocks = tile(s.out[-1], -(-s.outs // s.group // block), block, machine)
     weights = s.ins * s.outs * math.prod(s.kernel)
-    pixels = s.n * s.ins * s.group * math.prod(s.size)
+    few = FEW_WEIGHTS * weights < s.n * s.ins * s.group * math.prod(s.size)
     moved = channel_block(op.operand(0)) != inner or any(s.pads)
-    return Knobs(block, inner, columns, blocks, FEW_WEIGHTS * weights < pixels,
-                 moved or s.out[-1] % columns != 0)  # fmt: skip
+    return [
+        Knobs(block, inner, columns, blocks, order, moved or s.out[-1] % columns != 0)
+        for order in (few, not few)
+        for columns, blocks in tiles(s.out[-1], -(-s.outs // s.group // block), block, machine)
+    ]
 
 
-def tile(width: int, blocks: int, block: int, machine: Machine) -> tuple[int, int]:
-    """The register tile (columns, blocks) with the least estimated cost a useful product."""
+def tiles(width: int, blocks: int, block: int, machine: Machine) -> list[tuple[int, int]]:
+    """Register tiles (columns, blocks), the one of least estimated cost a useful product first."""
     per = max(1, block // machine.lanes)
 
     def cost(columns: int, count: int) -> float:
@@ -129,8 +132,7 @@ def tile(width: int, blocks: int, block: int, machine: Machine) -> tuple[int, in
         for c in range(1, min(width, 28) + 1)
         if loops.tile_registers(c, b, per, machine) <= machine.registers or c * b == 1
     ]
-    _, b, c = min(fitting)
-    return c, b
+    return [(c, b) for _, b, c in sorted(fitting)[:TILES]]
 
 
 def compute(region: Region, op: Op, s: Shape, k: Knobs) -> None:
@@ -295,7 +297,7 @@ def build(region: Region) -> Any:
         from graphopt.targets.tvm.kernels import grouped
 
         return grouped.build(region)
-    knobs = choose(s, op, region.machine)
+    knobs = region.pick(choose(s, op, region.machine))
     compute(region, op, s, knobs)
     return apply(region, s, knobs)
 

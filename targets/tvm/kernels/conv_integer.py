@@ -50,13 +50,16 @@ def dense(region: Region, op: Op, s: conv.Shape) -> Any:
     stored = conv.channel_block(op.operand(0))
     words = dataclasses.replace(s, ins=-(-s.ins // 4))
     block = conv.channel_block(op.result)
-    columns, blocks = conv.tile(s.out[-1], -(-s.outs // s.group // block), block, region.machine)
-    bytes_w = s.ins * s.outs * math.prod(s.kernel)
-    copy = any(s.pads) or s.out[-1] % columns != 0
-    small = bytes_w <= region.machine.l2_bytes // 2
-    k = conv.Knobs(block, stored // 4, columns, blocks, small, copy)
+    small = s.ins * s.outs * math.prod(s.kernel) <= region.machine.l2_bytes // 2
+    k = region.pick([
+        conv.Knobs(block, stored // 4, columns, blocks, order,
+                   any(s.pads) or s.out[-1] % columns != 0)
+        for order in (small, not small)
+        for columns, blocks in conv.tiles(
+            s.out[-1], -(-s.outs // s.group // block), block, region.machine)
+    ])  # fmt: skip
     x, w = region.words(op.operand(0)), region.words(op.operand(1))
-    if copy:
+    if k.copy:
         x = padded(region, op, words, k, x)
     accumulate(region, op, words, k, x, w)
     return contract(conv.apply(region, words, k))
@@ -67,8 +70,9 @@ def padded(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any) -> Any:
     kind: Any = op.kind
     dims = len(s.size)
     cols = -(-s.out[-1] // k.columns) * k.columns
+    out = (*s.out[:-1], cols)
     need = tuple((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
-                 zip((*s.out[:-1], cols), s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
+                 zip(out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
     full = (s.n, -(-s.ins * s.group // k.inner), *need, k.inner)
     word = int.from_bytes(bytes([kind.pad_value & 255] * 4), "little", signed=True)
 

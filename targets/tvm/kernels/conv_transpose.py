@@ -94,7 +94,7 @@ def pack(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, tag: str) -> Any:
     return region.compute(full, body, "pack")
 
 
-def choose(s: conv.Shape, op: Op, machine: Machine) -> conv.Knobs:
+def choose(s: conv.Shape, op: Op, machine: Machine) -> list[conv.Knobs]:
     """A convolution's knobs; the groups of a block must be one."""
     return conv.choose(s, op, machine)
 
@@ -106,7 +106,7 @@ def build(region: Region) -> Any:
     s = shape(op)
     if s.group > 1 and not conv.whole_groups(s, op, region.machine):
         return scattered(region, op, s)
-    knobs = choose(s, op, region.machine)
+    knobs = region.pick(choose(s, op, region.machine))
     conv.accumulate(region, op, s, knobs, spread(region, op, s, knobs),
                     weights(region, op, s, knobs))  # fmt: skip
     return conv.apply(region, s, knobs)

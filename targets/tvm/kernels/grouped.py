@@ -54,7 +54,7 @@ def choose(region: Region, s: conv.Shape) -> conv.Knobs:
     op, machine = region.anchor, region.machine
     assert op is not None
     block = conv.channel_block(op.result)
-    columns, _ = conv.tile(s.out[-1], 1, block, machine)
+    columns, _ = conv.tiles(s.out[-1], 1, block, machine)[0]
     copy = any(s.pads) or s.out[-1] % columns != 0
     inner = conv.channel_block(op.operand(0))
     weights = s.outs * s.ins * math.prod(s.kernel)

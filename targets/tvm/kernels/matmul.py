@@ -22,6 +22,7 @@ from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Ints = tuple[int, ...]
+TILES = 16  # that tuning may choose from
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def shape(op: Op) -> Shape:
     return Shape(batch, m, n, k, ta, tb, shared)
 
 
-def choose(s: Shape, machine: Machine) -> Knobs:
-    """The schedule for a shape, by rule."""
+def choose(s: Shape, machine: Machine) -> list[Knobs]:
+    """The schedules for a shape, the best by rule first."""
     lanes = max(machine.lanes, 8)
     panels = -(-s.n // lanes)
     per = max(1, lanes // machine.lanes)
@@ -86,8 +87,7 @@ def choose(s: Shape, machine: Machine) -> Knobs:
         for r in range(1, min(s.m, 16) + 1)
         if loops.tile_registers(r, p, per, machine) <= machine.registers or r * p == 1
     ]
-    _, p, r = min(fitting)
-    return Knobs(lanes, r, -p)
+    return [Knobs(lanes, r, -p) for _, p, r in sorted(fitting)[:TILES]]
 
 
 def packed_tag(s: Shape, k: Knobs, rank: int) -> str:
@@ -312,6 +312,6 @@ def build(region: Region) -> Any:
     op = region.anchor
     assert op is not None
     s = shape(op)
-    knobs = choose(s, region.machine)
+    knobs = region.pick(choose(s, region.machine))
     compute(region, op, s, knobs)
     return apply(region, s, knobs)

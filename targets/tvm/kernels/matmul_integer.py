@@ -37,7 +37,7 @@ def build(region: Region) -> Any:
 def packed(region: Region, op: Op, s: matmul.Shape) -> Any:
     """By words of four."""
     words = dataclasses.replace(s, k=-(-s.k // 4))
-    k = matmul.choose(words, region.machine)
+    k = region.pick(matmul.choose(words, region.machine))
     a, b = left(region, op, words, s.k), region.words(op.operand(1))
     panels, last = matmul.padded_panels(words, k), -(-s.n // k.lanes) - 1
     rows = -(-s.m // k.rows) * k.rows
