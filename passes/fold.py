@@ -124,12 +124,18 @@ class Folder:
 
     def remodel(self, rw: Rewriter, op: Op, kind: Opaque) -> Value | tuple[Value, ...] | None:
         """opaque op whose parameters are constant now -> modelled op."""
-        from graphopt.onnx.remodel import remodel
+        from graphopt.onnx.remodel import MISFIT, remodel
 
-        found = remodel(op)
-        if found is None:
+        made: list[Op] = []
+        try:
+            for step in remodel(op) or []:
+                operands = [made[v].result if isinstance(v, int) else v for v in step.operands]
+                made.append(rw.op(step.kind, *operands))
+        except MISFIT as why:
+            raise Miss(str(why)) from why
+        if not made:
             return None
-        new = rw.op(found[0], *found[1])
+        new = made[-1]
         unused = (new.results[0],) * len(op.results)  # nothing uses what the kind doesn't give
         return (*new.results, *unused)[: len(op.results)]
 

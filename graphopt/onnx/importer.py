@@ -188,7 +188,12 @@ class Importer:
         return attrs
 
     def _malformed(self, node: Node, why: Exception) -> None:
-        """Raise InputError if ONNX too refuses operands that a kind refused."""
+        """Raise InputError if ONNX too refuses operands that a kind refused.
+
+        Operands of unknown type may prove to fit later.
+        """
+        if any(v and isinstance(v.type, UnknownType) for v in node.operands):
+            return
         operands = {f"x{i}": write_type(v.type) for i, v in enumerate(node.operands) if v}
         copy = onnx.NodeProto()
         copy.CopyFrom(node.proto)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphopt.ir.builtin import Opaque
-from graphopt.ir.core import Op, OpKind, Value
+from graphopt.ir.core import Op
 from graphopt.onnx import (
     convert_elementwise,
     convert_indexed,
@@ -54,15 +54,15 @@ def _is_newer(node: NodeView) -> bool:
     return found is None or found.since > NEWEST
 
 
-def remodel(op: Op) -> tuple[OpKind, tuple[Value | None, ...]] | None:
-    """Express an opaque op by a modelled kind, now that its parameters may be constants.
+def remodel(op: Op) -> list[Step] | None:
+    """Express an opaque op by modelled kinds, now that its parameters may be constants.
 
     Args:
         op: any op.
 
     Returns:
-        The kind and its operands, well-typed, or None. The kind's results are the first results
-        of `op` (nothing uses the others).
+        The steps, or None. The results of the last are the first results of `op` (nothing uses
+        the others); whether they are well-typed shows when they are made.
     """
     kind = op.kind
     if not isinstance(kind, Opaque) or op.regions:
@@ -73,10 +73,6 @@ def remodel(op: Op) -> tuple[OpKind, tuple[Value | None, ...]] | None:
     view = NodeView(kind.op_type, kind.domain, kind.version, attrs, op.operands, named, used)
     try:
         found = convert(view)
-        if not isinstance(found, Step):
-            return None
-        operands = tuple(v for v in found.operands if not isinstance(v, int))
-        types = found.kind.infer(*(v and v.type for v in found.kind.pad(operands)))
     except MISFIT:
         return None
-    return (found.kind, operands) if types else None
+    return [found] if isinstance(found, Step) else found

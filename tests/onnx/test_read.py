@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.analysis.interpret import interpret
+from graphopt.api import context
 from graphopt.errors import InputError, UnsupportedError
 from graphopt.ir.builtin import Const, Opaque
 from graphopt.ir.core import Module
@@ -17,6 +18,7 @@ from graphopt.ir.types import DType, SequenceType, Sym, TensorType, UnknownType
 from graphopt.ir.verify import verify
 from graphopt.onnx import Reference, evaluate_opaque, load, to_proto
 from graphopt.onnx.remodel import remodel
+from graphopt.passes.fold import Fold
 from tests.onnx.models import finish, ints, rand, value
 
 X = rand(2, 3)
@@ -135,9 +137,29 @@ def test_remodel_once_parameters_are_constant() -> None:
     reshape.set_operand(1, next(op for op in module.main if isinstance(op.kind, Const)).result)
     found = remodel(reshape)
     assert found is not None
-    kind, operands = found
+    ((kind, operands),) = found
     assert str(kind) == "reshape{shape=[3,2]}"
     assert operands == (module.main.args[0],)
+
+
+def test_ops_on_integers_are_modelled_once_their_operands_have_a_type() -> None:
+    """A reshape to computed sizes before a quantized product: its type is not known at first."""
+    weights = {"s": np.float32(0.1), "z": np.uint8(3), "w": np.ones((3, 2), np.uint8),
+               "shape": ints(-1, 3)}  # fmt: skip
+    module = read(
+        NODE("Identity", ["shape"], ["sizes"]),
+        NODE("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        NODE("Reshape", ["q", "sizes"], ["r"]),
+        NODE("Split", ["r"], ["r0", "r1"], axis=0, num_outputs=2),
+        NODE("QLinearMatMul", ["r0", "s", "z", "w", "s", "z", "s", "z"], ["p"]),
+        NODE("DequantizeLinear", ["p", "s", "z"], ["y"]),
+        weights=[numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()],
+        opset=18,
+    )
+    assert any(isinstance(op.kind, Opaque) for op in module.main)
+    Fold().run(module, context())
+    assert "matmul" in kinds(module)
+    assert not any(isinstance(op.kind, Opaque) for op in module.main)
 
 
 def test_shuffled_nodes_are_sorted() -> None:
