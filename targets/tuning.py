@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from graphopt.errors import InputError
 from graphopt.targets.cache import cache_folder
@@ -145,9 +145,12 @@ def read_plan(path: Path) -> dict[str, str]:
         held: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as why:
         raise InputError(f"{path}: can't read a plan: {why}") from why
-    found: Any = held.get("extra", held).get("plan") if isinstance(held, dict) else None
-    if not isinstance(found, dict) or not all(
-        isinstance(v, str) for v in (*found, *found.values())
-    ):
+    extra = _object(_object(held).get("extra", held))
+    plan = _object(extra.get("plan"))
+    if "plan" not in extra or not all(isinstance(v, str) for v in plan.values()):
         raise InputError(f"{path}: holds no plan; the manifest.json of a tuned bundle does")
-    return dict(found)
+    return plan
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
