@@ -136,5 +136,5 @@ def test_residual_in_floats_between_integers(name: str) -> None:
       return(%q, %c)
     }}"""
     arrays = numbers(text)
-    arrays[2], arrays[4] = np.float32(0.0237), np.float32(0.0113)
-    check(text, name, arrays=[np.asarray(a) for a in arrays], tolerance=0)
+    arrays[2], arrays[4] = np.array(0.0237, np.float32), np.array(0.0113, np.float32)
+    check(text, name, arrays=arrays, tolerance=0)
