@@ -1,6 +1,18 @@
 """Passes over the graph IR. Importing this registers them all; see `graphopt passes`."""
 
-from graphopt.passes import cse, dce, fold, fuse, group, integers, layout, recurrent, simplify
+from graphopt.passes import (
+    cse,
+    dce,
+    expand,
+    fold,
+    fuse,
+    group,
+    integers,
+    layout,
+    recurrent,
+    simplify,
+    winograd,
+)
 
 DEFAULT = "fold,simplify,cse,fuse,simplify,cse,dce"
 
@@ -8,6 +20,7 @@ __all__ = [
     "DEFAULT",
     "cse",
     "dce",
+    "expand",
     "fold",
     "fuse",
     "group",

@@ -7,7 +7,7 @@ import numpy as np
 from graphopt.ir.builtin import Const
 from graphopt.ir.data import Inline, Mapped, Splat, size
 from graphopt.ir.types import DType
-from graphopt.onnx.node import Modelled, NodeView, Step, converts, normal
+from graphopt.onnx.node import MAX_PARAMETER, Modelled, NodeView, Step, converts, normal
 from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Identity
 
@@ -40,6 +40,18 @@ def _constant_of_shape(n: NodeView) -> Modelled | None:
         value = Splat(DType.f32, (1,), 0.0)
     splat = Splat(value.dtype, shape, value.numpy().reshape(-1)[0].item())
     return Step(Const(splat), ()) if size(splat) <= MAX_SPLAT else None
+
+
+@converts("Range")
+def _range(n: NodeView) -> Modelled | None:
+    """Of constant integers; floats, runtimes round each in their own way."""
+    dtype, numbers = n.dtype(0), [n.number(i) for i in range(3)]
+    if dtype not in (DType.i32, DType.i64) or None in numbers or not numbers[2]:
+        return None
+    found = range(*numbers)
+    if len(found) > MAX_PARAMETER:
+        return None
+    return Step(Const(Inline(np.array(found, dtype.numpy))), ())
 
 
 @converts("Reshape")

@@ -6,16 +6,11 @@ import onnx
 from onnx import shape_inference
 
 from graphopt.errors import GraphoptError
-from graphopt.ir.builtin import Const, Opaque
+from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Op, Value
-from graphopt.ir.data import nbytes
 from graphopt.ir.types import TensorType, ValueType
-from graphopt.onnx.attrs import write_attribute
-from graphopt.onnx.opset import ir_version
-from graphopt.onnx.tensors import write_tensor
-from graphopt.onnx.types import read_type, value_info
-
-SMALL = 1 << 12  # bytes: larger constants are no parameters that inference would look at
+from graphopt.onnx.single import single
+from graphopt.onnx.types import read_type
 
 
 def reinfer(op: Op) -> tuple[ValueType, ...] | None:
@@ -28,32 +23,12 @@ def reinfer(op: Op) -> tuple[ValueType, ...] | None:
         return None
     if all(isinstance(r.type, TensorType) and r.type.static is not None for r in op.results):
         return None
-    names = [f"x{i}" if v else "" for i, v in enumerate(op.operands)]
-    outputs = ["" if i in kind.missing else f"y{i}" for i in range(len(op.results))]
-    node = onnx.NodeProto(op_type=kind.op_type, domain=kind.domain, input=names, output=outputs)
-    node.attribute.extend(write_attribute(k, v) for k, v in kind.attrs)
-    graph = onnx.GraphProto(name="node", node=[node])
-    for name, value in zip(names, op.operands, strict=True):
-        if value:
-            _enter(graph, name, value)
-    graph.output.extend(onnx.ValueInfoProto(name=o) for o in outputs if o)
-    domains = {kind.domain: kind.version}
-    model = onnx.ModelProto(graph=graph, ir_version=max(ir_version(domains, set()), 10))
-    model.opset_import.add(domain=kind.domain, version=kind.version)
+    model, _, outputs = single(op, kind)
     return _types(model, op, outputs)
 
 
 def _static(value: Value | None) -> bool:
     return value is None or (isinstance(value.type, TensorType) and value.type.static is not None)
-
-
-def _enter(graph: onnx.GraphProto, name: str, value: Value) -> None:
-    """Make a value an input of the graph, or an initializer where its numbers may be parameters."""
-    data = value.op.kind.data if value.op and isinstance(value.op.kind, Const) else None
-    if data is not None and nbytes(data) <= SMALL:
-        graph.initializer.append(write_tensor(data, name))
-    else:
-        graph.input.append(value_info(name, value.type))
 
 
 def _types(model: onnx.ModelProto, op: Op, names: list[str]) -> tuple[ValueType, ...] | None:

@@ -173,6 +173,32 @@ def concat_one(rw: Rewriter, op: Op, kind: Concat) -> Value | None:
     return op.operand(0) if len(op.operands) == 1 else None
 
 
+def _empty(value: Value | None) -> bool:
+    shape = value.tensor.static if value else None
+    return shape is not None and 0 in shape
+
+
+@rule(Concat)
+def concat_nothing(rw: Rewriter, op: Op, kind: Concat) -> Value | None:
+    """concat(x, nothing, y) -> concat(x, y)."""
+    left = [v for v in op.operands if not _empty(v)]
+    return rw.make(kind, *left) if 0 < len(left) < len(op.operands) else None
+
+
+@rule(Split)
+def split_nothing(rw: Rewriter, op: Op, kind: Split) -> tuple[Value, ...] | None:
+    """split(x, [n, 0, m]) -> y, nothing, z, where y, z = split(x, [n, m])."""
+    if 0 not in kind.sizes or all(s == 0 for s in kind.sizes):
+        return None
+    types = [r.tensor for r in op.results]
+    if any(t.static is None for t in types if t.shape and t.shape[kind.axis] == 0):
+        raise Miss("the other sizes aren't known")
+    parts = rw.op(Split(kind.axis, tuple(s for s in kind.sizes if s)), op.operand(0)).results
+    left = iter(parts)
+    return tuple(next(left) if s else rw.const(Splat(t.dtype, t.static or (), 0))
+                 for s, t in zip(kind.sizes, types, strict=True))  # fmt: skip
+
+
 @rule(Split)
 def split_one(rw: Rewriter, op: Op, kind: Split) -> Value | None:
     """split(x) in one part -> x."""
@@ -220,5 +246,6 @@ def reduce_nothing(rw: Rewriter, op: Op, kind: Reduce) -> Value | None:
 RULES: tuple[Rule[Any], ...] = (
     identity, add_zero, subtract_zero, multiply_one, divide_one, power_one, negate_twice, not_twice,
     and_true, or_false, cast_same, where_constant, where_same, transpose_nothing, concat_one,
-    split_one, slice_all, pad_nothing, expand_same, tile_once, reduce_nothing,
+    concat_nothing, split_nothing, split_one, slice_all, pad_nothing, expand_same, tile_once,
+    reduce_nothing,
 )  # fmt: skip
