@@ -34,9 +34,8 @@ def call(name: str, *args: Expr) -> Expr:
 
 def source(machine: Machine) -> str:
     """The LLVM IR of the functions called since `start`."""
-    return vecmath.module([n for n in sorted(used) if n in vecmath.FUNCTIONS]) + intmath.module(
-        [n for n in sorted(used) if n in intmath.FUNCTIONS], machine
-    )
+    floats, words = ([n for n in sorted(used) if n in m.FUNCTIONS] for m in (vecmath, intmath))
+    return vecmath.module(floats, machine) + intmath.module(words, machine)
 
 
 def attach(func: Any, machine: Machine) -> Any:

@@ -15,14 +15,23 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from graphopt.targets.machine import Machine
+
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+SCALE = "llvm.x86.avx512.mask.scalef.ps"
+SCALEF = {4: ("128", "i8 -1"), 8: ("256", "i8 -1"), 16: ("512", "i16 -1, i32 4")}  # all lanes
 
 EXP = (0.4999999344756051, 0.16666520629440001, 0.041668388092641014, 0.008368717090779037,
        0.0013814596385067802)  # fmt: skip
 EXPM1 = (0.5000000416837224, 0.1666666801342099, 0.04166531547106657, 0.008333073004554284,
          0.001399745676060867, 0.00019992896294929733)  # fmt: skip
-TANH = (-0.33333283923590684, 0.13331491248514074, -0.05374349526136522, 0.02065057900369153,
-        -0.005717036561292129)  # fmt: skip
+TANH_OVER = (0.9999999794944221, 0.13381039137330433, 0.0034956033945165283, 2.060930356433227e-05,
+             1.3354913348502498e-08)  # fmt: skip
+TANH_UNDER = (1.0, 0.467143547592647, 0.025877042257992307, 0.0003285658480937876,
+              7.776672870354996e-07)  # fmt: skip
+GELU = (0.09973397486678373, 0.044779574041065105, 0.00861353844956675, 0.0009545160325602421,
+        0.00012852941907527237, 9.130291583097013e-05, -1.5554890171710734e-05,
+        2.8411490308012135e-06)  # fmt: skip
 ERF = (0.12837916591375104, -0.3761262713596558, 0.11283600176257155, -0.026854444591937095,
        0.0051895353394302915, -0.0008020841280707113, 7.889119535143635e-05)  # fmt: skip
 ERFC = (0.0002564366565342979, 1.1274261249396595, 0.637599970635995, 0.10356695459779723,
@@ -30,14 +39,16 @@ ERFC = (0.0002564366565342979, 1.1274261249396595, 0.637599970635995, 0.10356695
 LOG = (0.3333331672746399, -0.2500081042803518, 0.20002286084073956, -0.16624553144799278,
        0.14181196113701244, -0.13128767629099442, 0.12881622393540723,
        -0.0785954587360098)  # fmt: skip
+ROUND, ROUND_BITS = 1.5 * 2.0**23, 0x4B400000  # float32 from here on to 2^24 are integers
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440054690583e-4  # the sum is ln 2; the first is exact
 
 
 @dataclass
 class Body:
-    """The instructions of one function of a vector width."""
+    """The instructions of one function of a vector width; `avx512`: it may use AVX-512 VL."""
 
     width: int
+    avx512: bool = False
     lines: list[str] = field(default_factory=list[str])
 
     def type(self, scalar: str) -> str:
@@ -113,6 +124,13 @@ class Number:
         return Number(self.body, self.body.call(f"llvm.{intrinsic}.{suffix}", "float",
                                                 f"{kind} {self.name}"))  # fmt: skip
 
+    def scaled(self, n: Number) -> Number:
+        """This times 2^n, n integral, in one instruction of AVX-512."""
+        suffix, rest = SCALEF[self.body.width]
+        kind = self.body.type("float")
+        args = [f"{kind} {self.name}", f"{kind} {n.name}", f"{kind} zeroinitializer", rest]
+        return Number(self.body, self.body.call(f"{SCALE}.{suffix}", "float", *args))
+
     def convert(self, how: str, scalar: str) -> Number:
         """Another type: fptosi, sitofp, bitcast."""
         a, b = self.body.type(self.scalar), self.body.type(scalar)
@@ -166,13 +184,17 @@ def power_of_two(n: Number) -> Number:
 def exp(x: Number) -> Number:
     """e^x to 2e-7; overflows to inf, and goes through the denormals to 0.
 
-    x = n ln 2 + r with |r| <= ln 2 / 2, and 2^n in two factors so that n = 128 and n < -126 work.
+    x = n ln 2 + r with |r| <= ln 2 / 2. A sum with ROUND has n in its last bits. 2^n is taken in
+    two factors so that n = 128 and n < -126 work, unless the machine has an instruction for it.
     """
     x = clamp(x, -104.0, 89.0)
-    n = (x * 1.4426950408889634 + 0.5).unary("floor")
+    t = x * 1.4426950408889634 + ROUND
+    n = t - ROUND
     r = (x - n * LN2_HIGH) - n * LN2_LOW
     value = horner(r, EXP) * (r * r) + r + 1.0
-    k = n.convert("fptosi", "i32")
+    if x.body.avx512 and x.body.width in SCALEF:
+        return value.scaled(n)
+    k = t.convert("bitcast", "i32") - ROUND_BITS
     half = k.shift("ashr", 1)
     return value * power_of_two(half) * power_of_two(k - half)
 
@@ -189,12 +211,10 @@ def sigmoid(x: Number) -> Number:
 
 
 def tanh(x: Number) -> Number:
-    """To 3e-7: an odd polynomial below 0.625, else 1 - 2 / (e^2|x| + 1)."""
-    z, size = x * x, x.unary("fabs")
-    near = horner(z, TANH) * (z * x) + x
-    far = 1.0 - 2.0 / (exp(size * 2.0) + 1.0)
-    signed = choose(x.compare("olt", 0.0), 0.0 - far, far)
-    return choose(size.compare("olt", 0.625), near, signed)
+    """To 3e-7: x P(x^2) / Q(x^2), which is 1 up to rounding at 9."""
+    x = clamp(x, -9.0, 9.0)
+    z = x * x
+    return clamp(x * horner(z, TANH_OVER) / horner(z, TANH_UNDER), -1.0, 1.0)
 
 
 def erf(x: Number) -> Number:
@@ -234,19 +254,29 @@ def softplus(x: Number) -> Number:
 
 
 def gelu(x: Number) -> Number:
-    """x * Phi(x)."""
-    return x * (erf(x * 0.7071067811865476) + 1.0) * 0.5
+    """x * Phi(x) = (x + |x|) / 2 - |x| Phi(-|x|) to 3e-7 absolutely, Phi(-t) being 1 / (2 P(t)^8).
+
+    The form is that of Abramowitz and Stegun 7.1.28; P^8 is infinite long before t is.
+    """
+    half = x * 0.5
+    size = at_most(x.unary("fabs"), 1e4)
+    p = horner(size, GELU) * size + 1.0
+    p = p * p
+    p = p * p
+    return half + half.unary("fabs") - size * 0.5 / (p * p)
 
 
 def gelu_tanh(x: Number) -> Number:
-    """The tanh approximation of gelu (arXiv 1606.08415, section 2)."""
-    inner = (x * x * x * 0.044715 + x) * 0.7978845608028654
-    return x * (tanh(inner) + 1.0) * 0.5
+    """The tanh approximation of gelu (arXiv 1606.08415, section 2): x * sigmoid(2 * inner)."""
+    inner = (x * x * 0.044715 + 1.0) * x
+    return x / (exp(inner * (-2 * 0.7978845608028654)) + 1.0)
 
 
 def mish(x: Number) -> Number:
-    """x * tanh(softplus(x))."""
-    return x * tanh(softplus(x))
+    """x * tanh(softplus(x)) = x * n / (n + 2), n = u^2 + 2u, u = e^x."""
+    u = exp(at_most(x, 30.0))
+    n = u * (u + 2.0)
+    return x * (n / (n + 2.0))
 
 
 def silu(x: Number, alpha: Number) -> Number:
@@ -261,7 +291,7 @@ def elu(x: Number, alpha: Number) -> Number:
 
 def hard_swish(x: Number) -> Number:
     """x * clip(x/6 + 1/2, 0, 1)."""
-    return x * clamp(x / 6.0 + 0.5, 0.0, 1.0)
+    return x * clamp(x * (1 / 6) + 0.5, 0.0, 1.0)
 
 
 def softsign(x: Number) -> Number:
@@ -301,10 +331,10 @@ def symbol(name: str, width: int) -> str:
     return f"graphopt_{name}_{width}"
 
 
-def define(name: str, width: int) -> str:
+def define(name: str, width: int, avx512: bool) -> str:
     """The LLVM IR of one function."""
     count, function = FUNCTIONS[name]
-    body = Body(width)
+    body = Body(width, avx512)
     args = [Number(body, f"%a{i}") for i in range(count)]
     result = function(*args)
     kind = body.type("float")
@@ -313,12 +343,17 @@ def define(name: str, width: int) -> str:
     return "\n".join([head, *body.lines, f"  ret {kind} {result.name}", "}"])
 
 
-def module(names: Sequence[str]) -> str:
+def module(names: Sequence[str], machine: Machine) -> str:
     """The LLVM IR of functions in every width, with the intrinsics they use declared."""
-    text = "\n".join(define(n, w) for n in names for w in WIDTHS)
+    avx512 = "avx512vl" in machine.cpu_features
+    text = "\n".join(define(n, w, avx512) for n in names for w in WIDTHS)
     declared: list[str] = []
     for intrinsic in ("floor", "fabs"):
         for w in WIDTHS:
             kind, suffix = Body(w).type("float"), "f32" if w == 1 else f"v{w}f32"
             declared.append(f"declare {kind} @llvm.{intrinsic}.{suffix}({kind})")
+    for w, (suffix, rest) in SCALEF.items() if avx512 else ():
+        kind = Body(w).type("float")
+        more = ", ".join(part.split()[0] for part in rest.split(", "))
+        declared.append(f"declare {kind} @{SCALE}.{suffix}({kind}, {kind}, {kind}, {more})")
     return "\n".join([*declared, text]) + "\n"

@@ -15,7 +15,7 @@ from tests.kernelcheck import check, run, runnable
 
 # The largest relative error of each function over the samples, times about 1.5.
 ACCURACY = {
-    "exp": 1.5e-7, "log": 1.5e-7, "sigmoid": 2.5e-7, "tanh": 2e-7, "erf": 1.5e-7, "softplus": 3e-7,
+    "exp": 1.5e-7, "log": 1.5e-7, "sigmoid": 2.5e-7, "tanh": 3.5e-7, "erf": 1.5e-7, "softplus": 3e-7,
     "mish": 5e-7, "silu": 3e-7, "elu": 2e-7, "softsign": 2e-7, "sqrt": 1e-7, "sin": 1e-7,
     "asinh": 3e-7, "atan": 2e-7, "cos": 1e-7,
 }  # fmt: skip
