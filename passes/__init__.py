@@ -28,4 +28,5 @@ __all__ = [
     "layout",
     "recurrent",
     "simplify",
+    "winograd",
 ]

@@ -25,7 +25,7 @@ from graphopt.ops.quant import Scaled
 from graphopt.pipeline import Context, Pass, PassResult
 
 LETTERS = "abcdef"
-CONVS = {"conv", "conv_integer", "conv_transpose"}
+CONVS = {"conv", "conv_integer", "conv_transpose", "conv_winograd"}
 POOLS = {"max_pool", "avg_pool"}
 SPATIAL = {f"reduce_{how}" for how in ("sum", "mean", "max", "min")}
 WASTED = 4.0  # times the useful products that a grouped convolution in blocks may compute
@@ -138,6 +138,8 @@ def _block(layouts: Layouts, op: Op) -> bool:
     """Let an op work in blocks if it can; packs the weights of matrix products on the way."""
     if op.kind.name == "conv_integer":
         return _convolve_integers(layouts, op)
+    if op.kind.name == "conv_winograd":
+        return _filter_tiles(layouts, op)
     if op.kind.name in CONVS and _convolve(layouts, op):
         return True
     if op.kind.name == "squeeze_excite":
@@ -203,6 +205,14 @@ def _wasted(outs: int, groups: int, block: int) -> float:
     firsts = range(0, outs, block)
     met = sum((min(f + block, outs) - 1) // per - f // per + 1 for f in firsts)
     return met * block / outs
+
+
+def _filter_tiles(layouts: Layouts, op: Op) -> bool:
+    """Minimal filtering: operand and result in blocks, which the channels fill."""
+    layouts.take(op, 0, layouts.tag(4))
+    layouts.take(op, 1, f"aBc{layouts.block}b")
+    _mark(op, layouts.tag(4))
+    return True
 
 
 def _convolve_integers(layouts: Layouts, op: Op) -> bool:

@@ -17,6 +17,7 @@ from graphopt.passes.group import Group
 from graphopt.passes.integers import Integers
 from graphopt.passes.layout import Layout
 from graphopt.passes.recurrent import Recurrent
+from graphopt.passes.winograd import Winograd
 from graphopt.pipeline import Context, Hook, Pass, run_pipeline
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle, machine
@@ -79,7 +80,7 @@ class X86(Target, name="x86"):
 
     def lowering(self) -> tuple[Pass, ...]:
         """Integers where the model is quantized, then layouts, then kernels."""
-        return (Expand(), Recurrent(), Integers(), Layout(), Group())
+        return (Expand(), Recurrent(), Integers(), Winograd(), Layout(), Group())
 
     def lower(
         self,

