@@ -1,4 +1,4 @@
-"""Writing quantization: QuantizeLinear, DequantizeLinear, ConvInteger, MatMulInteger."""
+"""Writing quantization: QuantizeLinear, DequantizeLinear, ConvInteger, MatMulInteger, Gather."""
 
 from __future__ import annotations
 
@@ -74,6 +74,17 @@ def _requantize(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
         rounded = e.temp("Add", [rounded, e.temp("Cast", [zero], to=DType.f32.onnx)])
     low, high = (e.number(float(v), DType.f32) for v in quant.limits(kind.dtype))
     e.node("Cast", [e.temp("Clip", [rounded, low, high])], outs, to=kind.dtype.onnx)
+
+
+@emits(quant.Lookup)
+def _lookup(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
+    """Gather(table, x), x as an int64; that of s8 modulo 256."""
+    index = e.temp("Cast", [ins[0]], to=DType.i64.onnx)
+    if op.operand(0).tensor.dtype is DType.i8:
+        if e.opset < 10:
+            raise NeedsOpset(10, "lookup of s8")
+        index = e.temp("Mod", [index, e.number(256, DType.i64)])
+    e.node("Gather", [ins[1], index], outs, axis=0)
 
 
 @emits(quant.ConvInteger)

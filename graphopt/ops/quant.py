@@ -7,7 +7,8 @@ holds for every target, in float32 without contraction into fused multiply-adds:
     dequantize   x = float32(q - zero) * scale                 (ONNX DequantizeLinear)
     requantize   q = saturate(round(float32(acc) * scale) + zero)
 
-`round` is half to even. The integer sums are exact in int32.
+`round` is half to even. The integer sums are exact in int32. What floats do to one 8-bit number
+between `dequantize` and `quantize` is a `lookup`, the table being the numpy meaning of those ops.
 """
 
 from __future__ import annotations
@@ -143,6 +144,28 @@ class Requantize(Scaled, name="requantize"):
         s, z = self.parameters(x, scale, zero)
         with np.errstate(over="ignore"):
             return (_saturate(np.rint(x.astype(np.float32) * s), z, self.dtype),)
+
+
+@dataclass(frozen=True)
+class Lookup(Elementwise, name="lookup"):
+    """table[x]: x u8 or s8 of any shape, as a byte (-1 is 255); table: 256 integers of 8 bits."""
+
+    operands = ("x", "table")
+
+    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+        """The shape of x, the element type of the table."""
+        x, table = tensors(*types)
+        if x.dtype not in (DType.u8, DType.i8) or table.dtype not in (DType.u8, DType.i8):
+            raise ValueError(f"looks {x.dtype} up in a table of {table.dtype}")
+        if table.shape is not None and table.shape != (256,):
+            raise ValueError(f"the table is a {table}, not of 256 integers")
+        return (TensorType(table.dtype, x.shape),)
+
+    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+        """The table's elements."""
+        x, table = arrays
+        assert x is not None and table is not None
+        return (table[x.view(np.uint8)],)
 
 
 def _integers(x: TensorType, w: TensorType) -> tuple[TensorType, TensorType]:

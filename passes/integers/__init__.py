@@ -1,9 +1,10 @@
 """integers: compute in integers what is between `dequantize` and `quantize` in a quantized model.
 
 A quantized model says what its numbers are, in floats: `quantize(relu(conv(dequantize(x),
-dequantize(w))))`. This pass says how they are computed: `requantize(conv_integer(x, w) + b)`. Float
-ops that have no integer form stay between their `dequantize` and `quantize`; where nothing needs a
-constant's integers any more, its `dequantize` is folded.
+dequantize(w))))`. This pass says how they are computed: `requantize(conv_integer(x, w) + b)`. What
+floats do to one 8-bit number becomes a table. Float ops that have no integer form stay between
+their `dequantize` and `quantize`; where nothing needs a constant's integers any more, its
+`dequantize` is folded.
 
 The sums are exact, and the scales are multiplied beforehand (in float32, as QLinearConv does), so a
 result may differ by 1 from that of floats where these round to the other side.
@@ -19,12 +20,13 @@ from graphopt.ir.core import Module
 from graphopt.passes.cse import Cse
 from graphopt.passes.integers.moves import MOVES, unsigned
 from graphopt.passes.integers.sums import SUMS
+from graphopt.passes.integers.tables import TABLES
 from graphopt.passes.integers.values import REST, VALUES
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect, PassResult
 from graphopt.rewrite import Rule, rewrite
 
-RULES = (*MOVES, *VALUES, *SUMS)
+RULES = (*MOVES, *VALUES, *SUMS, *TABLES)
 
 
 @dataclass(frozen=True)

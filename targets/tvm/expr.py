@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import tvm
 from tvm import tirx
 
 from graphopt.errors import UnsupportedError
@@ -278,6 +279,13 @@ def _dequantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
     return call("fence", cast(whole, "float32") * scale)
 
 
+def _lookup(kind: Any, x: Expr, first: Expr) -> Expr:
+    """The byte that an 8-bit number stands for in a table, whose first element is given."""
+    pointer = tvm.ir.PointerType(tvm.ir.PrimType(of(first)))
+    start = tirx.op.Call("tirx.address_of", [first], ret_ty=pointer)
+    return tirx.Cast(of(first), call("lookup", start, tirx.Cast("uint8", x)))
+
+
 exp = _pair("exp", lambda k, x: tirx.exp(x))
 log = _pair("log", lambda k, x: tirx.log(x))
 softplus = _pair("softplus", _softplus64)
@@ -355,6 +363,7 @@ RULES: dict[str, Callable[..., Expr]] = {
     "quantize": _quantize,
     "requantize": _requantize,
     "dequantize": _dequantize,
+    "lookup": _lookup,
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import tablemath
 from graphopt.targets.tvm.vecmath import WIDTHS, Body, symbol
 
 VNNI = {16: "512", 8: "256", 4: "128"}  # lanes: bits, in the names of the dot product's intrinsics
@@ -17,7 +18,10 @@ LOW_BYTES = str(0x00FF00FF)  # bytes 0 and 2 of a word
 
 @dataclass(frozen=True)
 class Function:
-    """A function: the scalar types of its result and operands (as LLVM names them), its body."""
+    """A function: the scalar types of its result and operands (as LLVM names them), its body.
+
+    A `ptr` is the same for all lanes.
+    """
 
     result: str
     operands: tuple[str, ...]
@@ -126,6 +130,7 @@ def _suffix(width: int) -> str:
 
 
 FUNCTIONS = {
+    "lookup": Function("i8", ("ptr", "i8"), tablemath.look_up, tablemath.declare),
     "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),
     "saturate": Function("i32", ("float", "float", "float"), _saturate, _declare_saturate),
     "fence": Function("float", ("float",), _fence, _declare_fence),
@@ -136,7 +141,8 @@ def define(name: str, width: int, machine: Machine) -> str:
     """The LLVM IR of one function, for a vector width."""
     f, body = FUNCTIONS[name], Body(width)
     result, kind = f.body(body, machine), body.type(f.result)
-    given = ", ".join(f"{body.type(t)} %a{i}" for i, t in enumerate(f.operands))
+    types = ("ptr" if t == "ptr" else body.type(t) for t in f.operands)
+    given = ", ".join(f"{t} %a{i}" for i, t in enumerate(types))
     head = f"define internal {kind} @{symbol(name, width)}({given}) alwaysinline {{"
     return "\n".join([head, *body.lines, f"  ret {kind} {result}", "}"])
 

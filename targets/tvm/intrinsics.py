@@ -16,7 +16,7 @@ from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import intmath, vecmath
 
 Expr = Any
-DTYPES = {"i32": "int32", "float": "float32"}  # of LLVM's scalar types
+DTYPES = {"i8": "uint8", "i32": "int32", "float": "float32"}  # of LLVM's scalar types
 used: dict[str, None] = {}  # functions called since `start`, in order
 
 

@@ -206,8 +206,7 @@ class Region:
         table = self.tensors.get(op.operand(1))
         if table is None:
             raise UnsupportedError("a table inside a region")
-        found = expr.look_up(table(ZERO), self.at(op.operand(0), index))
-        return tirx.Cast(expr.tvm_dtype(static(op.result).dtype), found)
+        return expr.scalar(op.kind, [self.at(op.operand(0), index), table(ZERO)])
 
     def _scaled(self, op: Op, kind: Scaled, index: Index) -> Iterator[Expr]:
         """x, its scale and zero point: scalars, or of the index along the axis."""

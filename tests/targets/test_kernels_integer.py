@@ -138,3 +138,28 @@ def test_residual_in_floats_between_integers(name: str) -> None:
     arrays = numbers(text)
     arrays[2], arrays[4] = np.array(0.0237, np.float32), np.array(0.0113, np.float32)
     check(text, name, arrays=arrays, tolerance=0)
+
+
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("shape", ["4,64", "3,5,7", "1,24,5,7:aBcd{}b", "2,32,3,3:aBcd{}b", "9", ""])
+@pytest.mark.parametrize(("x", "y"), [("u8", "u8"), ("i8", "u8"), ("u8", "i8")])
+def test_bytes_looked_up(x: str, y: str, shape: str, name: str) -> None:
+    """All 256, in whatever width the kernel is."""
+    t = f"[{shape.format(block(name))}]"
+    text = f"""graph @k(%x: {x}{t}, %t: {y}[256]) {{
+      %y = lookup(%x, %t) : {y}{t}
+      return(%y)
+    }}"""
+    check(text, name, arrays=numbers(text))
+
+
+@pytest.mark.parametrize("name", runnable())
+def test_table_after_requantization(name: str) -> None:
+    b = block(name)
+    text = f"""graph @k(%a: u8[9,32], %b: i8[32,48:BA{b}b4a], %s: f32[], %z: u8[], %t: u8[256]) {{
+      %c = matmul_integer(%a, %b) : i32[9,48]
+      %q = requantize(%c, %s, %z) {{dtype=u8,axis=1}} : u8[9,48]
+      %y = lookup(%q, %t) : u8[9,48]
+      return(%y)
+    }}"""
+    check(text, name, arrays=numbers(text))
