@@ -60,11 +60,31 @@ class Group(Pass, name="group"):
 
 
 def is_view(op: Op) -> bool:
-    """Whether the op only gives dense memory another shape."""
+    """Whether the op only gives memory another shape."""
+    if isinstance(op.kind, Reorder):
+        return _in_order(op.operand(0)) and _in_order(op.result)
     if not isinstance(op.kind, VIEWS):
         return False
     types = [op.operand(0).type, op.result.type]
     return all(isinstance(t, TensorType) and t.static is not None and not t.layout for t in types)
+
+
+def _in_order(value: Value) -> bool:
+    """Whether a layout keeps the elements in the order of the dense tensor, without padding.
+
+    So blocks of channels do where everything within a channel has size 1.
+    """
+    t = value.type
+    if not isinstance(t, TensorType) or t.static is None:
+        return False
+    if not t.layout:
+        return True
+    layout, shape = parse_layout(t.layout), t.static
+    split = [a for a in range(len(shape)) if layout.block(a) > 1]
+    if len(split) != 1 or len(layout.blocks) != 1 or list(layout.order) != sorted(layout.order):
+        return False
+    (axis,) = split
+    return shape[axis] % layout.block(axis) == 0 and all(d == 1 for d in shape[axis + 1 :])
 
 
 def is_constant(value: Value) -> bool:

@@ -195,3 +195,16 @@ def test_the_operand_of_a_convolution_is_not_written_over() -> None:
       %c = conv(%b, %w) {CONV} @ "c"
       return(%c) {{names=[y]}} }}""")
     assert buffer(program, "a").place != buffer(program, "b").place
+
+
+def test_a_reorder_that_moves_nothing_is_a_view() -> None:
+    text = """graph @g(%x: f32[2,{c},4,4:aBcd16b]) {{
+      %m = reduce_mean(%x) {{axes=[2,3]}} : f32[2,{c},1,1:aBcd16b]
+      %d = reorder(%m) : f32[2,{c},1,1]
+      %y = sigmoid(%d) @ "y"
+      return(%y) {{names=[y]}} }}"""
+    _, program = lowered(text.format(c=32))
+    assert len(program.steps) == 2
+    assert buffer(program, "m").place == buffer(program, "d").place
+    _, program = lowered(text.format(c=24))  # whose last block has padding
+    assert program.steps[-1].ops == ("reorder", "sigmoid")
