@@ -20,6 +20,7 @@ from graphopt.ops.linalg import Attention, Gemm
 from graphopt.ops.movement import Gather, Slice, Split
 from graphopt.ops.nn import LRN, Conv, ConvTranspose, Pool
 from graphopt.ops.reduce import ArgReduce, Reduce
+from graphopt.ops.winograd import REACH, TILE, ConvWinograd
 
 # Operations an element of the operand: a softmax takes the maximum, subtracts it, takes the
 # exponential, sums and divides; a layer norm sums, subtracts, squares and sums, divides, scales;
@@ -77,6 +78,17 @@ def work(op: Op, constant: Callable[[Value], bool]) -> Work:
     return Work(flops(op), data, weights, _unit(op))
 
 
+def _filtering(op: Op) -> int:
+    """The products of minimal filtering, and what its transforms add: some 6 ops a number."""
+    (n, m, *out), c = _shape(op.results[0]), _shape(op.operands[0])[1]
+    tiles = n * math.prod(-(-s // TILE) for s in out) * REACH**2
+    return 2 * tiles * c * m + 6 * tiles * (c + m) + (n * m * math.prod(out) if op.operands[2] else 0)
+
+
+def _shape(value: Value | None) -> tuple[int, ...]:
+    return (value.tensor.static if value else None) or (0, 0, 0, 0)
+
+
 def flops(op: Op) -> int:
     """Arithmetic operations of an op, its regions included (see `Work`)."""
     if op.regions:
@@ -86,6 +98,8 @@ def flops(op: Op) -> int:
     match op.kind:
         case Conv() | ConvTranspose() | Gemm():
             return 2 * macs(op) + (result if op.operands[2] else 0)
+        case ConvWinograd():
+            return _filtering(op)
         case Attention():
             return 2 * macs(op) + _SCORE * _scores(op)
         case Pool(kernel=window):

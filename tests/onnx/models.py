@@ -426,4 +426,24 @@ INDEXED = [
         "TopK", {"x": INTS}, {"k": ints(2)}, {"axis": 1, "largest": 0}, outputs=["y", "z"])),
 ]  # fmt: skip
 
-CASES = [*UNARY, *BINARY, *VARIADIC, *MOVEMENT, *REDUCE, *CONV, *NN, *RESIZE, *INDEXED]
+SCALE, SCALES = np.array(0.02, np.float32), np.array([0.02, 0.01, 0.05], np.float32)
+ZERO, ZEROS = np.array(7, np.uint8), np.array([3, 0, 250], np.uint8)
+BYTES = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+FILTERS = np.arange(-27, 27, dtype=np.int8).reshape(2, 3, 3, 3)
+QUANTIZED = [
+    _case("QuantizeLinear", 10, "quantize", lambda _: Node("QuantizeLinear", {"x": X}, {"s": SCALE, "z": ZERO})),
+    _case("QuantizeLinear to s8, by channel", 13, "quantize", lambda _: Node(
+        "QuantizeLinear", {"x": X}, {"s": SCALES, "z": ZEROS.astype(np.int8)}, {"axis": 1})),
+    _case("DequantizeLinear", 10, "dequantize", lambda _: Node(
+        "DequantizeLinear", {"x": BYTES}, {"s": SCALE, "z": ZERO})),
+    _case("DequantizeLinear of sums", 13, "dequantize", lambda _: Node(
+        "DequantizeLinear", {"x": BYTES.astype(np.int32)}, {"s": SCALES})),
+    _case("QLinearConv", 10, "dequantize conv quantize", lambda _: Node(
+        "QLinearConv", {"x": BYTES}, {"xs": SCALE, "xz": ZERO, "w": FILTERS, "ws": SCALE, "wz": np.int8(0), "ys": SCALE,
+                                      "yz": ZERO}, {"pads": (1, 1, 1, 1)})),
+    _case("QLinearMatMul", 10, "dequantize matmul quantize", lambda _: Node(
+        "QLinearMatMul", {"a": BYTES}, {"as": SCALE, "az": ZERO, "b": FILTERS[0, 0].repeat(5, 0)[:5], "bs": SCALE,
+                                        "bz": np.int8(0), "ys": np.float32(0.3), "yz": ZERO})),
+]  # fmt: skip
+
+CASES = [*UNARY, *BINARY, *VARIADIC, *MOVEMENT, *REDUCE, *CONV, *NN, *RESIZE, *INDEXED, *QUANTIZED]

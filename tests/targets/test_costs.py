@@ -22,7 +22,7 @@ from graphopt.targets.roofline import Roofline
 from graphopt.targets.x86 import X86
 
 ROOF = Roofline("a CPU", 1, {"f32": 100.0}, ((1 << 14, 100.0), (1 << 28, 10.0)))
-CONV = Conv(strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1), group=1)
+CONV = Conv(strides=(1, 1), pads=(2, 2, 2, 2), dilations=(1, 1), group=1)
 
 
 def f32(*shape: int) -> TensorType:
@@ -30,8 +30,8 @@ def f32(*shape: int) -> TensorType:
 
 
 def conv(outputs: int) -> Graph:
-    """A 3x3 convolution of 16 channels on 12x12 pixels."""
-    return graph_with(CONV, [f32(1, 16, 12, 12), f32(outputs, 16, 3, 3), f32(outputs)], (1, 2))
+    """A 5x5 convolution of 16 channels on 12x12 pixels."""
+    return graph_with(CONV, [f32(1, 16, 12, 12), f32(outputs, 16, 5, 5), f32(outputs)], (1, 2))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_price_is_modelled_until_the_kernel_is_measured(
     assert found.measured == found.seconds
     (row,) = (r for r in costs.rows.values() if r.family == "conv")
     assert found.seconds == pytest.approx(1e-6 * row.us)
-    assert row.flops == 2 * 32 * 144 * 16 * 9 + 32 * 144
+    assert row.flops == 2 * 32 * 144 * 16 * 25 + 32 * 144
     again = TargetCosts(X86(), 1, database=Database(1, tmp_path / "costs.sqlite"))
     assert again.price(conv(32)) == found
 
