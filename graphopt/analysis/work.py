@@ -82,7 +82,8 @@ def _filtering(op: Op) -> int:
     """The products of minimal filtering, and what its transforms add: some 6 ops a number."""
     (n, m, *out), c = _shape(op.results[0]), _shape(op.operands[0])[1]
     tiles = n * math.prod(-(-s // TILE) for s in out) * REACH**2
-    return 2 * tiles * c * m + 6 * tiles * (c + m) + (n * m * math.prod(out) if op.operands[2] else 0)
+    bias = n * m * math.prod(out) if op.operands[2] else 0
+    return 2 * tiles * c * m + 6 * tiles * (c + m) + bias
 
 
 def _shape(value: Value | None) -> tuple[int, ...]:
