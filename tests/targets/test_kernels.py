@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.kernelcheck import block, check, runnable
@@ -178,3 +179,14 @@ def test_attention(q: str, k: str, v: str, mask: str, name: str) -> None:
     check(f"""graph @k(%q: f32[{q}], %k: f32[{k}], %v: f32[{v}]{extra}) {{
       %y = attention(%q, %k, %v{use}) {{scale=0.125}} : f32[{shape}]
       return(%y) }}""", name)
+
+
+@pytest.mark.parametrize("name", runnable())
+def test_attention_to_nothing_but_what_a_mask_leaves(name: str) -> None:
+    """A mask of -inf leaves weights of exactly 0, whatever v holds there."""
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.standard_normal((2, 19, 16)).astype(np.float32) for _ in range(3))
+    mask = np.triu(np.full((19, 19), -np.inf, np.float32), 1)
+    check("""graph @k(%q: f32[2,19,16], %k: f32[2,19,16], %v: f32[2,19,16], %m: f32[19,19]) {
+      %y = attention(%q, %k, %v, %m) {scale=0.25} : f32[2,19,16]
+      return(%y) }""", name, arrays=[q, k, v, mask])

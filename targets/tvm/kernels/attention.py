@@ -1,106 +1,214 @@
 # pyright: basic
 # TVM ships no types.
-"""Attention: softmax(q k^T * scale + mask) v, as two tiled products with the softmax between.
+"""Attention: softmax(q k^T * scale + mask) v, a band of rows at a time.
 
-The scores of the whole call are held in memory, [batch, T, S]; a streaming form (arXiv 2205.14135)
-would keep them in the cache for long sequences.
+The scores of a band, [rows, S], stay in the cache between the two products. Columns past S are
+-inf, so that whole vectors can be taken; the sum divides the result, which is shorter than the
+weights. A streaming form (arXiv 2205.14135) would also cut S, for long sequences.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
+from tvm import te, tirx
 
 from graphopt.ir.core import Op
-from graphopt.targets.tvm import expr, loops, rows
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import expr, loops
 from graphopt.targets.tvm.kernels import matmul
-from graphopt.targets.tvm.region import Region, broadcast, shape_of
+from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Expr = Any
+BAND = 32  # rows of a band, at most
+STAGES = ("scores", "top_part", "top", "e", "total_part", "total", "anchor")  # of a band
 
 
-def shapes(op: Op) -> tuple[matmul.Shape, matmul.Shape]:
-    """The two products: [T, D] x [D, S] and [T, S] x [S, E], by batch."""
+@dataclass(frozen=True)
+class Plan:
+    """The two products, [T, D] x [D, S] and [T, S] x [S, E] by batch, their tiles, and the band."""
+
+    first: matmul.Shape
+    second: matmul.Shape
+    tiles: tuple[matmul.Knobs, matmul.Knobs]
+    band: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that are computed: whole bands."""
+        return -(-self.first.m // self.band) * self.band
+
+    @property
+    def panels(self) -> int:
+        """Vectors of a row of scores, computed ones that aren't needed among them."""
+        return matmul.padded_panels(self.first, self.tiles[0])
+
+
+def plan(op: Op, machine: Machine) -> Plan:
+    """The tiles that are the best by rule for each product, in bands that waste few rows."""
     q, k, v = (shape_of(op.operand(i)) for i in range(3))
     batch = shape_of(op.result)[:-2]
     first = matmul.Shape(batch, q[-2], k[-2], q[-1], False, True, False)
-    return first, matmul.Shape(batch, q[-2], v[-1], k[-2], False, False, False)
+    second = matmul.Shape(batch, q[-2], v[-1], k[-2], False, False, False)
+    choices = [matmul.choose(s, machine) for s in (first, second)]
+
+    def rank(band: int, which: int) -> tuple[int, matmul.Knobs]:
+        fitting = [(i, k) for i, k in enumerate(choices[which]) if band % k.rows == 0]
+        return min(fitting, key=lambda found: found[0], default=(len(choices[which]), ONE_ROW))
+
+    def cost(band: int) -> float:
+        waste = -(-q[-2] // band) * band / q[-2]
+        return waste * (1 + 0.02 * (rank(band, 0)[0] + rank(band, 1)[0])) + 0.5 / band
+
+    band = min(range(1, BAND + 1), key=cost)
+    return Plan(first, second, (rank(band, 0)[1], rank(band, 1)[1]), band)
 
 
-def compute(region: Region, op: Op) -> tuple[matmul.Knobs, matmul.Knobs]:
-    """Bind the op's result to the stages kt, scores, top, e, total, vp, anchor."""
-    first, second = shapes(op)
-    knobs = matmul.choose(first, region.machine)[0], matmul.choose(second, region.machine)[0]
-    q, k, v = (op.operand(i) for i in range(3))
-    kind: Any = op.kind
+def compute(region: Region, op: Op, p: Plan) -> None:
+    """Bind the op's result to the stages of a band, after `kt`, and `vp` if v isn't in panels."""
+    q, k = op.operand(0), op.operand(1)
+    lanes = p.tiles[0].lanes
 
     def query(batch: list[Expr], m: Expr, d: Expr) -> Expr:
-        return region.at(q, [*_lead(q, batch, first), m, d])
+        return region.at(q, [*_lead(shape_of(q), batch, p), m, d])
 
-    def key(batch: list[Expr], d: Expr, n: Expr) -> Expr:
-        return region.at(k, [*batch, n, d])
+    kt = matmul.panels(region, "kt", p.first, p.tiles[0], shape_of(k)[:-2],
+                       lambda batch, d, n: region.at(k, [*batch, n, d]))  # fmt: skip
+    scores = matmul.product(region, "scores", p.first, p.tiles[0], query, kt, p.rows)
+    e, total = softmax(region, p, lambda at: score(region, op, p, scores, at))
+    y = matmul.product(
+        region, "anchor", p.second, p.tiles[1],
+        lambda batch, m, s: e(*batch, m, tirx.floordiv(s, lanes), tirx.floormod(s, lanes)),
+        values(region, op, p), p.rows,
+    )  # fmt: skip
 
-    kt = matmul.panels(region, "kt", first, knobs[0], shape_of(k)[:-2], key)
-    scores = matmul.product(region, "scores", first, knobs[0], query, kt)
+    def read(at: Any) -> Expr:
+        *row, column = at
+        value = y(*row, tirx.floordiv(column, lanes), tirx.floormod(column, lanes))
+        return value / total(*row)
 
-    def score(at: Any) -> Expr:
-        *batch, t, s = at
-        lanes = knobs[0].lanes
-        found = scores(*batch, t, tirx.floordiv(s, lanes), tirx.floormod(s, lanes))
-        found = found * tirx.const(kind.scale, "float32")
-        mask = op.operands[3]
-        if mask is None:
-            return found
-        whole = (*first.batch, first.m, first.n)
-        return found + region.at(mask, broadcast(list(at), shape_of(mask), whole))
-
-    weights = softmax(region, (*first.batch, first.m, first.n), score)
-    vp = matmul.panels(region, "vp", second, knobs[1], shape_of(v)[:-2],
-                       lambda batch, s, e: region.at(v, [*batch, s, e]))  # fmt: skip
-    y = matmul.product(region, "anchor", second, knobs[1],
-                       lambda batch, m, s: weights([*batch, m, s]), vp)  # fmt: skip
-    lanes = knobs[1].lanes
-    region.bind(op.result, lambda at: y(*at[:-1], tirx.floordiv(at[-1], lanes),
-                                        tirx.floormod(at[-1], lanes)))  # fmt: skip
-    return knobs
+    region.bind(op.result, read)
 
 
-def softmax(region: Region, shape: tuple[int, ...], score: Any) -> Any:
-    """A reader of the stage `p`: the softmax of the scores over their last axis."""
-    axis = len(shape) - 1
-    top = rows.reduce(region, "top", shape, [axis], score, rows.LARGEST, axis)
-    e = region.compute(shape, lambda *at: expr.exp(None, score(at) - top(at[:-1])), "e")
-    total = rows.reduce(region, "total", shape, [axis], lambda at: e(*at), rows.SUM, axis)
-    p = region.compute(shape, lambda *at: e(*at) / total(at[:-1]), "p")
-    return lambda at: p(*at)
+def score(region: Region, op: Op, p: Plan, scores: Any, at: list[Expr]) -> Expr:
+    """The scaled, masked score at [batch.., row, panel, lane]."""
+    kind: Any = op.kind
+    *batch, m, panel, lane = at
+    found = scores(*at) * tirx.const(kind.scale, "float32")
+    column = panel * p.tiles[0].lanes + lane
+    mask = op.operands[3]
+    if mask is not None:
+        last = (tirx.const(d - 1, "int32") for d in (p.first.m, p.first.n))
+        inside = [tirx.min(i, end) for i, end in zip((m, column), last, strict=True)]
+        whole = (*p.first.batch, p.first.m, p.first.n)
+        found = found + region.at(mask, broadcast([*batch, *inside], shape_of(mask), whole))
+    if p.panels * p.tiles[0].lanes == p.first.n:
+        return found
+    return tirx.Select(column < p.first.n, found, tirx.const(float("-inf"), "float32"))
 
 
-def _lead(value: Any, batch: list[Expr], s: matmul.Shape) -> list[Expr]:
-    own = shape_of(value)[:-2]
-    return broadcast(batch, own, s.batch) if own else []
+def softmax(region: Region, p: Plan, element: Callable[[list[Expr]], Expr]) -> tuple[Any, Any]:
+    """The stages `e`, the exponentials less their row's largest, and `total`, their sums."""
+    lanes, outs = p.tiles[0].lanes, (*p.first.batch, p.rows)
+
+    def across(name: str, reducer: Any, pair: Any, of: Callable[[list[Expr]], Expr]) -> Any:
+        panel = region.reduce_axis(p.panels, f"{name}_panel")
+        part = region.compute(
+            (*outs, lanes), lambda *at: reducer(of([*at[:-1], panel.var, at[-1]]), axis=[panel]),
+            f"{name}_part",
+        )  # fmt: skip
+        return region.compute(outs, lambda *at: _tree(pair, [part(*at, i) for i in range(lanes)]),
+                              name)  # fmt: skip
+
+    top = across("top", te.max, tirx.max, element)
+    whole = (*outs, p.panels, lanes)
+    e = region.compute(whole, lambda *at: expr.exp(None, element(list(at)) - top(*at[:-2])), "e")
+    return e, across("total", te.sum, lambda a, b: a + b, lambda at: e(*at))
+
+
+def _tree(pair: Callable[[Expr, Expr], Expr], items: list[Expr]) -> Expr:
+    """The items combined two by two: short chains, which run side by side."""
+    if len(items) == 1:
+        return items[0]
+    half = len(items) // 2
+    return pair(_tree(pair, items[:half]), _tree(pair, items[half:]))
+
+
+def values(region: Region, op: Op, p: Plan) -> Any:
+    """A reader v(batch, panel, s, lane): of v itself if its rows are whole panels, else of `vp`."""
+    v, k = op.operand(2), p.tiles[1]
+    if p.second.n % k.lanes or static(v).layout or v not in region.tensors:
+        return matmul.panels(region, "vp", p.second, k, shape_of(v)[:-2],
+                             lambda batch, s, e: region.at(v, [*batch, s, e]))  # fmt: skip
+    return lambda batch, panel, s, lane: region.at(
+        v, [*_lead(shape_of(v), batch, p), s, panel * k.lanes + lane]
+    )
+
+
+def _lead(own: tuple[int, ...], batch: list[Expr], p: Plan) -> list[Expr]:
+    return broadcast(batch, own[:-2], p.first.batch) if len(own) > 2 else []
+
+
+def apply(region: Region, p: Plan) -> Any:
+    """Schedule: packing first, then bands in parallel, each with all of its stages."""
+    (output,) = region.graph.outputs
+    stage = region.store(output, "out0")
+    sch = loops.schedule(region.primfunc([stage]))
+    for name in ("kt", "vp"):
+        if name in region.stages:
+            loops.padding_stage(sch, sch.get_sblock(name), region.machine, vector=name == "vp")
+    kept = {n: sch.cache_write(sch.get_sblock(n), 0, "local") for n in ("scores", "anchor")}
+    *batch, row, column = sch.get_loops(sch.get_sblock("out0"))
+    band, _ = sch.split(row, [None, p.band])
+    outer = sch.fuse(*batch, band)
+    tiles: dict[str, list[Any]] = {}
+    for name in reversed(STAGES):
+        block = sch.get_sblock(name)
+        sch.compute_at(kept.get(name, block), outer, preserve_unit_loops=True)
+        if name in kept:
+            tiles[name] = _tile(sch, block, kept[name], p.tiles[name == "anchor"])
+    if loops.parallel_worth(p.first.macs + p.second.macs) and loops.extent(sch, outer) > 1:
+        sch.parallel(outer)
+    for name, (mi, pi, lane) in tiles.items():
+        matmul.registers(sch, sch.get_sblock(name), outer=len(sch.get_loops(kept[name])) - 3)
+        sch.unroll(mi)
+        sch.unroll(pi)
+        sch.vectorize(lane)
+    for name in ("top_part", "total_part"):
+        _lanes(sch, sch.get_sblock(name))
+    sch.vectorize(sch.get_loops(sch.get_sblock("e"))[-1])
+    loops.vectorize_inner(sch, column, region.machine.lanes)
+    return sch.mod["main"]
+
+
+def _tile(sch: Any, y: Any, kept: Any, k: matmul.Knobs) -> list[Any]:
+    """Tile the copy of a product in its band, and compute the product in its tiles."""
+    _, *batch, m, p, lane = sch.get_loops(kept)
+    mo, mi = sch.split(m, [None, k.rows])
+    po, pi = sch.split(p, [None, k.panels])
+    sch.reorder(*batch, mo, po, mi, pi, lane)
+    sch.compute_at(y, po, preserve_unit_loops=True)
+    return [mi, pi, lane]
+
+
+def _lanes(sch: Any, block: Any) -> None:
+    """A reduction over panels, lane by lane."""
+    lane, panel = sch.get_loops(block)[-2:]
+    sch.reorder(panel, lane)
+    sch.vectorize(lane)
+    init = sch.decompose_reduction(block, panel)
+    sch.vectorize(sch.get_loops(init)[-1])
+
+
+ONE_ROW = matmul.Knobs(1, 1, 1)
 
 
 def build(region: Region) -> Any:
     """The scheduled function of an attention and its epilogue."""
     op = region.anchor
     assert op is not None
-    knobs = compute(region, op)
-    (output,) = region.graph.outputs
-    stages = [n for n in region.stages if n not in ("scores", "anchor")]
-    stage = region.store(output, "out0")
-    sch = loops.schedule(region.primfunc([stage]))
-    for name in stages:
-        block = sch.get_sblock(name)
-        size = 8 * math.prod(loops.extent(sch, loop) for loop in sch.get_loops(block))
-        if name in ("kt", "vp", "e", "p"):
-            loops.simple_stage(sch, block, region.machine, work=size, vector=name in ("e", "p"))
-        else:
-            loops.reduction_stage(sch, block, region.machine, work=size)
-    for name, s, k in zip(("scores", "anchor"), shapes(op), knobs, strict=True):
-        parallel = loops.parallel_worth(s.macs)
-        matmul.product_tiles(sch, s, k, region.machine, parallel=parallel, name=name)
-    size = 4 * math.prod(shape_of(output))
-    loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=size)
-    return sch.mod["main"]
+    p = plan(op, region.machine)
+    compute(region, op, p)
+    return apply(region, p)

@@ -109,9 +109,14 @@ def padded_panels(s: Shape, k: Knobs) -> int:
     return -(-s.n // (k.lanes * k.panels)) * k.panels
 
 
-def product(region: Region, name: str, s: Shape, k: Knobs, a: Any, b: Any) -> Any:
-    """A stage [batch.., rows, panels, lanes]: the product of a(batch, m, k), b(batch, p, k, l)."""
-    rows = -(-s.m // k.rows) * k.rows
+def product(
+    region: Region, name: str, s: Shape, k: Knobs, a: Any, b: Any, rows: int | None = None
+) -> Any:
+    """A stage [batch.., rows, panels, lanes]: the product of a(batch, m, k), b(batch, p, k, l).
+
+    `rows` is at least m, a multiple of a tile's; None: the least such.
+    """
+    rows = rows or -(-s.m // k.rows) * k.rows
     kk = region.reduce_axis(s.k, f"{name}_k")
 
     def body(*at: Any) -> Any:
@@ -259,14 +264,14 @@ def fused_tiles(sch: Any, s: Shape, k: Knobs, machine: Machine, *, parallel: boo
     sch.compute_at(y, order[1], preserve_unit_loops=True)
     if parallel and loops.extent(sch, fused) > 1:
         sch.parallel(fused)
-    _registers(sch, y, outer=2)
+    registers(sch, y, outer=2)
     sch.set_scope(sch.get_sblock("anchor_update"), 0, "local")
     sch.vectorize(lane)
     for loop in (mi, pi):
         sch.unroll(loop)
 
 
-def _registers(sch: Any, y: Any, outer: int) -> None:
+def registers(sch: Any, y: Any, outer: int) -> None:
     """Put the reduction outside an unrolled, vectorized tile that starts below `outer` loops."""
     every = sch.get_loops(y)
     reduce, space = every[-1], every[outer:-1]
@@ -301,7 +306,7 @@ def product_tiles(
     fused = sch.fuse(*batch, *order)
     if parallel and loops.extent(sch, fused) > 1:
         sch.parallel(fused)
-    _registers(sch, y, outer=1)
+    registers(sch, y, outer=1)
     for loop in (mi, pi):
         sch.unroll(loop)
     sch.vectorize(lane)
