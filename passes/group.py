@@ -87,6 +87,18 @@ def _in_order(value: Value) -> bool:
     return shape[axis] % layout.block(axis) == 0 and all(d == 1 for d in shape[axis + 1 :])
 
 
+def same_memory(op: Op) -> bool:
+    """Whether a reorder moves nothing: whole blocks of channels, of one pixel each."""
+    old, new = op.operand(0).tensor, op.result.tensor
+    shape = old.static
+    if shape is None or len(shape) < 3 or any(d != 1 for d in shape[2:]):
+        return False
+    tags = [tag for tag in (old.layout, new.layout) if tag]
+    blocked = [parse_layout(tag) for tag in tags]
+    plain = all(b.order == tuple(range(len(shape))) and len(b.blocks) == 1 for b in blocked)
+    return plain and all(b.blocks[0][0] == 1 and shape[1] % b.block(1) == 0 for b in blocked)
+
+
 def is_constant(value: Value) -> bool:
     """Whether a value is known at compile time: a constant, or one in another layout."""
     op = value.op

@@ -1,8 +1,9 @@
 """layout: store convolutional activations in channel blocks and pack weights for the kernels.
 
 Convolutions whose channels fill blocks run in `aBcd16b` (16 the vector width), and what can follow
-in that layout does: elementwise ops, pools, spatial means, resizes, spatial pads, concatenations of
-whole blocks. Everything else stays dense. A `reorder` stands at each boundary, and before each
+in that layout does: elementwise ops, pools, response normalisations, spatial means, resizes,
+spatial pads, concatenations of whole blocks. Everything else stays dense, and so do fewer channels
+than a block that nothing wants in blocks. A `reorder` stands at each boundary, and before each
 weight: lowering packs a reordered constant when it compiles.
 
 Why it is exact: a layout is where elements are stored, not what they are. Padded lanes of a blocked
@@ -195,8 +196,20 @@ def _convolve(layouts: Layouts, op: Op) -> bool:
         layouts.take(op, 1, f"AB{rest}{block}b{block}a")
     if op.operands[2] is not None and y[1] % block:
         layouts.take(op, 2, f"A{block}a")
-    _mark(op, layouts.tag(rank))
+    if y[1] >= block or w[1] == 1 or _wants_blocks(op.result):
+        _mark(op, layouts.tag(rank))
     return True
+
+
+def _wants_blocks(value: Value) -> bool:
+    """Whether anything that reads a value, or an element-wise function of it, is in blocks."""
+    for user in (use.op for use in value.uses):
+        name = user.kind.name
+        if name in CONVS | POOLS | SPATIAL | {"resize", "lrn", "pad", "concat", "batch_norm"}:
+            return True
+        if isinstance(user.kind, Elementwise) and _wants_blocks(user.result):
+            return True
+    return False
 
 
 def _wasted(outs: int, groups: int, block: int) -> float:
@@ -291,7 +304,7 @@ def _follow(layouts: Layouts, op: Op) -> bool:
         return False
     can = (
         name in POOLS
-        or name == "resize"
+        or name in ("resize", "lrn")
         or (name == "batch_norm" and shape[1] % layouts.block == 0)
         or (name in SPATIAL and _spatial_mean(op, len(shape)))
         or (name == "pad" and _spatial_pad(op, len(shape)))

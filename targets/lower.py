@@ -22,6 +22,7 @@ from graphopt.ir.data import Data
 from graphopt.ir.layout import pack, physical_shape
 from graphopt.ir.printer import Printer
 from graphopt.ir.types import Array, DType, TensorType
+from graphopt.ops.movement import Reorder
 from graphopt.passes.group import is_constant, is_view
 from graphopt.targets.memory import Lifetime, plan
 from graphopt.targets.program import (
@@ -180,7 +181,7 @@ class _Lowering:
     def fallback(self, ops: list[Op]) -> FallbackCall:
         """A segment of ops, with the views between them, as a model of its own."""
         makers = {v.op for op in ops for v in op.operands if v and v.op}
-        near = {op for op in makers if _silent(op) and not isinstance(op.kind, Const)}
+        near = {op for op in makers if _silent(op) and not isinstance(op.kind, Const | Reorder)}
         every = sorted({*ops, *near}, key=self.order.__getitem__)
         graph, inputs, outputs = extract(every, "segment")
         for i, arg in enumerate(graph.args):

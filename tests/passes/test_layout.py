@@ -48,6 +48,33 @@ def test_a_network_stays_in_blocks() -> None:
     assert all(tags[n] == "" for n in "mqysw")
 
 
+def test_response_normalisation_stays_in_blocks() -> None:
+    tags = laid_out(f"""graph @main(%x: f32[1,3,8,8]) {{
+      %w = const rand 1 : f32[20,3,3,3]
+      %c = conv(%x, %w) {CONV}
+      %l = lrn(%c) {{size=5}}
+      %v = const rand 2 : f32[20,20,1,1]
+      %d = conv(%l, %v) {ONE}
+      return(%d)
+    }}""")
+    assert {tags[n] for n in "cld"} == {"aBcd16b"}
+
+
+def test_few_channels_that_nothing_wants_in_blocks_are_written_dense() -> None:
+    text = """graph @main(%x: f32[1,32,8,8]) {{
+      %w = const rand 1 : f32[3,32,1,1]
+      %b = const rand 2 : f32[3]
+      %c = conv(%x, %w, %b) {one}
+      %s = sigmoid(%c)
+      {last}
+    }}"""
+    tags = laid_out(text.format(one=ONE, last="return(%s)"))
+    assert (tags["c"], tags["s"]) == ("", "")
+    pool = "{kernel=[2,2],strides=[2,2],pads=[0,0,0,0],dilations=[1,1]}"
+    tags = laid_out(text.format(one=ONE, last=f"%p = max_pool(%s) {pool}\n return(%p)"))
+    assert {tags[n] for n in "csp"} == {"aBcd16b"}
+
+
 def test_a_global_pool_that_drops_its_axes_reads_blocks() -> None:
     module = parse(f"""graph @main(%x: f32[1,32,8,8]) {{
       %w = const rand 1 : f32[32,32,3,3]

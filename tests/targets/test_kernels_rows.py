@@ -10,14 +10,21 @@ import pytest
 from tests.kernelcheck import block, check, runnable
 
 KINDS = ["sum", "mean", "max", "min", "prod", "l1", "l2", "sum_square", "log_sum_exp"]
-SHAPES = [((4, 70), (1,), True), ((4, 5, 6), (0, 2), False), ((7, 32), (0,), True), ((3, 300), (0, 1), False)]
+SHAPES = [
+    ((4, 70), (1,), True),
+    ((4, 5, 6), (0, 2), False),
+    ((7, 32), (0,), True),
+    ((3, 300), (0, 1), False),
+]
 
 
 def dims(shape: tuple[int, ...]) -> str:
     return ",".join(map(str, shape))
 
 
-def reduction(kind: str, shape: tuple[int, ...], axes: tuple[int, ...], keep: bool, dtype: str = "f32") -> str:
+def reduction(
+    kind: str, shape: tuple[int, ...], axes: tuple[int, ...], keep: bool, dtype: str = "f32"
+) -> str:
     out = tuple(1 if a in axes else d for a, d in enumerate(shape) if keep or a not in axes)
     return f"""graph @k(%x: {dtype}[{dims(shape)}]) {{
       %y = {kind}(%x) {{axes=[{dims(axes)}],keepdims={str(keep).lower()}}} : {dtype}[{dims(out)}]
@@ -38,12 +45,18 @@ def test_reduction(kind: str, case: tuple) -> None:
 def test_spatial_mean_of_blocks(channels: int, name: str) -> None:
     tag = f":aBcd{block(name)}b"
     for out in (tag, ""):
-        check(f"""graph @k(%x: f32[2,{channels},7,5{tag}]) {{
+        check(
+            f"""graph @k(%x: f32[2,{channels},7,5{tag}]) {{
           %y = reduce_mean(%x) {{axes=[2,3]}} : f32[2,{channels},1,1{out}]
-          return(%y) }}""", name)
-    check(f"""graph @k(%x: f32[2,{channels},7,5{tag}]) {{
+          return(%y) }}""",
+            name,
+        )
+    check(
+        f"""graph @k(%x: f32[2,{channels},7,5{tag}]) {{
       %y = reduce_mean(%x) {{axes=[2,3],keepdims=false}} : f32[2,{channels}]
-      return(%y) }}""", name)
+      return(%y) }}""",
+        name,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["i64", "i32", "f64"])
@@ -75,9 +88,12 @@ def test_index_of_extreme(kind: str, last: str, dtype: str) -> None:
 ])  # fmt: skip
 def test_softmax(kind: str, shape: tuple, axis: int, blocked: bool, name: str) -> None:
     tag = f":aBcd{block(name)}b" if blocked else ""
-    check(f"""graph @k(%x: f32[{dims(shape)}{tag}]) {{
+    check(
+        f"""graph @k(%x: f32[{dims(shape)}{tag}]) {{
       %y = {kind}(%x) {{axis={axis}}} : f32[{dims(shape)}{tag}]
-      return(%y) }}""", name)
+      return(%y) }}""",
+        name,
+    )
 
 
 @pytest.mark.parametrize(("kind", "shape", "parameters", "attrs", "bias"), [
@@ -87,9 +103,12 @@ def test_softmax(kind: str, shape: tuple, axis: int, blocked: bool, name: str) -
 ])  # fmt: skip
 def test_norm(kind: str, shape: str, parameters: str, attrs: str, bias: bool) -> None:
     more, use = (f", %b: f32[{parameters}]", ", %b") if bias else ("", "")
-    check(f"""graph @k(%x: f32[{shape}], %s: f32[{parameters}]{more}) {{
+    check(
+        f"""graph @k(%x: f32[{shape}], %s: f32[{parameters}]{more}) {{
       %y = {kind}(%x, %s{use}) {attrs} : f32[{shape}]
-      return(%y) }}""", tolerance=1e-5)
+      return(%y) }}""",
+        tolerance=1e-5,
+    )
 
 
 def test_lrn() -> None:
@@ -98,11 +117,30 @@ def test_lrn() -> None:
       return(%y) }""")
 
 
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize(("shape", "options"), [
+    ("2,36,9,11", "size=5,alpha=0.1"), ("1,64,3,5", "size=4,alpha=0.2,beta=0.6"),
+    ("1,20,7", "size=1,bias=2.0"), ("1,32,2,3,4", "size=37,alpha=0.5"),
+])  # fmt: skip
+def test_lrn_in_blocks(shape: str, options: str, name: str) -> None:
+    tag = f"aB{'cde'[: shape.count(',') - 1]}{block(name)}b"
+    check(
+        f"""graph @k(%x: f32[{shape}:{tag}]) {{
+      %l = lrn(%x) {{{options}}} : f32[{shape}:{tag}]
+      %y = relu(%l) : f32[{shape}:{tag}]
+      return(%y) }}""",
+        name,
+    )
+
+
 def test_batch_norm() -> None:
     p = ", ".join(f"%{n}: f32[32]" for n in "sbm")
     v = np.linspace(0.5, 2, 32).astype(np.float32)
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(s).astype(np.float32) for s in ((2, 32, 4, 5), 32, 32, 32)]
-    check(f"""graph @k(%x: f32[2,32,4,5:aBcd16b], {p}, %v: f32[32]) {{
+    check(
+        f"""graph @k(%x: f32[2,32,4,5:aBcd16b], {p}, %v: f32[32]) {{
       %y = batch_norm(%x, %s, %b, %m, %v) : f32[2,32,4,5:aBcd16b]
-      return(%y) }}""", arrays=[*arrays, v])
+      return(%y) }}""",
+        arrays=[*arrays, v],
+    )

@@ -92,6 +92,17 @@ def test_views_cost_nothing_and_outputs_are_copies_where_they_must_be() -> None:
     assert isinstance(program.buffers[program.inputs[0]].place, Input)
 
 
+def test_whole_blocks_of_single_pixels_are_views() -> None:
+    _, program = lowered("""graph @g(%x: f32[1,32,1,1:aBcd16b], %z: f32[1,20,1,1:aBcd16b]) {
+      %a = relu(%x) : f32[1,32,1,1:aBcd16b]
+      %d = reorder(%a) : f32[1,32,1,1]
+      %f = reshape(%d) {shape=[1,32]}
+      %y = softmax(%f)
+      %r = reorder(%z) : f32[1,20,1,1]
+      return(%y, %r) {names=[y,r]} }""")
+    assert [k.family for k in program.kernels] == ["elementwise", "softmax", "elementwise"]
+
+
 def test_what_has_no_kernel_falls_back_in_few_segments() -> None:
     _, program = lowered("""graph @g(%x: f32[4]) {
       %a = relu(%x) @ "a"

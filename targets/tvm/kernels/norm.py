@@ -11,10 +11,12 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.ir.core import Op
+from graphopt.ir.layout import parse_layout
 from graphopt.targets.tvm import expr, loops, rows
-from graphopt.targets.tvm.region import Region, shape_of
+from graphopt.targets.tvm.region import Region, shape_of, static
 
 Expr = Any
+PIXELS = 8  # neighbours whose channels are read together: whole pages pass through each block
 
 
 def number(value: float) -> Expr:
@@ -90,13 +92,66 @@ def respond(region: Region, op: Op) -> None:
         return te.sum(tirx.if_then_else(there, inside, number(0.0)), axis=[r])
 
     squares = region.compute(shape, body, "squares")
+    region.bind(op.result, lambda at: damped(kind, region.at(x, at), squares(*at)))
+
+
+def damped(kind: Any, x: Expr, squares: Expr) -> Expr:
+    """x / (bias + alpha/size * squares)^beta; roots for the usual beta of 3/4."""
+    base = number(kind.bias) + number(kind.alpha / kind.size) * squares
+    if kind.beta == 0.75:
+        return x / expr.let(tirx.sqrt(base), lambda root: root * tirx.sqrt(root))
+    return x * expr.exp(None, number(-kind.beta) * expr.log(None, base))
+
+
+def respond_in_blocks(region: Region, op: Op) -> None:
+    """Bind lrn of a blocked operand.
+
+    The squares of a pixel's channels are laid side by side, with a block of zeros on either side,
+    so that the near channels of a block are vectors at neighbouring places.
+    """
+    kind: Any = op.kind
+    x, shape = op.operand(0), shape_of(op.operand(0))
+    ((_, block),) = parse_layout(static(x).layout).blocks
+    before, stored = (kind.size - 1) // 2, -(-shape[1] // block)
+    margin = -(-(kind.size - 1 - before) // block)
+
+    def body(*at: Any) -> Any:
+        n, *space, blocks, lane = at
+        inside = region.tensors[x](n, blocks - margin, *space, lane)
+        there = tirx.all(blocks >= margin, blocks < margin + stored)
+        return tirx.if_then_else(there, inside * inside, number(0.0))
+
+    full = (shape[0], *shape[2:], stored + 2 * margin, block)
+    side = region.compute(full, body, "side")
 
     def read(at: Any) -> Expr:
-        base = number(kind.bias) + number(kind.alpha / kind.size) * squares(*at)
-        power = expr.exp(None, number(-kind.beta) * expr.log(None, base))
-        return region.at(x, at) * power
+        n, c, *space = at
+        places = [c + (margin * block + r - before) for r in range(kind.size)]
+        near = [side(n, *space, p // block, p % block) for p in places]
+        return damped(kind, region.at(x, at), sum(near[1:], near[0]))
 
     region.bind(op.result, read)
+
+
+def apply_in_blocks(region: Region, work: int) -> Any:
+    """Schedule a blocked lrn: some neighbouring pixels at a time, all channels of them."""
+    (output,) = region.graph.outputs
+    sch = loops.schedule(region.primfunc([region.store(output, "out0")]))
+    n, blocks, *space, lanes = sch.get_loops(sch.get_sblock("out0"))
+    column = space.pop()
+    wide = min(PIXELS, loops.extent(sch, column))
+    outer, inner = sch.split(column, [None, wide])
+    sch.reorder(n, *space, outer, blocks, inner, lanes)
+    side = sch.get_sblock("side")
+    sch.compute_at(side, outer, preserve_unit_loops=True)
+    *_, pixel, whole, part = sch.get_loops(side)
+    sch.reorder(whole, pixel, part)
+    sch.vectorize(part)
+    sch.vectorize(lanes)
+    rows = sch.fuse(n, *space) if space else n
+    if loops.parallel_worth(work) and loops.extent(sch, rows) > 1:
+        sch.parallel(rows)
+    return sch.mod["main"]
 
 
 def apply(region: Region, work: int, plain: Sequence[str] = ()) -> Any:
@@ -118,5 +173,9 @@ def build(region: Region) -> Any:
     """The scheduled function of a normalisation and its epilogue."""
     op = region.anchor
     assert op is not None
+    work = 8 * math.prod(shape_of(op.result))
+    if op.kind.name == "lrn" and static(op.operand(0)).layout:
+        respond_in_blocks(region, op)
+        return apply_in_blocks(region, 2 * work)
     (respond if op.kind.name == "lrn" else normalise)(region, op)
-    return apply(region, 8 * math.prod(shape_of(op.result)))
+    return apply(region, work)
