@@ -365,7 +365,7 @@ class _Job:
             after=Size.of(self.module),
             passes=self.records + self.lowering.records,
             seconds=self.seconds,
-            notes=self.notes,
+            notes=[*self.notes, *(self.program.notes if self.program else ())],
             checks=self.checks,
             latency=self.latency,
         )

@@ -152,6 +152,9 @@ class X86(Target, name="x86"):
                 break
         objects = sorted(c for c in compiled.values() if isinstance(c, Path))
         used = {text_key(k.text): k.knobs for k in program.kernels if k.knobs}
+        if plan or options.tune is not None:
+            told = f"{len(used)} of {len(program.kernels)} kernels run a schedule that tuning found"
+            program = replace(program, notes=(*program.notes, told))
         extra = {**meta.extra, "plan": used} if used else meta.extra
         meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features, extra=extra)
         options.progress("link", 0, 1)

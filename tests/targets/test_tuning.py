@@ -97,3 +97,12 @@ def test_what_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match="plan"):
         read_plan(path)
+
+
+def test_the_report_says_what_tuning_gave(kernel: Kernel, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save(parse(CONV), path)
+    knobs = build.choices(parse(kernel.text).main, M)[3]
+    chosen = Build(jobs=1, plan={text_key(kernel.text): knobs})
+    notes = graphopt.optimize(path, "x86", build=chosen).report.notes
+    assert any("1 of 1 kernels run a schedule that tuning found" in n for n in notes)
