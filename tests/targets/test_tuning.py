@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -105,4 +106,4 @@ def test_the_report_says_what_tuning_gave(kernel: Kernel, tmp_path: Path) -> Non
     knobs = build.choices(parse(kernel.text).main, M)[3]
     chosen = Build(jobs=1, plan={text_key(kernel.text): knobs})
     notes = graphopt.optimize(path, "x86", build=chosen).report.notes
-    assert any("1 of 1 kernels run a schedule that tuning found" in n for n in notes)
+    assert any(re.match(r"1 of \d kernels run a schedule that tuning found", n) for n in notes)
