@@ -58,16 +58,30 @@ def is_float(x: Expr) -> bool:
 
 
 def cast(x: Expr, dtype: str) -> Expr:
-    """Conversion as numpy's astype."""
+    """Conversion as numpy's astype and ONNX Runtime's Cast.
+
+    NaN is true. What an integer type can't hold (NaN too) becomes what x86's truncation makes of
+    it, as in numpy and ONNX Runtime on x86; C++ and ONNX leave that undefined, so other CPUs differ.
+    """
     if of(x) == dtype:
         return x
-    if dtype == "bool":
-        return let(x, lambda v: tirx.NE(v, like(v, 0)))
     if of(x) == "bool":
         return select(x, const(1, dtype), const(0, dtype))
-    if is_float(x) and dtype in ("uint8", "int8", "uint16", "int16"):
-        return tirx.Cast(dtype, tirx.Cast("int32", x))  # wraps, as numpy does on x86
-    return tirx.Cast(dtype, x)
+    if not is_float(x):
+        return let(x, lambda v: tirx.NE(v, like(v, 0))) if dtype == "bool" else tirx.Cast(dtype, x)
+    if dtype == "bool":
+        return magnitude(x) != 0
+    if dtype in ("uint8", "int8", "uint16", "int16"):
+        return tirx.Cast(dtype, tirx.Cast("int32", x))
+    return let(x, lambda v: _unsigned(v, dtype)) if dtype[0] == "u" else tirx.Cast(dtype, x)
+
+
+def _unsigned(x: Expr, dtype: str) -> Expr:
+    """A float as uint32 or uint64: truncated as a signed one, moved down where that is too small."""
+    signed, half = dtype[1:], 2 ** (31 if dtype == "uint32" else 63)
+    low = tirx.Cast(dtype, tirx.Cast(signed, x))
+    high = tirx.Cast(dtype, tirx.Cast(signed, x - like(x, half)))
+    return select(x >= like(x, half), tirx.bitwise_xor(high, tirx.const(half, dtype)), low)
 
 
 def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
@@ -83,14 +97,17 @@ def select(condition: Expr, yes: Expr, no: Expr) -> Expr:
     return tirx.Select(condition, yes, no)
 
 
+def magnitude(x: Expr) -> Expr:
+    """The bits of a float without its sign, an integer: 0 for zeros, above infinity's for NaN."""
+    integer, mask = ("int64", 2**63 - 1) if of(x) == "float64" else ("int32", 2**31 - 1)
+    return tirx.bitwise_and(tirx.reinterpret(integer, x), tirx.const(mask, integer))
+
+
 def is_nan(x: Expr) -> Expr:
     """Whether a float is NaN, by its bits (`x != x` is folded away by TVM's simplifier)."""
-    wide = of(x) == "float64"
-    integer = "int64" if wide else "int32"
-    top = 0x7FF0000000000000 if wide else 0x7F800000
-    mask = 0x7FFFFFFFFFFFFFFF if wide else 0x7FFFFFFF
-    bits = tirx.reinterpret(integer, x)
-    return tirx.bitwise_and(bits, tirx.const(mask, integer)) > tirx.const(top, integer)
+    infinity = 0x7FF0000000000000 if of(x) == "float64" else 0x7F800000
+    bits = magnitude(x)
+    return bits > like(bits, infinity)
 
 
 def maximum(a: Expr, b: Expr) -> Expr:

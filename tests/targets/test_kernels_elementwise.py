@@ -70,6 +70,18 @@ def test_cast(source: str, target: str) -> None:
     check(f"graph @k(%x: {source}[4,5]) {{ %y = cast(%x) {{to={target}}}\n return(%y) }}")
 
 
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("target", ["i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64", "bool"])
+@pytest.mark.parametrize(("source", "dtype"), [("f32", np.float32), ("f64", np.float64)])
+def test_cast_of_what_the_type_cannot_hold(source: str, dtype: type, target: str, name: str) -> None:
+    """As ONNX Runtime and numpy on x86, over whole vectors and in their rest."""
+    few = [np.nan, np.inf, -np.inf, 0.0, -0.0, 0.7, -0.7, -5, 255.9, 300, -300.7, 65536, -70000, 3e9, -3e9,
+           5e9, 9.3e18, -9.3e18, 1.8e19, 2e19, 1e30]  # fmt: skip
+    x = np.tile(np.array(few).astype(dtype), 3)
+    with np.errstate(invalid="ignore"):
+        check(f"graph @k(%x: {source}[{len(x)}]) {{ %y = cast(%x) {{to={target}}}\n return(%y) }}", name, arrays=[x])
+
+
 def test_logic_and_choice() -> None:
     check("""graph @k(%a: f32[2,5], %b: f32[5], %c: bool[2,1]) {
       %less = less(%a, %b)
