@@ -61,7 +61,7 @@ def cast(x: Expr, dtype: str) -> Expr:
     """Conversion as numpy's astype and ONNX Runtime's Cast.
 
     NaN is true. What an integer type can't hold (NaN too) becomes what x86's truncation makes of
-    it, as in numpy and ONNX Runtime on x86; C++ and ONNX leave that undefined, so other CPUs differ.
+    it, as in numpy and ONNX Runtime on x86; C++ and ONNX leave it undefined, so other CPUs differ.
     """
     if of(x) == dtype:
         return x
@@ -77,7 +77,7 @@ def cast(x: Expr, dtype: str) -> Expr:
 
 
 def _unsigned(x: Expr, dtype: str) -> Expr:
-    """A float as uint32 or uint64: truncated as a signed one, moved down where that is too small."""
+    """A float as uint32 or uint64: truncated as a signed one, the upper half moved down before."""
     signed, half = dtype[1:], 2 ** (31 if dtype == "uint32" else 63)
     low = tirx.Cast(dtype, tirx.Cast(signed, x))
     high = tirx.Cast(dtype, tirx.Cast(signed, x - like(x, half)))
