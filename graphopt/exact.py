@@ -25,9 +25,9 @@ from graphopt.verify import Check, compare, tolerance
 MOST_MACS = 1 << 30  # multiply-adds that numpy does for the check: a second or two
 MOST_WINDOWS = 1 << 26  # numbers that numpy copies at once to do a convolution: half a gigabyte
 ROUNDED = {
-    "quantize", "dequantize", "requantize", "relu", "clip", "min", "max", "neg", "abs", "identity",
-    "add", "sub", "mul", "div", "sqrt", "reciprocal", "floor", "ceil", "round", "sign", "where",
-    "cast", "leaky_relu", "max_pool", "reduce_max", "reduce_min",
+    "quantize", "dynamic_quantize", "dequantize", "requantize", "max_pool", "reduce_max",
+    "reduce_min", "relu", "clip", "min", "max", "neg", "abs", "identity", "add", "sub", "mul",
+    "div", "sqrt", "reciprocal", "floor", "ceil", "round", "sign", "where", "cast", "leaky_relu",
     "reshape", "transpose", "concat", "split", "slice", "gather", "pad", "expand", "squeeze",
     "unsqueeze", "tile", "depth_to_space", "space_to_depth", "reorder", "const", "return",
 }  # fmt: skip

@@ -13,7 +13,7 @@ from graphopt.ir.data import Computed, Data, size
 from graphopt.ir.types import Array
 from graphopt.ops.elementwise import Add, Mul
 from graphopt.ops.movement import Reshape
-from graphopt.ops.quant import Quantize
+from graphopt.ops.quant import DynamicQuantize, Quantize
 
 
 def quantizes(graph: Graph) -> bool:
@@ -22,6 +22,8 @@ def quantizes(graph: Graph) -> bool:
 
 
 def _rounds(op: Op) -> bool:
+    if isinstance(op.kind, DynamicQuantize):
+        return True
     maker = op.operand(0).op if isinstance(op.kind, Quantize) else op
     return isinstance(op.kind, Quantize) and not (maker and isinstance(maker.kind, Const))
 
@@ -43,8 +45,18 @@ def redrawn(module: Module, rng: np.random.Generator) -> Module:
     """
     copy = perturbed(module, rng)
     for op in [op for op in copy.main.walk() if _rounds(op)]:
-        _shake(op, int(cast("Any", rng.integers(2**24))), copy.opsets.get("", 1))
+        last = _apart(op) if isinstance(op.kind, DynamicQuantize) else op
+        _shake(last, int(cast("Any", rng.integers(2**24))), copy.opsets.get("", 1))
     return copy
+
+
+def _apart(op: Op) -> Op:
+    """Quantize by what `dynamic_quantize` finds in an op of its own."""
+    assert op.graph
+    y, scale, zero = op.results
+    new = Op(Quantize(y.tensor.dtype), [op.operand(0), scale, zero])
+    y.replace_all_uses_with(new.result)
+    return op.graph.insert(new, before=op.next)
 
 
 def _shake(op: Op, seed: int, version: int) -> None:

@@ -304,7 +304,7 @@ def _follow(layouts: Layouts, op: Op) -> bool:
         return False
     can = (
         name in POOLS
-        or name in ("resize", "lrn")
+        or name in ("resize", "lrn", "dynamic_quantize")
         or (name == "batch_norm" and shape[1] % layouts.block == 0)
         or (name in SPATIAL and _spatial_mean(op, len(shape)))
         or (name == "pad" and _spatial_pad(op, len(shape)))
@@ -315,7 +315,9 @@ def _follow(layouts: Layouts, op: Op) -> bool:
     for i, v in enumerate(op.operands):
         if v is not None and (name != "batch_norm" or i == 0):
             layouts.take(op, i, layouts.tag(len(shape)))
-    if not (name in SPATIAL and _leaves_blocks(op)):
+    if name == "dynamic_quantize":  # its scale and zero point are scalars
+        op.results[0].type = replace(op.results[0].tensor, layout=layouts.tag(len(shape)))
+    elif not (name in SPATIAL and _leaves_blocks(op)):
         _mark(op, layouts.tag(len(shape)))
     return True
 

@@ -51,6 +51,13 @@ def _quantize(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     e.node("QuantizeLinear", operands, outs, axis=_axis(e, op))
 
 
+@emits(quant.DynamicQuantize)
+def _dynamic(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
+    if e.opset < 11:
+        raise NeedsOpset(11, "dynamic_quantize")
+    e.node("DynamicQuantizeLinear", ins, outs)
+
+
 @emits(quant.Dequantize)
 def _dequantize(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     _typed(e, op.operand(0).tensor.dtype)
@@ -90,16 +97,18 @@ def _lookup(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
 @emits(quant.ConvInteger)
 def _conv(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     """ConvInteger subtracts a zero point: padding of another value than 0 is written as a Pad."""
+    given = ins[2] if len(ins) > 2 else ""
     kind = kind_of(op)
     if e.opset < 10:
         raise NeedsOpset(10, "ConvInteger")
     x, pads, dtype = ins[0], kind.pads, op.operand(0).tensor.dtype
-    if any(pads) and kind.pad_value:
+    if any(pads) and (given or kind.pad_value):
         if e.opset < 13:
             raise NeedsOpset(13, "Pad of 8-bit integers")
         n = len(pads) // 2
         full = (0, 0, *pads[:n], 0, 0, *pads[n:])
-        x = e.temp("Pad", [x, e.ints(full), e.number(kind.pad_value, dtype)], mode="constant")
+        value = given or e.number(kind.pad_value, dtype)
+        x = e.temp("Pad", [x, e.ints(full), value], mode="constant")
         pads = (0,) * len(pads)
     e.node("ConvInteger", [x, ins[1]], outs, strides=kind.strides, pads=pads,
            dilations=kind.dilations, group=kind.group)  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Op
 from graphopt.onnx import (
+    convert_dynamic,
     convert_elementwise,
     convert_indexed,
     convert_movement,
@@ -19,6 +20,7 @@ from graphopt.onnx.node import CONVERTERS, Modelled, NodeView, Step
 
 # Importing the tables has filled CONVERTERS.
 TABLES = (
+    convert_dynamic,
     convert_elementwise,
     convert_indexed,
     convert_movement,

@@ -7,6 +7,8 @@ holds for every target, in float32 without contraction into fused multiply-adds:
     dequantize   x = float32(q - zero) * scale                 (ONNX DequantizeLinear)
     requantize   q = saturate(round(float32(acc) * scale) + zero)
 
+and `dynamic_quantize` is `quantize` by a scale and a zero point that it takes from its operand.
+
 `round` is half to even. The integer sums are exact in int32. What floats do to one 8-bit number
 between `dequantize` and `quantize` is a `lookup`, the table being the numpy meaning of those ops.
 """
@@ -14,6 +16,7 @@ between `dequantize` and `quantize` is a `lookup`, the table being the numpy mea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +107,35 @@ class Quantize(Scaled, name="quantize"):
 
 
 @dataclass(frozen=True)
+class DynamicQuantize(OpKind, name="dynamic_quantize"):
+    """u8 of float32 x by the range of x, 0 included (ONNX DynamicQuantizeLinear).
+
+    Gives the integers, and the scalars scale = (max(x, 0) - min(x, 0)) / 255 (1 where that is 0)
+    and zero = saturate(round(-min(x, 0) / scale)).
+    """
+
+    operands = ("x",)
+
+    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+        """u8 of x's shape; f32[]; u8[]."""
+        (x,) = tensors(*types)
+        if x.dtype is not DType.f32:
+            raise ValueError(f"quantizes {x.dtype}")
+        return TensorType(DType.u8, x.shape), TensorType(DType.f32, ()), TensorType(DType.u8, ())
+
+    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+        """The formulas, in float32."""
+        (x,) = arrays
+        assert x is not None
+        low, high = x.min(initial=np.float32(0)), x.max(initial=np.float32(0))
+        with np.errstate(all="ignore"):
+            scale = np.asarray((high - low) / np.float32(255), np.float32)
+            scale = np.where(scale == 0, np.float32(1), scale)
+            zero = _saturate(np.rint(-low / scale), np.zeros((), np.int64), DType.u8)
+        return *Quantize(DType.u8).evaluate(x, scale, zero), scale, zero
+
+
+@dataclass(frozen=True)
 class Dequantize(Scaled, name="dequantize"):
     """float32(x - zero) * scale of integers x (ONNX DequantizeLinear)."""
 
@@ -180,7 +212,8 @@ class ConvInteger(OpKind, name="conv_integer"):
     """Convolution of 8-bit integers, summed in int32 (ONNX ConvInteger without zero points).
 
     x: u8 or s8 [N, C, spatial...]; w: [M, C/group, kernel...]. Padding has the value `pad_value`,
-    which is x's zero point; what zero points contribute besides is a constant, added to the sum.
+    or that of the scalar `pad`, which is x's zero point; what zero points contribute besides is
+    added to the sum.
     """
 
     strides: Ints
@@ -188,11 +221,13 @@ class ConvInteger(OpKind, name="conv_integer"):
     dilations: Ints
     group: int = 1
     pad_value: int = 0
-    operands = ("x", "w")
+    operands = ("x", "w", "pad?")
 
     def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
         """[N, M, windows...] of int32."""
-        x, w = tensors(*types)
+        x, w, *pad = tensors(*types)
+        if pad and (pad[0].dtype is not x.dtype or pad[0].rank not in (None, 0)):
+            raise ValueError(f"a padding of {pad[0]} for {x.dtype}")
         low, high = limits(x.dtype) if x.dtype in NARROW else (0, 0)
         if not low <= self.pad_value <= high:
             raise ValueError(f"a padding of {self.pad_value} is no {x.dtype}")
@@ -201,11 +236,12 @@ class ConvInteger(OpKind, name="conv_integer"):
 
     def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
         """Sums in float64, which is exact below 2^53."""
-        x, w = arrays
+        x, w, pad = (*arrays, None)[:3]
         assert x is not None and w is not None
         n = len(self.strides)
         pads = [(self.pads[i], self.pads[n + i]) for i in range(n)]
-        padded = np.pad(x, [(0, 0), (0, 0), *pads], constant_values=self.pad_value)
+        value: Any = self.pad_value if pad is None else pad.item()
+        padded = np.pad(x, [(0, 0), (0, 0), *pads], constant_values=value)
         plain = Conv(self.strides, (0,) * (2 * n), self.dilations, self.group)
         (y,) = plain.evaluate(padded.astype(np.float64), w.astype(np.float64), None)
         return (y.astype(np.int32),)

@@ -58,6 +58,7 @@ ANCHORS = {
     "lrn": "norm",
     "attention": "attention",
     "squeeze_excite": "excite",
+    "dynamic_quantize": "dynamic",
     "arg_max": "reduce",
     "arg_min": "reduce",
     **{f"reduce_{how}": "reduce"

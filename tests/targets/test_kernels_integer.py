@@ -163,3 +163,27 @@ def test_table_after_requantization(name: str) -> None:
       return(%y)
     }}"""
     check(text, name, arrays=numbers(text))
+
+
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("shape", ["3,197,192", "1,24,5,7:aBcd{}b", "1,3,9,11", "7", "1", ""])
+def test_quantization_by_the_range(shape: str, name: str) -> None:
+    """The range of what is negative, positive, both, or zero."""
+    tag = shape.format(block(name))
+    text = f"""graph @k(%x: f32[{tag}]) {{
+      %q, %s, %z = dynamic_quantize(%x) : u8[{tag}], f32[], u8[]
+      return(%q, %s, %z)
+    }}"""
+    (x,) = numbers(text)
+    noise = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+    for array in (noise, np.abs(noise), -np.abs(noise) - 3, 0 * noise, noise * 1e-20):
+        check(text, name, arrays=[np.asarray(array, np.float32)], tolerance=0)
+
+
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("case", [CONVS[0], CONVS[3], CONVS[7], CONVS[9], CONVS[10]],
+                         ids=lambda c: "-".join(map(str, c.values())))  # fmt: skip
+def test_padding_known_as_the_model_runs(case: dict, name: str) -> None:
+    text = conv(**case, b=block(name))
+    text = text.replace("%z: u8[])", "%z: u8[], %p: u8[])").replace("(%x, %w)", "(%x, %w, %p)")
+    check(text, name, arrays=numbers(text))

@@ -67,14 +67,13 @@ def dense(region: Region, op: Op, s: conv.Shape) -> Any:
 
 def padded(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any) -> Any:
     """A copy of the words of x with the padding, and as many columns as the tiles read."""
-    kind: Any = op.kind
     dims = len(s.size)
     cols = -(-s.out[-1] // k.columns) * k.columns
     out = (*s.out[:-1], cols)
     need = tuple((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
                  zip(out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
     full = (s.n, -(-s.ins * s.group // k.inner), *need, k.inner)
-    word = int.from_bytes(bytes([kind.pad_value & 255] * 4), "little", signed=True)
+    word = border_word(region, op)
 
     def body(*at: Any) -> Any:
         n, cb, *space, lane = at
@@ -86,9 +85,26 @@ def padded(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any) -> Any:
         inside = x(n, cb, *at_x, lane)
         if not checks:
             return inside
-        return tirx.if_then_else(tirx.all(*checks), inside, tirx.const(word, "int32"))
+        return tirx.if_then_else(tirx.all(*checks), inside, word)
 
     return region.compute(full, body, "pad")
+
+
+def border(region: Region, op: Op) -> Any:
+    """The value of padding: a number, or an expression where it is an operand."""
+    kind: Any = op.kind
+    given = op.operands[2]
+    return kind.pad_value if given is None else region.at(given, [])
+
+
+def border_word(region: Region, op: Op) -> Any:
+    """It four times over."""
+    value = border(region, op)
+    if isinstance(value, int):
+        word = int.from_bytes(bytes([value & 255] * 4), "little", signed=True)
+        return tirx.const(word, "int32")
+    byte = tirx.Cast("uint32", tirx.Cast("uint8", value))
+    return tirx.reinterpret("int32", byte * tirx.const(0x01010101, "uint32"))
 
 
 def accumulate(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any, w: Any) -> None:
@@ -144,15 +160,13 @@ def depth(region: Region, op: Op) -> Any:
         left, right = (tirx.Cast("float32", tirx.Cast("int32", v)) for v in factors)
         return left * right
 
-    fill: Any = getattr(op.kind, "pad_value", 0)
-    y, tag = window.compute(region, op, s, k, fill, window.sum_of, term)
+    y, tag = window.compute(region, op, s, k, border(region, op), window.sum_of, term)
     region.bind(op.result, lambda index: tirx.Cast("int32", y(*region.physical(tag, index))))
     return window.apply(region, s, k)
 
 
 def plain(region: Region, op: Op, s: conv.Shape) -> Any:
     """One result element at a time, for any sizes and 8-bit types."""
-    kind: Any = op.kind
     x, w = op.operand(0), op.operand(1)
     c = region.reduce_axis(s.ins, "c")
     taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
@@ -169,7 +183,9 @@ def plain(region: Region, op: Op, s: conv.Shape) -> Any:
             checks += [p < s.size[i]] if s.pads[dims + i] else []
         value = tirx.Cast("int32", region.at(x, [n, group * s.ins + c.var, *where]))
         if checks:
-            value = tirx.if_then_else(tirx.all(*checks), value, tirx.const(kind.pad_value, "int32"))
+            fill = border(region, op)
+            fill = tirx.const(fill, "int32") if isinstance(fill, int) else tirx.Cast("int32", fill)
+            value = tirx.if_then_else(tirx.all(*checks), value, fill)
         weight = region.at(w, [m, c.var, *[t.var for t in taps]])
         return te.sum(value * tirx.Cast("int32", weight), axis=[c, *taps])
 

@@ -90,14 +90,14 @@ def compute(
     op: Op,
     s: Window,
     k: Knobs,
-    fill: float,
+    fill: Any,
     combine: Callable[..., Any],
     term: Callable[[Any, list[Any], list[Any]], Any],
 ) -> tuple[Any, str]:
     """The stage `anchor`: y[n, cb, s.., ci] = combine over taps of term(x, at, taps).
 
-    `term` gets the element of x, the result's index [n, cb, ci], and the taps. Returns the stage
-    and the layout tag it is in.
+    `term` gets the element of x, the result's index [n, cb, ci], and the taps. `fill` is a number
+    or an expression. Returns the stage and the layout tag it is in.
     """
     value, dims = op.operand(0), len(s.size)
     rank = dims + 2
@@ -118,7 +118,7 @@ def compute(
     return region.compute((s.n, blocks, *out, k.block), body, "anchor"), f"aB{letters}{k.block}b"
 
 
-def padded(region: Region, value: Value, s: Window, k: Knobs, out: Ints, fill: float) -> Any:
+def padded(region: Region, value: Value, s: Window, k: Knobs, out: Ints, fill: Any) -> Any:
     """A copy of x in blocks, with its padding and as many columns as `out` reads."""
     dims = len(s.size)
     need = tuple((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
@@ -137,7 +137,8 @@ def padded(region: Region, value: Value, s: Window, k: Knobs, out: Ints, fill: f
         inside = region.at(value, [n, c, *at_x])
         if not checks:
             return inside
-        return tirx.if_then_else(tirx.all(*checks), inside, expr.like(inside, fill))
+        outside = expr.like(inside, fill) if isinstance(fill, int | float) else fill
+        return tirx.if_then_else(tirx.all(*checks), inside, outside)
 
     return region.compute((s.n, blocks, *need, k.block), body, "pad")
 
