@@ -75,6 +75,10 @@ CONVS = [
     dict(ins=20, outs=24, size=(5, 6), kernel=3, stride=2, pad=1, more=1, kind="conv_transpose"),
     dict(ins=8, outs=12, size=(5, 5), kernel=4, stride=2, pad=1, group=2, tag=False, kind="conv_transpose"),
     dict(ins=16, outs=16, size=(5, 5), kernel=3, pad=1, dilation=2, tag=False, kind="conv_transpose"),
+    dict(ins=32, outs=12, size=(9, 8), kernel=2, stride=2, kind="conv_transpose", epilogue="residual"),
+    dict(ins=24, outs=32, size=(4, 7), kernel=4, stride=2, pad=1, kind="conv_transpose", n=2),
+    dict(ins=16, outs=16, size=(5, 6), kernel=5, stride=3, pad=2, more=1, kind="conv_transpose"),
+    dict(ins=5, outs=16, size=(6, 6), kernel=3, kind="conv_transpose", pad=1, tag=False),
 ]  # fmt: skip
 
 

@@ -1,11 +1,11 @@
 # pyright: basic
 # TVM ships no types.
-"""Transposed convolution, as the convolution of the operand spread out by zeros.
+"""Transposed convolution: phase by phase (`conv_phases`), or over an operand spread out by zeros.
 
     y[n, m, o] = sum over c, k of up[n, c, o + pad' + k] * w[c, m, K-1-k],  up[i * stride] = x[i]
 
-The zeros cost stride^d times the products that are needed; splitting the result by its remainder
-modulo the stride would save them. Weights [C, M, k..] come packed as BAcd16a16b.
+The latter is for dilations and groups; its zeros cost stride^d times the products that are needed.
+Weights [C, M, k..] come packed as BAcd16a16b.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tvm import tirx
 from graphopt.ir.core import Op
 from graphopt.ir.layout import physical_shape
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm.kernels import conv
+from graphopt.targets.tvm.kernels import conv, conv_phases
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 
@@ -60,7 +60,7 @@ def spread(region: Region, op: Op, s: conv.Shape, k: conv.Knobs) -> Any:
 
 
 def weights(region: Region, op: Op, s: conv.Shape, k: conv.Knobs) -> Any:
-    """A reader w(ob, ib, k.., [ii,] oi) of the flipped, transposed weights."""
+    """A reader w(ob, ib, k.., [ii,] oi) of the transposed weights."""
     value, dims = op.operand(1), len(s.size)
     rest = conv.LETTERS[2 : 2 + dims]
     tag = f"BA{rest}{k.inner}a{k.block}b" if k.inner > 1 else f"Ba{rest}{k.block}b"
@@ -69,10 +69,16 @@ def weights(region: Region, op: Op, s: conv.Shape, k: conv.Knobs) -> Any:
     else:
         tensor = pack(region, op, s, k, tag)
 
+    return tensor
+
+
+def flipped(w: Any, s: conv.Shape) -> Any:
+    """The reader of weights with their taps in the opposite order."""
+    dims = len(s.kernel)
+
     def read(ob: Any, ib: Any, *at: Any) -> Any:
-        taps, lanes = at[:dims], at[dims:]
-        flipped = [d - 1 - t for t, d in zip(taps, s.kernel, strict=True)]
-        return tensor(ob, ib, *flipped, *lanes)
+        taps = [d - 1 - t for t, d in zip(at[:dims], s.kernel, strict=True)]
+        return w(ob, ib, *taps, *at[dims:])
 
     return read
 
@@ -106,9 +112,14 @@ def build(region: Region) -> Any:
     s = shape(op)
     if s.group > 1 and not conv.whole_groups(s, op, region.machine):
         return scattered(region, op, s)
+    if s.group == 1 and set(s.dilations) == {1}:
+        p = conv_phases.phases(op)
+        knobs = region.pick(conv_phases.choose(p, s, op, region.machine))
+        conv_phases.compute(region, op, s, p, knobs, weights(region, op, s, knobs))
+        return conv_phases.apply(region, s, p, knobs)
     knobs = region.pick(choose(s, op, region.machine))
-    conv.accumulate(region, op, s, knobs, spread(region, op, s, knobs),
-                    weights(region, op, s, knobs))  # fmt: skip
+    w = flipped(weights(region, op, s, knobs), s)
+    conv.accumulate(region, op, s, knobs, spread(region, op, s, knobs), w)
     return conv.apply(region, s, knobs)
 
 
