@@ -52,6 +52,8 @@ def _define(rw: Rewriter, op: Op, kind: Opaque, ctx: Context) -> tuple[Value, ..
 
     if kind.op_type in KEPT or not defined(kind) or (ctx.catalog and ctx.catalog.family(op)):
         return None
+    if op.graph and op.graph.parent:
+        raise Miss("it is in a branch or loop, whose body isn't compiled")
     types = [v.type for v in op.operands if v]
     if not all(isinstance(t, TensorType) and t.static is not None for t in types):
         raise Miss("the shapes of its operands aren't known")

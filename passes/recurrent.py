@@ -51,6 +51,8 @@ class Layers:
         """lstm(x, w, r, b, h, c) -> lstm_scan(matmul(x, w') + b', r', h, c), by direction."""
         if kind.domain or kind.op_type not in GATES:
             return None
+        if op.graph and op.graph.parent:
+            raise Miss("it is in a branch or loop, whose body isn't compiled")
         layer, catalog = _check(op, kind), self.ctx.catalog
         direction = str(kind.attr("direction", "forward"))
         ways = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
