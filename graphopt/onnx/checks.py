@@ -13,6 +13,7 @@ from graphopt.errors import InputError, UnsupportedError
 
 MIN_OPSET = 7  # the first with numpy's broadcasting
 MAX_OPSET = defs.onnx_opset_version()
+MANY = 1000  # results: schemas say more of an op with any number of them
 
 A = onnx.AttributeProto
 
@@ -94,6 +95,14 @@ def known(op_type: str, version: int, domain: str) -> Known | None:
     required = tuple(k for k, v in found.attributes.items() if v.required)
     counts = (found.min_input, found.max_input), (found.min_output, found.max_output)
     return Known(*counts, attributes, required, found.deprecated, found.since_version)
+
+
+def optional_results(op_type: str, version: int, domain: str, count: int) -> range:
+    """Which of an op's first `count` results a node may leave unnamed."""
+    found = known(op_type, version, domain)
+    if found is None or found.results[1] > MANY:  # those of If, Loop and Split belong together
+        return range(0)
+    return range(found.results[0], count)
 
 
 def check_node(node: onnx.NodeProto, domain: str, version: int, where: str) -> None:

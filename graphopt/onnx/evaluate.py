@@ -14,14 +14,13 @@ from graphopt.ir.core import Graph, Module, OpKind, Value
 from graphopt.ir.types import DType, OptionalType, SequenceType, TensorType, UnknownType, ValueType
 from graphopt.onnx import isolated
 from graphopt.onnx.attrs import write_attribute
-from graphopt.onnx.checks import schema
+from graphopt.onnx.checks import MANY, schema
 from graphopt.onnx.emitter import Emitter, NeedsOpset
 from graphopt.onnx.exporter import Exporter
 from graphopt.onnx.opset import DEFAULT, ir_version
 from graphopt.onnx.tensors import write_tensor
 from graphopt.onnx.types import value_info
 
-VARIADIC = 1000  # results: schemas say more of an op with any number of them
 MOST_SECONDS = 10.0  # that one op may take
 
 Arrays = Sequence[Any]
@@ -73,7 +72,7 @@ def result_count(kind: Opaque, arrays: Arrays, regions: Sequence[Graph]) -> int:
         given: Any = kind.attr("split") or (arrays[1] if len(arrays) > 1 else None)
         return int(str(kind.attr("num_outputs", 1))) if given is None else len(given)
     found = schema(kind.op_type, kind.version, kind.domain)
-    if found and found.max_output < VARIADIC:
+    if found and found.max_output < MANY:
         return found.max_output
     return max((1, *(m + 2 for m in kind.missing)))
 
