@@ -1,18 +1,24 @@
-"""Latency of compiled bundles against ONNX Runtime, float32, on the same threads.
+"""Latency of compiled bundles against ONNX Runtime and OpenVINO, on the same threads.
 
-    python tools/bench_latency.py --zoo DIR [MODEL...] [--threads 1,2] [--cold] [--json FILE]
+    python tools/bench_latency.py --zoo DIR [MODEL...] [--threads 1,2] [--batch 8] [--cold]
+                                  [--json FILE]
 
-Batch 1; inputs that stay dynamic get fixed sizes. Both run the same seeded input in this process,
-in turns (A B A B ...), so that drift of the machine hits both; before each timed run goes one that
-isn't, so that threads of the other which still spin don't count. ONNX Runtime has all its
-optimizations on, and gets the model with the same fixed shapes. `x` is ONNX Runtime's time by ours:
-above 1 we are faster. The geometric means are over models with a square image as input (`vision`), and over all.
-`compile s` is the time to plan, compile and link; with --cold from an empty cache of kernels.
+Inputs that stay dynamic get fixed sizes; --batch changes a symbolic batch. All run the same seeded
+input in this process, in turns (A B C A B C ...), so that drift of the machine hits all; before
+each timed run goes one that isn't, so that threads of another which still spin don't count. ONNX
+Runtime has all its optimizations on; OpenVINO, if it is installed (extra `bench`), its latency
+hint, in float32 or in the model's own integers. Both get the model with the same fixed shapes. A
+quantized model (QDQ) is timed as it is in all of them. `x` is the better peer's time by ours:
+above 1 we are faster. The geometric means are over models with a square image as input (`vision`),
+and over all. `compile s` is the time to plan, compile and link; with --cold from an empty cache of
+kernels.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import math
 import statistics
@@ -23,6 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import peers
 
@@ -39,24 +46,26 @@ Feed = Mapping[str, Any]
 
 @dataclass
 class Timing:
-    """Milliseconds of both on a number of threads."""
+    """Milliseconds on a number of threads: medians and minima by name, ours as `ours`."""
 
     threads: int
-    ours_min: float
-    ours: float
-    peer_min: float
-    peer: float
     runs: int
+    median: dict[str, float]
+    least: dict[str, float]
 
     @property
     def ratio(self) -> float:
-        """ONNX Runtime's median by ours."""
-        return self.peer / self.ours
+        """The better peer's median by ours."""
+        return _better(self.median)
 
     @property
     def ratio_min(self) -> float:
-        """ONNX Runtime's minimum by ours."""
-        return self.peer_min / self.ours_min
+        """The better peer's minimum by ours."""
+        return _better(self.least)
+
+
+def _better(times: Mapping[str, float]) -> float:
+    return min(t for name, t in times.items() if name != "ours") / times["ours"]
 
 
 @dataclass
@@ -72,9 +81,18 @@ class Row:
     error: str = ""
 
 
-def fixed_feed(path: Path) -> Feed:
-    """Seeded inputs of batch 1 that ONNX Runtime runs."""
+def fixed_feed(path: Path, batch: int) -> Feed:
+    """Seeded inputs that ONNX Runtime runs; of a batch where the model leaves it open."""
     module = graphopt.load(path)
+    symbolic = {a.hint for a in module.main.args if not isinstance((a.tensor.shape or (1,))[0], int)}
+    bind(module)
+    shapes = {
+        a.hint: (batch, *(a.tensor.static or ())[1:])
+        for a in module.main.args if a.hint in symbolic
+    }  # fmt: skip
+    if batch > 1 and not shapes:
+        raise graphopt.GraphoptError(f"{path}: its batch is fixed")
+    module = graphopt.load(path, input_shapes=shapes if batch > 1 else None)
     bind(module)
     (feed,), _ = seeded_runs(module, Reference(path).run, 1)
     return feed
@@ -86,34 +104,53 @@ def is_vision(feed: Feed) -> bool:
     return any(len(s) == 4 and s[2] >= 28 and s[2] in (s[1], s[3]) for s in shapes)
 
 
-def peer_run(path: Path, feed: Feed, threads: int) -> Callable[[], Any]:
-    """A run in ONNX Runtime, all optimizations on, of the model with its shapes fixed."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
+def peer_runs(path: Path, feed: Feed, threads: int) -> dict[str, Callable[[], Any]]:
+    """Runs of the model with its shapes fixed, in each peer at its best."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         module = graphopt.load(path, input_shapes={k: tuple(v.shape) for k, v in feed.items()})
         fixed = str(Path(folder) / "fixed.onnx")
         module.save(fixed)
-        session = ort.InferenceSession(fixed, options, providers=["CPUExecutionProvider"])
+        found = {"ORT": onnxruntime_run(fixed, feed, threads)}
+        if importlib.util.find_spec("openvino"):
+            found["OpenVINO"] = openvino_run(fixed, feed, threads)
+    return found
+
+
+def onnxruntime_run(path: str, feed: Feed, threads: int) -> Callable[[], Any]:
+    """ONNX Runtime with all optimizations."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, dict(feed))
 
 
-def time_both(bundle: Path, path: Path, feed: Feed, threads: int, seconds: float) -> Timing:
-    """Both on some threads, in turns."""
-    peer = peer_run(path, feed, threads)
+def openvino_run(path: str, feed: Feed, threads: int) -> Callable[[], Any]:
+    """OpenVINO with its latency hint, in float32."""
+    openvino: Any = importlib.import_module("openvino")
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
+               "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}  # fmt: skip
+    request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
+    given = {k: np.ascontiguousarray(v) for k, v in feed.items()}
+    return lambda: request.infer(given, share_inputs=True, share_outputs=True)
+
+
+def time_all(bundle: Path, path: Path, feed: Feed, threads: int, seconds: float) -> Timing:
+    """All on some threads, in turns."""
+    runs = peer_runs(path, feed, threads)
     with graphopt.Session(bundle, threads=threads) as session:
-        rows = interleave({"ours": lambda: session.run(feed), "peer": peer}, seconds)
-    ours, theirs = ([1000 * s for s in rows[name]] for name in ("ours", "peer"))
-    return Timing(threads, min(ours), statistics.median(ours), min(theirs),
-                  statistics.median(theirs), len(ours))  # fmt: skip
+        rows = interleave({"ours": lambda: session.run(feed), **runs}, seconds)
+    ms = {name: [1000 * s for s in times] for name, times in rows.items()}
+    median = {name: statistics.median(times) for name, times in ms.items()}
+    return Timing(threads, len(ms["ours"]), median, {n: min(times) for n, times in ms.items()})
 
 
 def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:
     """Compile a model and time it."""
-    feed = fixed_feed(path)
-    row = Row(path.stem, is_vision(feed))
+    row = Row(path.stem, False)
     try:
+        feed = fixed_feed(path, o.batch)
+        row.vision = is_vision(feed)
         result = graphopt.optimize(
             path, o.target, input_shapes={k: tuple(v.shape) for k, v in feed.items()},
             build=Build(jobs=o.jobs, cache=cache), check=False,
@@ -125,7 +162,7 @@ def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:
     assert result.program
     row.calls, row.segments = len(result.program.steps), len(list(result.program.fallbacks()))
     row.compile_seconds = result.report.seconds["compile"]
-    row.timings = [time_both(result.bundle, path, feed, t, o.seconds) for t in o.threads]
+    row.timings = [time_all(result.bundle, path, feed, t, o.seconds) for t in o.threads]
     return row
 
 
@@ -137,19 +174,16 @@ def mean(rows: Sequence[Row], index: int, best: bool) -> float:
 
 def report(rows: Sequence[Row], threads: Sequence[int]) -> None:
     """Print the table and the means."""
+    names = next((list(t.median) for r in rows for t in r.timings), [])
     heads = ["model", "calls", "segments", "compile s"]
     for t in threads:
-        heads += [f"ms {t}t", "min", "ORT", "min", "x", "x min"]
+        heads += [f"{name} ms {t}t" if name == "ours" else name for name in names] + ["x", "x min"]
     table: list[list[Any]] = []
     for r in (r for r in rows if not r.error):
-        cells: list[Any] = [
-            r.model + ("" if r.vision else " *"),
-            r.calls,
-            r.segments,
-            r.compile_seconds,
-        ]
+        label = r.model + ("" if r.vision else " *")
+        cells: list[Any] = [label, r.calls, r.segments, r.compile_seconds]
         for t in r.timings:
-            cells += [t.ours, t.ours_min, t.peer, t.peer_min, t.ratio, t.ratio_min]
+            cells += [*t.median.values(), t.ratio, t.ratio_min]
         table.append(cells)
     print(peers.table(table, heads))
     for what, chosen in (("vision", [r for r in rows if r.vision]), ("all", rows)):
@@ -172,6 +206,7 @@ def main() -> int:
     parser.add_argument("--zoo", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument("--target", default="x86")
     parser.add_argument("--threads", type=lambda s: [int(t) for t in s.split(",")], default=[1, 2])
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each of the two")
     parser.add_argument("--cold", action="store_true", help="compile from an empty cache")
