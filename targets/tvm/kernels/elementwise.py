@@ -9,8 +9,11 @@ from typing import Any
 
 from graphopt.ir.builtin import Const
 from graphopt.targets.tvm.legal import is_movement
-from graphopt.targets.tvm.loops import schedule, simple_stage
-from graphopt.targets.tvm.region import Region, shape_of
+from graphopt.targets.tvm.loops import extent, parallel_worth, schedule, simple_stage
+from graphopt.targets.tvm.region import Region, shape_of, static
+
+MIXING = {"reshape", "gather", "depth_to_space", "space_to_depth"}  # of channels with other axes
+PART = 256  # pixels of a block of channels: 16 KiB
 
 
 def build(region: Region) -> Any:
@@ -19,7 +22,30 @@ def build(region: Region) -> Any:
     sch = schedule(region.primfunc(outputs))
     ops = [op for op in region.graph if not isinstance(op.kind, Const)]
     moves = any(is_movement(op) for op in ops)
+    mixes = any(op.kind.name in MIXING for op in ops)
     for i, value in enumerate(region.graph.outputs):
         work = 2 * len(ops) * math.prod(shape_of(value))
-        simple_stage(sch, sch.get_sblock(f"out{i}"), region.machine, work=work, vector=not moves)
+        block = sch.get_sblock(f"out{i}")
+        if mixes and static(value).layout.startswith("aB") and len(shape_of(value)) > 2:
+            channel_by_channel(sch, block, work)
+        else:
+            simple_stage(sch, block, region.machine, work=work, vector=not moves)
     return sch.mod["main"]
+
+
+def channel_by_channel(sch: Any, block: Any, work: int) -> None:
+    """Run a blocked result that is moved together with the channels outside of a part of the image.
+
+    Where a channel comes from is then worked out once for the part, which stays in the first cache
+    while the channels of its block are filled in.
+    """
+    n, c, *space, lane = sch.get_loops(block)
+    inside: list[Any] = []
+    while space and math.prod(extent(sch, loop) for loop in [space[-1], *inside]) <= PART:
+        inside.insert(0, space.pop())
+    if not inside:
+        inside.insert(0, space.pop())
+    sch.reorder(n, c, *space, lane, *inside)
+    tasks = sch.fuse(n, c, *space)
+    if parallel_worth(work) and extent(sch, tasks) > 1:
+        sch.parallel(tasks)
