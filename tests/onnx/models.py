@@ -438,6 +438,8 @@ QUANTIZED = [
         "DequantizeLinear", {"x": BYTES}, {"s": SCALE, "z": ZERO})),
     _case("DequantizeLinear of sums", 13, "dequantize", lambda _: Node(
         "DequantizeLinear", {"x": BYTES.astype(np.int32)}, {"s": SCALES})),
+    _case("DynamicQuantizeLinear", 11, "dynamic_quantize", lambda _: Node(
+        "DynamicQuantizeLinear", {"x": X}, outputs=["y", "s", "z"])),
     _case("QLinearConv", 10, "dequantize conv quantize", lambda _: Node(
         "QLinearConv", {"x": BYTES}, {"xs": SCALE, "xz": ZERO, "w": FILTERS, "ws": SCALE, "wz": np.int8(0), "ys": SCALE,
                                       "yz": ZERO}, {"pads": (1, 1, 1, 1)})),
