@@ -174,7 +174,7 @@ def mean(rows: Sequence[Row], index: int, best: bool) -> float:
 
 def report(rows: Sequence[Row], threads: Sequence[int]) -> None:
     """Print the table and the means."""
-    names = next((list(t.median) for r in rows for t in r.timings), [])
+    names = next((list(t.median) for r in rows for t in r.timings), list[str]())
     heads = ["model", "calls", "segments", "compile s"]
     for t in threads:
         heads += [f"{name} ms {t}t" if name == "ours" else name for name in names] + ["x", "x min"]
