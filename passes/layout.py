@@ -237,7 +237,7 @@ def _convolve_integers(layouts: Layouts, op: Op) -> bool:
     block, rest = layouts.block, LETTERS[2 : len(x)]
     whole = w[1] % block == 0 and (w[0] // kind.group) % block == 0
     if kind.group > 1 and w[1] == 1 and w[0] == kind.group:
-        tags = (layouts.tag(len(x)), f"Ab{rest}{block}a")
+        tags = (layouts.tag(len(x)), f"Ab{rest[:-1]}{rest[-1].upper()}{block}a{WORD}{rest[-1]}")
     elif op.operand(0).tensor.dtype is not DType.u8 or (kind.group > 1 and not whole):
         return False
     elif w[1] <= WORD and not _is_blocked(op.operand(0)):

@@ -129,7 +129,25 @@ def _suffix(width: int) -> str:
     return "f32" if width == 1 else f"v{width}f32"
 
 
+def _columns(b: Body, machine: Machine) -> str:
+    """Words of a channel's bytes in four columns; a column's channels lie beside each other.
+
+    Its operands are the address of the first byte, the words' lanes, and the last column, which
+    only says what is read. A block of channels is as wide as the vectors.
+    """
+    kind, word = f"<{4 * b.width} x i8>", b.type("i32")
+    beside = b.emit(f"load {kind}, ptr %a0, align 1")
+    lanes = ", ".join(f"i32 {at * b.width + i}" for i in range(b.width) for at in range(4))
+    mixed = b.emit(f"shufflevector {kind} {beside}, {kind} poison, <{4 * b.width} x i32> <{lanes}>")
+    return b.emit(f"bitcast {kind} {mixed} to {word}")
+
+
+def _declare_nothing(width: int, machine: Machine) -> str:
+    return ""
+
+
 FUNCTIONS = {
+    "columns": Function("i32", ("ptr", "i32", "i8"), _columns, _declare_nothing),
     "lookup": Function("i8", ("ptr", "i8"), tablemath.look_up, tablemath.declare),
     "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),
     "saturate": Function("i32", ("float", "float", "float"), _saturate, _declare_saturate),

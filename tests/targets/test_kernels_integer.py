@@ -31,7 +31,7 @@ def conv(ins, outs, size, kernel, *, b, stride=1, pad=0, dilation=1, group=1, n=
     """A convolution, its bias, and its requantization by channel to u8."""
     out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
     x = f"aBcd{b}b" if ins // group > 4 or group > 1 else "aBcd4b"
-    w = f"Abcd{b}a" if group == ins > 1 else f"ABcd{b // 4}b{b}a4b" if ins // group > 4 else f"ABcd{b}a4b"
+    w = f"AbcD{b}a4d" if group == ins > 1 else f"ABcd{b // 4}b{b}a4b" if ins // group > 4 else f"ABcd{b}a4b"
     tag = {"x": ":" + x, "w": ":" + w, "y": f":aBcd{b}b"} if not dense else dict.fromkeys("xwy", "")
     vector = f":A{b}a" if outs % b and not dense else ""
     bias = f":Abc{b}a" if outs % b and not dense else ""
@@ -187,3 +187,21 @@ def test_padding_known_as_the_model_runs(case: dict, name: str) -> None:
     text = conv(**case, b=block(name))
     text = text.replace("%z: u8[])", "%z: u8[], %p: u8[])").replace("(%x, %w)", "(%x, %w, %p)")
     check(text, name, arrays=numbers(text))
+
+
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("exponent", [-140, -100, -61, -20, -6, 0, 40, 61, 110, 126])
+def test_quotients_near_the_middle_of_two_integers(exponent: int, name: str) -> None:
+    """x / scale is rounded once, to a float32, before it is rounded to an integer."""
+    rng = np.random.default_rng(exponent + 200)
+    text = """graph @k(%x: f32[32,1024], %s: f32[], %z: u8[]) {
+      %q = quantize(%x, %s, %z) {dtype=u8} : u8[32,1024]
+      return(%q)
+    }"""
+    for scale in (rng.uniform(1, 2, 2) * 2.0**exponent).astype(np.float32):
+        middles = (rng.integers(-300, 300, (32, 1024)) + 0.5) * np.float64(scale)
+        x = np.clip(middles, -3e38, 3e38).astype(np.float32)
+        for _ in range(2):  # the nearest floats, too
+            x = np.where(rng.integers(0, 2, x.shape), np.nextafter(x, np.float32(0)), x)
+        x[0, :4] = np.inf, -np.inf, 0, 3e38
+        check(text, name, arrays=[x, np.asarray(scale), np.asarray(17, np.uint8)], tolerance=0)

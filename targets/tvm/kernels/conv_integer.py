@@ -8,8 +8,7 @@ Dense convolutions are those of `conv`, a word of four channels where that has o
                                                     w[ob, ib, k.., ii, oi])
 
 with `dot` the sum of the four products of a word's bytes, in one instruction where the machine has
-it. Depthwise ones sum in float32, which is exact for them: a product is below 2^15, so that 2^9 of
-them stay below 2^24. What fits neither is a plain loop nest.
+it. Depthwise ones are those of `depthwise_integer`. What fits neither is a plain loop nest.
 """
 
 from __future__ import annotations
@@ -18,17 +17,16 @@ import dataclasses
 import math
 from typing import Any
 
-from tvm import s_tir, te, tirx
+from tvm import te, tirx
 
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels import conv, depthwise, window
+from graphopt.targets.tvm.kernels import conv, depthwise_integer
+from graphopt.targets.tvm.kernels.integer import border, border_word, contract
 from graphopt.targets.tvm.legal import depthwise as is_depthwise
 from graphopt.targets.tvm.region import Region, shape_of, static
-
-EXACT_TERMS = 1 << 9  # products of u8 and s8 whose float32 sum is exact
 
 
 def build(region: Region) -> Any:
@@ -38,8 +36,8 @@ def build(region: Region) -> Any:
     s = conv.shape(op)
     unsigned = static(op.operand(0)).dtype is DType.u8
     blocked = bool(static(op.result).layout)
-    if blocked and is_depthwise(op) and math.prod(s.kernel) <= EXACT_TERMS:
-        return depth(region, op)
+    if blocked and is_depthwise(op) and depthwise_integer.fits(op, region.machine):
+        return depthwise_integer.build(region)
     if blocked and unsigned and not is_depthwise(op):
         return dense(region, op, s)
     return plain(region, op, s)
@@ -90,23 +88,6 @@ def padded(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any) -> Any:
     return region.compute(full, body, "pad")
 
 
-def border(region: Region, op: Op) -> Any:
-    """The value of padding: a number, or an expression where it is an operand."""
-    kind: Any = op.kind
-    given = op.operands[2]
-    return kind.pad_value if given is None else region.at(given, [])
-
-
-def border_word(region: Region, op: Op) -> Any:
-    """It four times over."""
-    value = border(region, op)
-    if isinstance(value, int):
-        word = int.from_bytes(bytes([value & 255] * 4), "little", signed=True)
-        return tirx.const(word, "int32")
-    byte = tirx.Cast("uint32", tirx.Cast("uint8", value))
-    return tirx.reinterpret("int32", byte * tirx.const(0x01010101, "uint32"))
-
-
 def accumulate(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any, w: Any) -> None:
     """The stage `anchor`: sums of `dot`, to be contracted once the schedule is made."""
     rank = len(s.size) + 2
@@ -130,39 +111,6 @@ def accumulate(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any, w: 
     full = (s.n, -(-s.outs // k.block), *s.out[:-1], cols, k.block)
     y, tag = region.compute(full, body, "anchor"), conv.blocked(rank, k.block)
     region.bind(op.result, lambda index: y(*region.physical(tag, index)))
-
-
-def contract(func: Any) -> Any:
-    """acc + dot(0, x, w) -> dot(acc, x, w) in a scheduled function: TE has no such reduction."""
-    sch = loops.schedule(func)
-    ref = sch.get_sblock("anchor_update")
-    block = sch.get(ref)
-    store = block.body
-    acc, product = store.value.a, store.value.b
-    made = tirx.BufferStore(
-        store.buffer, call("dot", acc, product.args[1], product.args[2]), list(store.indices)
-    )
-    new = s_tir.SBlock(block.iter_vars, block.reads, block.writes, block.name_hint, made,
-                       alloc_buffers=block.alloc_buffers, match_buffers=block.match_buffers,
-                       annotations=block.annotations)  # fmt: skip
-    sch.state.replace(sch.get_sref(ref), new, {block: new})
-    return sch.mod["main"]
-
-
-def depth(region: Region, op: Op) -> Any:
-    """Depthwise: float32 sums of integers, channel by channel."""
-    s = depthwise.shape(op)
-    k = window.choose(s, op, region.machine)
-    w = conv.packed(region, op.operand(1), conv.weight_tag(len(s.size) + 2, 1, k.block))
-
-    def term(x: Any, at: list[Any], taps: list[Any]) -> Any:
-        factors = (x, w(at[1], 0, *taps, at[2]))
-        left, right = (tirx.Cast("float32", tirx.Cast("int32", v)) for v in factors)
-        return left * right
-
-    y, tag = window.compute(region, op, s, k, border(region, op), window.sum_of, term)
-    region.bind(op.result, lambda index: tirx.Cast("int32", y(*region.physical(tag, index))))
-    return window.apply(region, s, k)
 
 
 def plain(region: Region, op: Op, s: conv.Shape) -> Any:

@@ -20,7 +20,7 @@ from graphopt.ir.types import DType
 from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels import matmul
-from graphopt.targets.tvm.kernels.conv_integer import contract
+from graphopt.targets.tvm.kernels.integer import contract
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 

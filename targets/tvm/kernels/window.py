@@ -93,17 +93,19 @@ def compute(
     fill: Any,
     combine: Callable[..., Any],
     term: Callable[[Any, list[Any], list[Any]], Any],
+    convert: Callable[[Any], Any] = lambda x: x,
 ) -> tuple[Any, str]:
     """The stage `anchor`: y[n, cb, s.., ci] = combine over taps of term(x, at, taps).
 
     `term` gets the element of x, the result's index [n, cb, ci], and the taps. `fill` is a number
-    or an expression. Returns the stage and the layout tag it is in.
+    or an expression. The padded copy of x, if one is made, holds `convert(x)`. Returns the stage
+    and the layout tag it is in.
     """
     value, dims = op.operand(0), len(s.size)
     rank = dims + 2
     cols = -(-s.out[-1] // k.columns) * k.columns
     out = (*s.out[:-1], cols)
-    x = padded(region, value, s, k, out, fill) if k.copy else region.tensors[value]
+    x = padded(region, value, s, k, out, fill, convert) if k.copy else region.tensors[value]
     taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
 
     def body(*at: Any) -> Any:
@@ -118,7 +120,15 @@ def compute(
     return region.compute((s.n, blocks, *out, k.block), body, "anchor"), f"aB{letters}{k.block}b"
 
 
-def padded(region: Region, value: Value, s: Window, k: Knobs, out: Ints, fill: Any) -> Any:
+def padded(
+    region: Region,
+    value: Value,
+    s: Window,
+    k: Knobs,
+    out: Ints,
+    fill: Any,
+    convert: Callable[[Any], Any],
+) -> Any:
     """A copy of x in blocks, with its padding and as many columns as `out` reads."""
     dims = len(s.size)
     need = tuple((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
@@ -134,10 +144,10 @@ def padded(region: Region, value: Value, s: Window, k: Knobs, out: Ints, fill: A
         for p, begin, size, whole in zip(at_x, s.pads, s.size, need, strict=False):
             checks += [p >= 0] if begin else []
             checks += [p < size] if whole - begin > size else []
-        inside = region.at(value, [n, c, *at_x])
+        inside = convert(region.at(value, [n, c, *at_x]))
         if not checks:
             return inside
-        outside = expr.like(inside, fill) if isinstance(fill, int | float) else fill
+        outside = expr.like(inside, fill) if isinstance(fill, int | float) else convert(fill)
         return tirx.if_then_else(tirx.all(*checks), inside, outside)
 
     return region.compute((s.n, blocks, *need, k.block), body, "pad")
