@@ -1,7 +1,7 @@
 """recurrent: LSTM and GRU layers as a matrix product over the whole sequence, and a scan.
 
     Y, Y_h, Y_c = LSTM(X, W, R, B, h, c)   (ONNX, one direction)
-    xw = X W^T + (Wb + Rb);  y, h, c = lstm_scan(xw, R, h, c)
+    xw = X W^T + (Wb + Rb), of all directions at once;  y, h, c = lstm_scan(xw, R, h, c)
 
 Most of the work is then one large product; the scan's kernel keeps the state in the first cache.
 """
@@ -56,7 +56,8 @@ class Layers:
         layer, catalog = _check(op, kind), self.ctx.catalog
         direction = str(kind.attr("direction", "forward"))
         ways = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
-        scans = [_direction(rw, layer, d, reverse) for d, reverse in enumerate(ways)]
+        xw = _product(rw, layer, len(ways))
+        scans = [_direction(rw, layer, xw, d, reverse) for d, reverse in enumerate(ways)]
         if catalog and any(catalog.family(scan) is None for scan in scans):
             raise Miss("the target has no kernel for its recurrence")
         return tuple(_stacked(rw, scans, i) for i, _ in enumerate(op.results))
@@ -70,6 +71,11 @@ class Layer:
     kind: Opaque
     gates: int
     hidden: int
+
+    @property
+    def before(self) -> bool:
+        """Whether a GRU's reset scales the product of the state, not the state."""
+        return bool(self.kind.attr("linear_before_reset", 0))
 
     def operand(self, index: int) -> Value | None:
         """An operand; None where it is absent."""
@@ -99,30 +105,36 @@ def _check(op: Op, kind: Opaque) -> Layer:
     return Layer(op, kind, GATES[kind.op_type], weights[1].shape[2])
 
 
-def _direction(rw: Rewriter, layer: Layer, d: int, reverse: bool) -> Op:
-    """The scan of one direction, with its product."""
-    g, h = layer.gates, layer.hidden
+def _product(rw: Rewriter, layer: Layer, directions: int) -> Value:
+    """The input's products and biases of all directions, [T, B, D, G, H]."""
+    g, h, every = layer.gates, layer.hidden, range(directions)
     x = layer.op.operand(0)
-    inputs = constant(layer.operand(1)).shape[2]
-    weights = rw.computed(
-        np.zeros(0, np.float32), (inputs, g * h), lambda: np.ascontiguousarray(layer.part(1, d).T)
-    )
-    before = bool(layer.kind.attr("linear_before_reset", 0))
-    outside, inside = _biases(layer, d, before)
-    product = rw.make(Add(), rw.make(MatMul(), x, weights), rw.const(outside))
-    sizes = x.tensor.static or ()
-    xw = rw.make(Reshape((*sizes[:2], g, h)), product)
+    width = directions * g * h
+
+    def columns() -> Array:
+        return np.ascontiguousarray(np.concatenate([layer.part(1, d) for d in every]).T)
+
+    shape = (constant(layer.operand(1)).shape[2], width)
+    weights = rw.computed(np.zeros(0, np.float32), shape, columns)
+    bias = np.concatenate([_biases(layer, d)[0] for d in every])
+    product = rw.make(Add(), rw.make(MatMul(), x, weights), rw.const(bias))
+    return rw.make(Reshape((*(x.tensor.static or ())[:2], directions, g, h)), product)
+
+
+def _direction(rw: Rewriter, layer: Layer, xw: Value, d: int, reverse: bool) -> Op:
+    """The scan of one direction."""
+    g, h = layer.gates, layer.hidden
     hidden = rw.computed(
         np.zeros(0, np.float32), (g, h, h), lambda: layer.part(2, d).reshape(g, h, h)
     )
     start = [_state(rw, layer.operand(i), d) for i in (5, 6)]
     if layer.kind.op_type == "LSTM":
-        return rw.op(LSTMScan(reverse), xw, hidden, *start)
-    bias = rw.const(inside) if before and layer.operand(3) else None
-    return rw.op(GRUScan(reverse, before), xw, hidden, bias, start[0])
+        return rw.op(LSTMScan(reverse, d), xw, hidden, *start)
+    inside = rw.const(_biases(layer, d)[1]) if layer.before and layer.operand(3) else None
+    return rw.op(GRUScan(reverse, d, layer.before), xw, hidden, inside, start[0])
 
 
-def _biases(layer: Layer, d: int, before: bool) -> tuple[Array, Array]:
+def _biases(layer: Layer, d: int) -> tuple[Array, Array]:
     """What is added to the product [GH], and inside the reset of a GRU [H]."""
     g, h = layer.gates, layer.hidden
     if layer.operand(3) is None:
@@ -130,7 +142,7 @@ def _biases(layer: Layer, d: int, before: bool) -> tuple[Array, Array]:
     both = layer.part(3, d).reshape(2, g * h)
     inside = both[1, 2 * h :] if g == GATES["GRU"] else np.zeros(0, np.float32)
     total = both[0] + both[1]
-    if before:
+    if layer.before:
         total[2 * h :] = both[0, 2 * h :]
     return total, inside
 

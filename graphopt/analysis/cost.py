@@ -38,8 +38,9 @@ def macs(op: Op) -> int:
             return inner + _attention(q, v)
         case SqueezeExcite():
             return inner + math.prod(_dims(types[0])[:1]) * (_size(types[1]) + _size(types[2]))
-        case LSTMScan() | GRUScan():  # xw [T, B, G, H]
-            return inner + _size(types[0]) * _dims(types[0])[-1]
+        case LSTMScan() | GRUScan():  # xw [T, B, D, G, H]
+            steps, batch, _, gates, units = _dims(types[0])
+            return inner + steps * batch * gates * units * units
         case Opaque("LSTM" | "GRU" | "RNN", ""):  # X [steps, batch, in], W and R for all gates
             turns = math.prod(_dims(types[0])[:2])
             return inner + turns * (_size(types[1]) + _size(types[2]))

@@ -23,12 +23,14 @@ SIGMOID: Any = special.expit
 class Scan(OpKind):
     """A recurrence over time: `reverse` runs from the last step to the first.
 
-    xw: [T, B, G, H], the input's products and all biases that don't depend on the state, by gate;
-    r: [G, H, H], hidden weights by gate, output unit, input unit; h0 (and c0): [B, H], absent for
-    zeros. Results: y [T, B, H] and the last state(s) [B, H].
+    xw: [T, B, D, G, H], the input's products and all biases that don't depend on the state, by
+    direction (this one is `part`) and gate; r: [G, H, H], hidden weights by gate, output unit,
+    input unit; h0 (and c0): [B, H], absent for zeros. Results: y [T, B, H] and the last state(s)
+    [B, H].
     """
 
     reverse: bool
+    part: int
     gates = 0
     states = 1
 
@@ -37,9 +39,11 @@ class Scan(OpKind):
         xw, r, *states = tensors(*types)
         if xw.shape is None or r.shape is None:
             return (TensorType(xw.dtype, None),) * (1 + self.states)
-        if len(xw.shape) != 4 or len(r.shape) != 3:
+        if len(xw.shape) != 5 or len(r.shape) != 3:
             raise ValueError(f"{xw} and {r} aren't a sequence by gates and their weights")
-        t, b, g, h = xw.shape
+        t, b, parts, g, h = xw.shape
+        if isinstance(parts, int) and not 0 <= self.part < parts:
+            raise ValueError(f"direction {self.part} of {parts}")
         agree(g, self.gates, "gates of xw")
         agree(r.shape[0], self.gates, "gates of r")
         agree(r.shape[1], h, "hidden units of xw and r")
@@ -68,6 +72,7 @@ class LSTMScan(Scan, name="lstm_scan"):
     """
 
     reverse: bool = False
+    part: int = 0
     operands = ("xw", "r", "h0?", "c0?")
     gates = 4
     states = 2
@@ -76,6 +81,7 @@ class LSTMScan(Scan, name="lstm_scan"):
         """Step by step."""
         xw, r, h0, c0 = (*arrays, None, None)[:4]
         assert xw is not None and r is not None
+        xw = xw[:, :, self.part]
         h, c = _state(h0, xw), _state(c0, xw)
         y = np.zeros((*xw.shape[:2], xw.shape[3]), xw.dtype)
         for t in self.order(len(xw)):
@@ -96,6 +102,7 @@ class GRUScan(Scan, name="gru_scan"):
     """
 
     reverse: bool = False
+    part: int = 0
     linear_before_reset: bool = True
     operands = ("xw", "r", "b?", "h0?")
     gates = 3
@@ -109,6 +116,7 @@ class GRUScan(Scan, name="gru_scan"):
         """Step by step."""
         xw, r, b, h0 = (*arrays, None, None)[:4]
         assert xw is not None and r is not None
+        xw = xw[:, :, self.part]
         h = _state(h0, xw)
         y = np.zeros((*xw.shape[:2], xw.shape[3]), xw.dtype)
         for t in self.order(len(xw)):

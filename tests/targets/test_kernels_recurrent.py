@@ -29,7 +29,7 @@ def scan(name, gates, states, units, batch, b, state=False, bias=False, first=Fa
     width = int(np.gcd(b, units))
     tag = f":Bca{width}b" if width > 1 else ":bca"
     h = f"f32[{batch},{units}]"
-    args = [f"%x: f32[6,{batch},{gates},{units}]", f"%r: f32[{gates},{units},{units}{tag}]"]
+    args = [f"%x: f32[6,{batch},2,{gates},{units}]", f"%r: f32[{gates},{units},{units}{tag}]"]
     operands = ["%x", "%r"]
     if gates == 3:
         operands.append("%b" if bias else "_")
@@ -37,7 +37,7 @@ def scan(name, gates, states, units, batch, b, state=False, bias=False, first=Fa
     if state:
         args += [f"%h: {h}", f"%c: {h}"][:states]
         operands += ["%h", "%c"][:states]
-    attrs = ["reverse=true"] if reverse else []
+    attrs = ["reverse=true", "part=1"] if reverse else []
     attrs += ["linear_before_reset=false"] if first else []
     given = f" {{{','.join(attrs)}}}" if attrs else ""
     results = ", ".join(["%y", "%n", "%m"][: 1 + states])

@@ -34,7 +34,7 @@ class Scan:
         """Allocate the states and fill them."""
         self.op, self.region = op, region
         self.kind: Any = op.kind
-        self.steps, self.batch, self.gates, self.units = shape_of(op.operand(0))
+        self.steps, self.batch, self.parts, self.gates, self.units = shape_of(op.operand(0))
         self.lanes = parse_layout(static(op.operand(1)).layout).block(1)
         self.xw, self.r = (region.tensors[op.operand(i)] for i in (0, 1))
         self.y, *self.last = results
@@ -59,7 +59,8 @@ class Scan:
 
     def input(self, step: Any, b: Any, gate: int, u: Any, lane: Any) -> Any:
         """The input's product for a unit."""
-        row = (step * self.batch + b) * self.gates + gate
+        part = (step * self.batch + b) * self.parts + self.kind.part
+        row = part * self.gates + gate
         return self.xw[row * self.units + u * self.lanes + lane]
 
     def sums(self, gates: list[int], state: Any, b: Any, u: Any) -> Any:
