@@ -13,13 +13,14 @@ A schedule says where with `mark`; `insert` then adds the instructions, which sc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import tvm
 from tvm import tirx
 
-Loops = tuple[Any, ...]
+from graphopt.targets.tvm import marks
+from graphopt.targets.tvm.marks import Loops
+
 PASSES, STEP = "graphopt_passes", "graphopt_step"
 LINE = 64  # bytes
 READ, SECOND_CACHE, DATA = 0, 2, 1  # operands of llvm.prefetch
@@ -41,7 +42,14 @@ def insert(func: Any, weights: int, blocks: int) -> Any:
     """
     tensor = func.params[weights]
     lines = blocks * _lines(tensor.shape[1:], tensor)
-    return func.with_body(_rebuilt(func.body, (), lambda loops: _fetches(loops, tensor, lines)))
+
+    def change(loop: Any, around: Loops) -> Any:
+        body = loop.body
+        if STEP in loop.annotations:
+            body = tirx.SeqStmt([*_fetches((*around, loop), tensor, lines), body])
+        return marks.loop(loop, body, without=(PASSES, STEP))
+
+    return marks.rewritten(func, change)
 
 
 def _lines(shape: Any, tensor: Any) -> int:
@@ -54,32 +62,12 @@ def _elements(tensor: Any) -> int:
     return LINE * 8 // tvm.DataType(tensor.dtype).bits
 
 
-def _rebuilt(stmt: Any, outer: Loops, make: Callable[[Loops], list[Any]]) -> Any:
-    """A statement with what is made added to its marked loops, of those around them."""
-    kind = type(stmt).__name__
-    if kind == "SeqStmt":
-        return tirx.SeqStmt([_rebuilt(s, outer, make) for s in stmt.seq])
-    if kind == "SBlockRealize" and stmt.block.name_hint == "root":
-        b = stmt.block
-        block = type(b)(b.iter_vars, b.reads, b.writes, b.name_hint, _rebuilt(b.body, outer, make),
-                        b.init, b.alloc_buffers, b.match_buffers, b.annotations)  # fmt: skip
-        return type(stmt)(stmt.iter_values, stmt.predicate, block)
-    if kind != "For":
-        return stmt
-    around = (*outer, stmt) if outer or PASSES in stmt.annotations else ()
-    body = _rebuilt(stmt.body, around, make)
-    if STEP in stmt.annotations:
-        body = tirx.SeqStmt([*make(around), body])
-    kept = {k: v for k, v in stmt.annotations.items() if k not in (PASSES, STEP)}
-    return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body,
-                    stmt.thread_binding, kept)  # fmt: skip
-
-
 def _fetches(around: Loops, weights: Any, lines: int) -> list[Any]:
     """The instructions of one step: its share of the lines of the next group."""
-    first, *within = around
+    marked = next(i for i, loop in enumerate(around) if PASSES in loop.annotations)
+    first, within = around[marked], around[marked + 1 :]
     passes = int(first.annotations[PASSES])
-    group = tirx.floordiv(first.loop_var, passes)
+    group: Any = tirx.floordiv(first.loop_var, passes)
     step, steps = tirx.floormod(first.loop_var, passes), passes
     for loop in within:
         step, steps = step * loop.extent + loop.loop_var, steps * int(loop.extent)

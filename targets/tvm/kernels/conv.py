@@ -149,8 +149,10 @@ def accumulate(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> No
     rank = len(s.size) + 2
     cols = -(-s.out[-1] // k.columns) * k.columns
     per_group = s.outs // s.group
-    ib = region.reduce_axis(-(-s.ins // k.inner), "ib")
-    ii = region.reduce_axis(k.inner, "ii")
+    step = together(s.ins, k.inner)
+    parts = k.inner // step  # of a block
+    ib = region.reduce_axis(-(-s.ins // step), "ib")
+    ii = region.reduce_axis(step, "ii")
     taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
 
     def body(*at: Any) -> Any:
@@ -158,10 +160,12 @@ def accumulate(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> No
         where = [p * st + t.var * d for p, st, t, d in
                  zip(space, s.strides, taps, s.dilations, strict=True)]  # fmt: skip
         group = tirx.floordiv(ob * k.block, per_group) if s.group > 1 else 0
-        channel = group * (s.ins // k.inner) + ib.var if s.group > 1 else ib.var
+        block = tirx.floordiv(ib.var, parts) if parts > 1 else ib.var
+        lane = tirx.floormod(ib.var, parts) * step + ii.var if parts > 1 else ii.var
+        channel = group * (s.ins // k.inner) + block if s.group > 1 else block
         t = [t.var for t in taps]
         if k.inner > 1:
-            return te.sum(x(n, channel, *where, ii.var) * w(ob, ib.var, *t, ii.var, oi),
+            return te.sum(x(n, channel, *where, lane) * w(ob, block, *t, lane, oi),
                           axis=[ib, *taps, ii])  # fmt: skip
         return te.sum(x(n, channel, *where) * w(ob, ib.var, *t, oi), axis=[ib, *taps])
 
@@ -175,6 +179,14 @@ def accumulate(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> No
         return value if bias is None else value + region.at(bias, [index[1]])
 
     region.bind(op.result, read)
+
+
+def together(ins: int, inner: int) -> int:
+    """Channels summed in a turn of the inner loop: a block, or the part of one that divides `ins`.
+
+    24 channels in blocks of 16 would be 32, a quarter of the products by the zeros of the padding.
+    """
+    return next((part for part in (inner, 8, 4) if part <= inner and ins % part == 0), inner)
 
 
 def padded(region: Region, op: Op, s: Shape, k: Knobs, out: Ints) -> Any:
@@ -234,12 +246,12 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     dense = not static(output).layout
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
     parallel = loops.parallel_worth(s.macs)
-    step = register_tile(sch, outer, region.machine, parallel=parallel, dense=dense)
+    sums = register_tile(sch, outer, region.machine, parallel=parallel, dense=dense)
     w = region.anchor.operand(1) if region.anchor else None
     if k.input_first or k.inner == 1 or w not in region.graph.args:
         return sch.mod["main"]
     groups = -(-s.outs // (k.block * k.blocks))
-    ahead.mark(sch, outer[0], loops.extent(sch, outer[0]) // (s.n * groups), step)
+    ahead.mark(sch, outer[0], loops.extent(sch, outer[0]) // (s.n * groups), sums[-2])
     return ahead.insert(sch.mod["main"], region.graph.args.index(w), k.blocks)
 
 
@@ -262,7 +274,7 @@ def tile_loops(sch: Any, block: Any, s: Shape, k: Knobs, dense: bool) -> tuple[A
 def register_tile(
     sch: Any, outer: tuple[Any, list[Any]], machine: Machine, *, parallel: bool, dense: bool
 ) -> Any:
-    """Compute the anchor's tile in registers in the store's tile loop; give a loop of the sum."""
+    """Compute the anchor's tile in registers in the store's tile loop; give the sum's loops."""
     fused, (inner, ci, wi, last) = outer
     y = sch.get_sblock("anchor")
     sch.compute_at(y, inner, preserve_unit_loops=True)
@@ -285,7 +297,7 @@ def register_tile(
         sch.vectorize(last)
     for loop in (ci, wi):
         sch.unroll(loop)
-    return reduce[-2]
+    return reduce
 
 
 def build(region: Region) -> Any:
