@@ -67,14 +67,15 @@ def _fetches(around: Loops, weights: Any, lines: int) -> list[Any]:
     marked = next(i for i, loop in enumerate(around) if PASSES in loop.annotations)
     first, within = around[marked], around[marked + 1 :]
     passes = int(first.annotations[PASSES])
-    group: Any = tirx.floordiv(first.loop_var, passes)
+    group = tirx.floordiv(first.loop_var, passes)
     step, steps = tirx.floormod(first.loop_var, passes), passes
     for loop in within:
         step, steps = step * loop.extent + loop.loop_var, steps * int(loop.extent)
     share = -(-lines // steps)
     last = _lines(weights.shape, weights) - share
-    line = (group + 1) * lines + tirx.min(step * share, lines - share)
-    return [_fetch(weights, tirx.min(line, last) + i) for i in range(share)]
+    line: Any = (group + 1) * lines + tirx.min(step * share, lines - share)
+    begin: Any = tirx.min(line, last)
+    return [_fetch(weights, begin + i) for i in range(share)]
 
 
 def _fetch(weights: Any, line: Any) -> Any:
