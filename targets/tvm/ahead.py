@@ -22,6 +22,7 @@ from graphopt.targets.tvm import marks
 from graphopt.targets.tvm.marks import Loops
 
 PASSES, STEP = "graphopt_passes", "graphopt_step"
+PASSES_WORTH = 4  # over a group: with fewer, fetching would be as much work as computing
 LINE = 64  # bytes
 READ, SECOND_CACHE, DATA = 0, 2, 1  # operands of llvm.prefetch
 

@@ -248,10 +248,12 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     parallel = loops.parallel_worth(s.macs)
     sums = register_tile(sch, outer, region.machine, parallel=parallel, dense=dense)
     w = region.anchor.operand(1) if region.anchor else None
-    if k.input_first or k.inner == 1 or w not in region.graph.args:
-        return sch.mod["main"]
     groups = -(-s.outs // (k.block * k.blocks))
-    ahead.mark(sch, outer[0], loops.extent(sch, outer[0]) // (s.n * groups), sums[-2])
+    passes = loops.extent(sch, outer[0]) // (s.n * groups)
+    few = passes * -(-s.out[-1] // k.columns) < ahead.PASSES_WORTH
+    if few or k.input_first or k.inner == 1 or w not in region.graph.args:
+        return sch.mod["main"]
+    ahead.mark(sch, outer[0], passes, sums[-2])
     return ahead.insert(sch.mod["main"], region.graph.args.index(w), k.blocks)
 
 

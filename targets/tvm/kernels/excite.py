@@ -179,7 +179,7 @@ def build(region: Region) -> Any:
         if name in tiled:
             s, k = tiled[name].shape, tiled[name].knobs
             parallel = loops.parallel_worth(s.macs // 2 if name == "total" else s.macs)
-            matmul.product_tiles(sch, s, k, region.machine, parallel=parallel, name=name)
+            matmul.product_tiles(sch, s, k, parallel=parallel, name=name)
         elif name.startswith("total"):
             loops.reduction_stage(sch, block, region.machine, work=work)
         elif name.startswith("pack"):

@@ -18,10 +18,12 @@ from tvm import te, tirx
 
 from graphopt.ir.core import Op
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import loops
+from graphopt.targets.tvm import ahead, loops
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Ints = tuple[int, ...]
+FEW = 4  # times fewer elements of b than of a: then some rows of a stay while all of b passes
+STEP = 16  # turns of a sum between fetches ahead
 TILES = 16  # that tuning may choose from
 
 
@@ -237,70 +239,74 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     leading = math.prod(result[len(s.batch) : -2])  # rows folded from several axes stay apart
     tiled = s.n % k.lanes == 0 and bool(result) and result[-1] == s.n and leading == 1
     if tiled and not static(output).layout:
-        fused_tiles(sch, s, k, region.machine, parallel=parallel)
-        return sch.mod["main"]
-    product_tiles(sch, s, k, region.machine, parallel=parallel)
+        step = fused_tiles(sch, s, k, parallel=parallel)
+        w = region.anchor.operand(1) if region.anchor else None
+        if step is None or s.batch or "pack" in region.stages or w not in region.graph.args:
+            return sch.mod["main"]
+        ahead.mark(sch, step[0], 1, step[1])
+        return ahead.insert(sch.mod["main"], region.graph.args.index(w), k.panels)
+    product_tiles(sch, s, k, parallel=parallel)
     work = math.prod(result) * 4
     loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=work)
     return sch.mod["main"]
 
 
-def row_order(s: Shape, k: Knobs, machine: Machine, panel: Any, row: Any) -> list[Any]:
-    """Tile loops, outer first: rows inside where b is too large to pass for every tile of rows."""
-    stream = 4 * s.k * s.n > machine.l2_bytes // 2
-    return [panel, row] if stream or s.m <= k.rows else [row, panel]
+def by_panels(s: Shape, k: Knobs) -> bool:
+    """Whether all rows pass for some panels of b, not the other way round: b has more elements."""
+    return FEW * s.n >= s.m or s.m <= k.rows
 
 
-def fused_tiles(sch: Any, s: Shape, k: Knobs, machine: Machine, *, parallel: bool) -> None:
-    """Compute the product tile by tile in registers, and store each tile through the epilogue."""
+def fused_tiles(sch: Any, s: Shape, k: Knobs, *, parallel: bool) -> tuple[Any, Any] | None:
+    """Compute the product tile by tile in registers, and store each tile through the epilogue.
+
+    Gives the loop over groups of panels, and one of the sum, where panels are fetched ahead.
+    """
     *batch, column = sch.get_loops(sch.get_sblock("out0"))
     row = batch.pop() if len(batch) > len(s.batch) else sch.add_unit_loop(column)
     po, pi, lane = sch.split(column, [None, k.panels, k.lanes])
     mo, mi = sch.split(row, [None, k.rows])
-    order = row_order(s, k, machine, po, mo)
+    order = [po, mo] if by_panels(s, k) else [mo, po]
     sch.reorder(*batch, *order, mi, pi, lane)
     y = sch.get_sblock("anchor")
     fused = sch.fuse(*batch, order[0]) if batch else order[0]
     sch.compute_at(y, order[1], preserve_unit_loops=True)
     if parallel and loops.extent(sch, fused) > 1:
         sch.parallel(fused)
-    registers(sch, y, outer=2)
+    passes = -(-s.m // k.rows)
+    ahead_of = order[0] is po and passes >= ahead.PASSES_WORTH and s.k % STEP == 0 and s.k > STEP
+    if ahead_of:
+        sch.split(sch.get_loops(y)[-1], [None, STEP])
+    sums = registers(sch, y, outer=2, sums=1 + ahead_of)
     sch.set_scope(sch.get_sblock("anchor_update"), 0, "local")
     sch.vectorize(lane)
     for loop in (mi, pi):
         sch.unroll(loop)
+    return (fused, sums[0]) if ahead_of else None
 
 
-def registers(sch: Any, y: Any, outer: int) -> None:
-    """Put the reduction outside an unrolled, vectorized tile that starts below `outer` loops."""
+def registers(sch: Any, y: Any, outer: int, sums: int = 1) -> list[Any]:
+    """Put the sum's loops outside an unrolled, vectorized tile that starts below `outer` loops."""
     every = sch.get_loops(y)
-    reduce, space = every[-1], every[outer:-1]
-    sch.reorder(reduce, *space)
+    reduce, space = every[-sums:], every[outer:-sums]
+    sch.reorder(*reduce, *space)
     sch.vectorize(space[-1])
     for loop in space[:-1]:
         sch.unroll(loop)
-    init = sch.get_loops(sch.decompose_reduction(y, reduce))[outer:]
+    init = sch.get_loops(sch.decompose_reduction(y, reduce[0]))[outer:]
     sch.vectorize(init[-1])
     for loop in init[:-1]:
         sch.unroll(loop)
+    return reduce
 
 
-def product_tiles(
-    sch: Any,
-    s: Shape,
-    k: Knobs,
-    machine: Machine,
-    *,
-    parallel: bool,
-    name: str = "anchor",
-) -> None:
+def product_tiles(sch: Any, s: Shape, k: Knobs, *, parallel: bool, name: str = "anchor") -> None:
     """Compute the product tile by tile in registers, then write the tile."""
     y = sch.get_sblock(name)
     kept = sch.cache_write(y, 0, "local")
     *batch, m, p, lane = sch.get_loops(kept)
     mo, mi = sch.split(m, [None, k.rows])
     po, pi = sch.split(p, [None, k.panels])
-    order = row_order(s, k, machine, po, mo)
+    order = [po, mo] if by_panels(s, k) else [mo, po]
     sch.reorder(*batch, *order, mi, pi, lane)
     sch.compute_at(y, order[1], preserve_unit_loops=True)
     fused = sch.fuse(*batch, *order)
