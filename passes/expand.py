@@ -2,6 +2,7 @@
 
 ONNX defines many ops by a function of simpler ones: Attention in all its forms, RotaryEmbedding,
 CenterCropPad, losses. A target that lacks such an op has kernels for what its function is made of.
+Cubic and antialiased resizing have no function, but are products with matrices (`separable`).
 The exported model keeps the op: this runs where a target lowers.
 """
 
@@ -19,6 +20,7 @@ from graphopt.passes.dce import Dce
 from graphopt.passes.fold import Fold
 from graphopt.passes.fuse import Fuse
 from graphopt.passes.group import is_view
+from graphopt.passes.separable import as_products
 from graphopt.passes.simplify import Simplify
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Catalog, Context, Effect, run_pipeline
@@ -36,14 +38,19 @@ class Expand(RulePass, name="expand"):
     effect: ClassVar[Effect] = "reassociating"
 
     def rules(self, ctx: Context) -> Iterable[Rule[Any]]:
-        """One rule, which asks the target what it can compute; without one, nothing has kernels."""
+        """The rules; the first asks the target what it can compute (without one: nothing)."""
 
         @rule(Opaque)
         def define(rw: Rewriter, op: Op, kind: Opaque) -> tuple[Value, ...] | None:
             """f(x, y) -> the ops by which ONNX defines f."""
             return _define(rw, op, kind, ctx)
 
-        return (define,)
+        @rule(Opaque)
+        def resize_by_products(rw: Rewriter, op: Op, kind: Opaque) -> Value | None:
+            """resize(x) -> V x W, the rows of V' and W resized basis vectors."""
+            return as_products(rw, op, kind)
+
+        return (define, resize_by_products)
 
 
 def _define(rw: Rewriter, op: Op, kind: Opaque, ctx: Context) -> tuple[Value, ...] | None:
