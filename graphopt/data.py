@@ -36,9 +36,25 @@ class Samples:
         the rest, or one sample when they have the whole shape.
         """
         takes = {a.hint: self._per_run(a.type, self.inputs[a.hint]) for a in graph.args}
-        runs = min(len(self.inputs[n]) // (k or 1) for n, k in takes.items())
+        runs = self.runs(graph)
         for i in range(runs if limit is None else min(runs, limit)):
             yield {n: self._cut(self.inputs[n], i, k) for n, k in takes.items()}
+
+    def runs(self, graph: Graph) -> int:
+        """How many runs of the model the samples are enough for."""
+        takes = {a.hint: self._per_run(a.type, self.inputs[a.hint]) for a in graph.args}
+        return min(len(self.inputs[n]) // (k or 1) for n, k in takes.items())
+
+    def labelled(self, graph: Graph, first: int = 0) -> Iterator[tuple[Feed, Array | None]]:
+        """Pairs of what a run takes, from run `first` on, and the labels of its samples."""
+        total = self.runs(graph)
+        for i, feed in enumerate(self.feeds(graph)):
+            labels = None
+            if self.labels is not None and len(self.labels) == len(self):
+                per_run = len(self) // total
+                labels = self.labels[i * per_run : (i + 1) * per_run]
+            if i >= first:
+                yield feed, labels
 
     @staticmethod
     def _per_run(type_: object, array: Array) -> int | None:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 from graphopt.analysis.price import Costs
 from graphopt.errors import GraphoptError
-from graphopt.ir.core import Graph, Loc, Module, Op, OpKind
+from graphopt.ir.clone import clone_module
+from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.types import Array
 from graphopt.rewrite.driver import Permission, Remark
 from graphopt.spec import Scanner, Spec, parse_spec
@@ -45,6 +46,26 @@ class Catalog(Protocol):
         ...
 
 
+class Activations(Protocol):
+    """What values of a module are on sample inputs, as calibration needs to know it.
+
+    `data` says what the samples are: `given`, or how they were made; `runs` how many runs of the
+    model they are enough for.
+    """
+
+    data: str
+    runs: int
+
+    def watch(
+        self, module: Module, values: Sequence[Value], runs: int | None = None
+    ) -> Iterator[tuple[int, Array]]:
+        """Pairs of an index into `values` and its array, run after run (the first `runs`).
+
+        One run's arrays are in memory at a time, or fewer (see `graphopt.activations`).
+        """
+        ...
+
+
 Evaluator = Callable[[OpKind, tuple[Array | None, ...], tuple[Graph, ...]], tuple[Array, ...]]
 
 
@@ -56,7 +77,9 @@ class Context:
     arrays, regions -> result arrays; None: such ops aren't folded. `fold_bytes` is the largest
     result that folding may make. `catalog` and `lanes` (the float32 vector width) describe the
     target; None and 0 when there is none. `costs` tells what ops take on it (see
-    `graphopt.analysis.price`); None where nobody can.
+    `graphopt.analysis.price`); None where nobody can. `samples` runs a module and shows its values;
+    None where nobody can. `before` is the module as it was before the first lossy pass: what that
+    and later ones are to stay close to.
     """
 
     permit: Permission = permit_all
@@ -65,6 +88,8 @@ class Context:
     catalog: Catalog | None = None
     lanes: int = 0
     costs: Costs | None = None
+    samples: Activations | None = None
+    before: Module | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +180,8 @@ def run_pipeline(
         try:
             for h in hooks:
                 h.before(number, p, module)
+            if p.effect == "lossy" and ctx.before is None:
+                ctx.before = clone_module(module)
             result = p.run(module, ctx)
             for h in reversed(hooks):
                 h.after(number, p, module, result)

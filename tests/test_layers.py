@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"}, {"spec", "limits"}, {"ir"}, {"ops"}, {"onnx", "rewrite", "analysis"}, {"pipeline"},
-    {"perturb"}, {"hooks", "choices", "data", "verify", "exact"}, {"passes"}, {"targets"}, {"report"}, {"measure"}, {"profiler"}, {"api"}, {"cli"},
+    {"perturb"}, {"loss"}, {"hooks", "choices", "data", "activations", "verify", "exact"}, {"passes"}, {"targets"}, {"report"}, {"measure"}, {"profiler"}, {"account"}, {"job"}, {"api"}, {"cli"},
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # The facade: Module.save and the public names, each loading the layer above on first use.

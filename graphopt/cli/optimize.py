@@ -42,6 +42,14 @@ def optimize(
     passes: Passes = "default",
     data: Data = None,
     input_shape: Shapes = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS", min=0,
+            help="What lossy passes may cost: points of right answers (data with labels) or of "
+            "answers that stay the same. Exit code 4 where they cost more.",
+        ),
+    ] = None,
     threads: Threads = None,
     debug: Annotated[
         Path | None,
@@ -80,7 +88,7 @@ def optimize(
         result = api.optimize(
             str(model), chosen, chain, data, shapes, threads,
             hooks=watch.hooks, build=Build(progress=progress, tune=tune, plan=schedules),
-            measure=True,
+            measure=True, max_drop=max_drop,
         )  # fmt: skip
         _keep(watch, result, chosen)
         progress("write the bundle", 0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from graphopt.ir.builtin import Return
 from graphopt.ir.core import Graph, Loc, Module, Op, Value
@@ -53,6 +53,29 @@ def captured(op: Op) -> list[Value]:
         for inner in region.walk():
             found.update((v, None) for v in inner.operands if v and v not in inside)
     return list(found)
+
+
+def returning(module: Module, values: Sequence[Value]) -> Module:
+    """A copy that returns these values of the main graph, as `value/0`, `value/1` ...
+
+    Only the ops that they depend on are in it; its inputs are the same.
+    """
+    needed: set[Op] = set()
+    todo = [v.op for v in values if v.op]
+    while todo:
+        op = todo.pop()
+        if op not in needed:
+            needed.add(op)
+            todo += [v.op for v in (*op.operands, *captured(op)) if v and v.op]
+    graph = module.main
+    new = Graph([a.type for a in graph.args], graph.name, [a.hint for a in graph.args])
+    mapped = dict(zip(graph.args, new.args, strict=True))
+    for op in graph:
+        if op in needed:
+            new.insert(clone_op(op, mapped))
+    names = tuple(f"value/{i}" for i, _ in enumerate(values))
+    new.insert(Op(Return(names), [mapped[v] for v in values], loc=Loc()))
+    return Module(new, module.name, dict(module.opsets), dict(module.metadata))
 
 
 def extract(ops: Iterable[Op], name: str) -> tuple[Graph, list[Value], list[Value]]:

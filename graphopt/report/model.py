@@ -11,6 +11,7 @@ from graphopt.analysis import cost
 from graphopt.hooks import PassError
 from graphopt.ir.core import Graph, Module
 from graphopt.ir.types import TensorType
+from graphopt.loss import Loss
 from graphopt.pipeline import Record
 from graphopt.verify import Check
 
@@ -78,10 +79,10 @@ class Latency:
 class Report:
     """Everything there is to say about one optimization.
 
-    `seconds` are wall times by stage; `layers` the profile and `roofline` what the machine can do
-    (both as `graphopt profile` gives them); `files` the bundle's, in bytes; `source_bytes` the
-    original model's file, with its external data; `pass_seconds` and `pass_errors` are there only
-    where they were asked for.
+    `losses` say what lossy passes cost, `max_drop` what they may; `seconds` are wall times by
+    stage; `layers` the profile and `roofline` what the machine can do (both as `graphopt profile`
+    gives them); `files` the bundle's, in bytes; `source_bytes` the original model's file, with its
+    external data; `pass_seconds` and `pass_errors` are there only where they were asked for.
     """
 
     model: str
@@ -93,6 +94,8 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     notes: list[str] = field(default_factory=list[str])
     checks: list[Check] = field(default_factory=list[Check])
+    losses: list[Loss] = field(default_factory=list[Loss])
+    max_drop: float | None = None
     kernels: int = 0
     calls: int = 0
     arena_bytes: int = 0

@@ -65,6 +65,15 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     if report.calls:
         yield "peak memory", size(a.activation_bytes), size(report.arena_bytes), _memory(report)
     yield from _latency(report)
+    for one in report.losses:
+        limit = f" (limit: drop {report.max_drop:g})" if report.max_drop is not None else ""
+        where = f"{one.samples} {one.data} samples{limit}"
+        if one.before is not None and one.after is not None:
+            yield "right answers", f"{one.before:.1f} %", f"{one.after:.1f} %", where
+        yield _KEPT[one.how], "-", str(one.kept), f"{where}; SQNR {one.sqnr_db:.1f} dB"
+
+
+_KEPT = {"classes": "agreement", "sides": "agreement", "direction": "cosine", "values": "nearness"}
 
 
 def _fewer(before: int, after: int) -> str:
@@ -107,6 +116,9 @@ def _sentences(report: Report) -> Iterator[str]:
     """What was verified, what isn't compiled."""
     for check in report.checks:
         yield str(check)
+    for one in report.losses:
+        if one.before is not None:
+            yield str(one)
     if report.fallback is None:
         return
     f = report.fallback

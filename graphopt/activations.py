@@ -1,0 +1,75 @@
+"""What values of a model are on sample inputs: the runs that calibration and repair are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from graphopt import onnx as onnx_io
+from graphopt.data import Feed
+from graphopt.ir.clone import returning
+from graphopt.ir.core import Module, Value
+from graphopt.ir.types import Array, TensorType
+
+AT_ONCE = 256 << 20  # bytes of values that one run of the model gives back
+
+
+@dataclass
+class SampleRuns:
+    """Runs modules in ONNX Runtime, its optimizer off, on samples that can be gone through again.
+
+    `feeds` gives them from the start each time; `runs` is how many there are; `data` says what they
+    are. `used` is the largest number that anybody has looked at: what is measured on the others
+    isn't flattered by them.
+    """
+
+    feeds: Callable[[], Iterable[Feed]]
+    runs: int
+    data: str
+    used: int = 0
+
+    def watch(
+        self, module: Module, values: Sequence[Value], runs: int | None = None
+    ) -> Iterator[tuple[int, Array]]:
+        """Pairs of an index into `values` and its array, run after run.
+
+        Values that together take more than AT_ONCE bytes a run are seen in several goes over the
+        samples, each running the ops that its values need.
+
+        Args:
+            module: what is run; it may be changed afterwards, not meanwhile.
+            values: float values of its main graph.
+            runs: how many of the samples' runs; None: all.
+        """
+        wanted = min(self.runs, runs or self.runs)
+        self.used = max(self.used, wanted)
+        for part in portions(values):
+            reference = onnx_io.Reference(returning(module, [values[i] for i in part]))
+            for number, feed in enumerate(self.feeds()):
+                if number == wanted:
+                    break
+                found = reference.run(feed)
+                yield from zip(part, found.values(), strict=True)
+
+
+def portions(values: Sequence[Value]) -> Iterator[list[int]]:
+    """Indices of values in groups of no more than AT_ONCE bytes (or one value)."""
+    part, total = list[int](), 0
+    for i, value in enumerate(values):
+        size = bytes_of(value)
+        if part and total + size > AT_ONCE:
+            yield part
+            part, total = [], 0
+        part.append(i)
+        total += size
+    if part:
+        yield part
+
+
+def bytes_of(value: Value) -> int:
+    """Bytes of a value; sizes known only in a run count as 1."""
+    if not isinstance(value.type, TensorType):
+        return 0
+    dims = (d if isinstance(d, int) else 1 for d in value.type.shape or ())
+    return math.prod(dims) * 4

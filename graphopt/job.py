@@ -1,0 +1,352 @@
+"""The steps of one optimization, sharing what they have learnt (`graphopt.api.optimize`)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from graphopt import onnx as onnx_io
+from graphopt.account import describe_build, is_gir, name_of, specs, target_text, versions
+from graphopt.activations import SampleRuns
+from graphopt.analysis.bind import Shapes, bind
+from graphopt.analysis.memory import check_memory
+from graphopt.data import Feed, load_samples, sample_shapes, seeded_runs
+from graphopt.errors import InputError, LimitError, MismatchError
+from graphopt.exact import check_integers
+from graphopt.hooks import Kept, Records, Shifted
+from graphopt.ir.clone import clone_module
+from graphopt.ir.core import Module
+from graphopt.ir.verify import verify
+from graphopt.loss import Loss, Meter, hows, worst
+from graphopt.measure import interleave, latency
+from graphopt.onnx.isolated import run_bundle
+from graphopt.pipeline import Context, Hook, Pass, Record, run_pipeline
+from graphopt.profiler import Profile, profile_session
+from graphopt.report.model import Latency, Report, Size
+from graphopt.runtime import Session
+from graphopt.runtime.manifest import Manifest
+from graphopt.targets.base import Build, Progress, Target
+from graphopt.targets.bundle import Meta
+from graphopt.targets.program import Program
+from graphopt.verify import Check, Feeds, compare, response, tolerance
+
+SEEDED_SAMPLES = 3
+DATA_SAMPLES = 16
+APART = 32  # samples that nothing was fitted to, which are enough to measure a loss on
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks of an optimization (see `graphopt.api.optimize`)."""
+
+    source: Any
+    load: Callable[[], Module]
+    target: Target | None
+    passes: tuple[Pass, ...]
+    data: Any
+    input_shapes: Shapes
+    threads: int
+    hooks: tuple[Hook, ...]
+    build: Build
+    max_drop: float | None = None
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a pass approximates."""
+        return any(p.effect == "lossy" for p in self.passes)
+
+
+@dataclass
+class Truth:
+    """Outputs to hold others against: of `what`, for `feeds`, which are `data`."""
+
+    what: str
+    module: Module
+    data: str
+    feeds: Sequence[Feed]
+    wanted: Sequence[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+
+    def check(self, what: str, got: Feeds) -> Check:
+        """Compare outputs for the same feeds, as close as rounding allows."""
+        respond = lambda: response(self.module, self.feeds, self.wanted, runs)  # noqa: E731
+        limit = tolerance(self.module.main, respond)
+        return compare(what, self.data, limit, self.wanted, got)
+
+
+class Job:
+    """The steps, in order: read, run the original, run the passes, verify, compile, verify."""
+
+    def __init__(self, request: Request) -> None:
+        """Read the model and the data.
+
+        Raises:
+            InputError: they can't be used.
+        """
+        self.request, self.target = request, request.target
+        self.costs = self.target.costs(request.threads) if self.target else None
+        self.seconds: dict[str, float] = {}
+        self.progress: Progress = request.build.progress
+        self.progress("read the model", 0, 1)
+        self.module = self.timed("read", request.load)
+        data = request.data
+        self.samples = load_samples(data, self.module.main) if data is not None else None
+        self.notes = self._bind(dict(request.input_shapes))
+        check_memory(self.module)
+        self.original = clone_module(self.module)
+        self.before = Size.of(self.module)
+        self.truth: Truth | None = None
+        self.activations = self._activations()
+        self.program: Program | None = None
+        self.manifest: Manifest | None = None
+        self.staged: tempfile.TemporaryDirectory[str] | None = None
+        self.records: list[Record] = []
+        self.lowering, self.integers = Records(), Kept("integers")
+        self.checks: list[Check] = []
+        self.losses: tuple[Loss, ...] = ()
+        self.latency: list[Latency] = []
+        self.profile: Profile | None = None
+
+    def _bind(self, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+        """Fix the shapes of inputs: as given, else as the samples have them, else a batch of 1."""
+        notes: list[str] = []
+        if self.samples:
+            for name, shape in sample_shapes(self.samples, self.module.main).items():
+                if name not in shapes:
+                    shapes[name] = shape
+                    text = "x".join(map(str, shape))
+                    notes.append(f"input {name!r} takes the shape {text} of the samples")
+        return notes + bind(self.module, shapes)
+
+    def _activations(self) -> SampleRuns:
+        """The samples as passes see them; those that are verified on where none were given."""
+        samples, graph = self.samples, self.original.main
+        if samples is None:
+            return SampleRuns(self._seeded, SEEDED_SAMPLES, "seeded")
+        count = samples.runs(graph)
+        return SampleRuns(lambda: samples.feeds(graph), count, "given")
+
+    def _seeded(self) -> Sequence[Feed]:
+        if self.truth is None:
+            self._run_original()
+        assert self.truth
+        return self.truth.feeds
+
+    def timed(self, what: str, work: Callable[[], Any]) -> Any:
+        """Do some work and add its time to a stage's."""
+        began = time.perf_counter()
+        result = work()
+        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
+        return result
+
+    def run_original(self) -> None:
+        """The numbers to verify against, on given samples or seeded inputs."""
+        self.progress("run the original", 0, 1)
+        self.timed("verify", self._run_original)
+
+    def _run_original(self) -> None:
+        reference = onnx_io.Reference(self._source)
+        if self.samples:
+            feeds = self._feeds()
+            wanted = [reference.run(f) for f in feeds]
+        else:
+            feeds, wanted = seeded_runs(self.original, reference.run, SEEDED_SAMPLES)
+        data = "given" if self.samples else "seeded"
+        self.truth = Truth("the original", self.original, data, feeds, wanted)
+
+    @property
+    def _source(self) -> Any:
+        """The original, as the reference reads it."""
+        return self.original if is_gir(self.request.source) else self.request.source
+
+    def _feeds(self) -> list[Feed]:
+        """The given samples, as the model takes them."""
+        assert self.samples
+        found = list(self.samples.feeds(self.module.main, DATA_SAMPLES))
+        if not found:
+            raise InputError("the data has too few samples for one run of the model")
+        return found
+
+    def run_passes(self, check: bool = True) -> None:
+        """Run the pipeline; what it makes up to its first lossy pass must equal the original."""
+        self.progress("run the passes", 0, 1)
+        asked = Context(
+            evaluate=onnx_io.evaluate_opaque, costs=self.costs, samples=self.activations
+        )
+        passes, hooks = self.request.passes, self.request.hooks
+        run = lambda: run_pipeline(passes, self.module, asked, hooks)  # noqa: E731
+        self.records = self.timed("passes", run)
+        verify(self.module)
+        if check and asked.before:
+            self.progress("verify the model before lossy passes", 0, 1)
+            self.timed("verify", lambda: self._verify_model("the exact part", asked.before))
+
+    def verify_model(self) -> None:
+        """Check the optimized model; measure how far lossy passes moved it."""
+        self.progress("verify the optimized model", 0, 1)
+        if self.request.lossy:
+            self.timed("verify", self._measure_loss)
+        else:
+            self.timed("verify", lambda: self._verify_model("the optimized model.onnx"))
+
+    def _verify_model(self, what: str, module: Module | None = None) -> None:
+        assert self.truth
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            path = Path(folder) / "model.onnx"
+            onnx_io.save(module or self.module, path)
+            again = onnx_io.Reference(path)
+            self._passed(self.truth.check(what, [again.run(f) for f in self.truth.feeds]))
+
+    def _measure_loss(self) -> None:
+        """From here on the optimized model's own numbers are what the bundle must give.
+
+        Raises:
+            LimitError: it lost more than the user allows.
+        """
+        assert self.truth
+        old, new = onnx_io.Reference(self._source), onnx_io.Reference(self.module)
+        meter = Meter(hows(self.original.main), self.truth.data)
+        for feed, labels in self._held_out():
+            meter.add(old.run(feed), new.run(feed), labels)
+        self.losses = meter.losses()
+        feeds = self.truth.feeds
+        module = clone_module(self.module)
+        self.truth = Truth("the optimized model", module, self.truth.data, feeds,
+                           [new.run(f) for f in feeds])  # fmt: skip
+        limit, lost = self.request.max_drop, worst(self.losses)
+        if limit is not None and lost and lost.drop.mean > limit:
+            raise LimitError(
+                f"{name_of(self.request.source)}: the drop is {lost.drop.mean:.2f} points, over "
+                f"the limit of {limit:g} (--max-drop); {lost}"
+            )
+
+    def _held_out(self) -> Any:
+        """Feeds with their labels: those that no pass has looked at, if they are enough."""
+        if self.samples is None:
+            assert self.truth
+            return [(feed, None) for feed in self.truth.feeds]
+        used = self.activations.used
+        apart = self.activations.runs - used >= APART
+        if not apart and used:
+            self.notes.append(f"the loss is measured on the {used} samples that it was calibrated "
+                              f"on; give {APART} more for others")  # fmt: skip
+        return self.samples.labelled(self.original.main, used if apart else 0)
+
+    def compile(self) -> None:
+        """Make the bundle in a folder of its own."""
+        target = self.target
+        assert target is not None
+        self.staged = tempfile.TemporaryDirectory(prefix="graphopt-")
+        place = Path(self.staged.name) / "bundle"
+        meta = Meta(
+            target=target_text(target),
+            pipeline=",".join(map(str, self.request.passes)),
+            versions=versions(),
+            inputs=specs(self.module, outputs=False),
+            outputs=specs(self.module, outputs=True),
+            extra={"costs": self.costs.used} if self.costs and self.costs.used else {},
+        )
+        past = len(self.request.passes)
+        hooks = (self.lowering, self.integers, *(Shifted(h, past) for h in self.request.hooks))
+        self.progress("plan kernels and memory", 0, 1)
+        self.program, self.manifest = self.timed("compile", lambda: target.compile(
+            self.module, place, meta=meta, options=self.request.build,
+            model=lambda path: onnx_io.save(self.module, path), hooks=hooks,
+        ))  # fmt: skip
+
+    def cleanup(self) -> None:
+        """Remove the folder."""
+        if self.staged:
+            self.staged.cleanup()
+
+    def verify_bundle(self) -> None:
+        """Check what was compiled."""
+        self.progress("verify the bundle", 0, 1)
+        self.timed("verify", self._verify_bundle)
+
+    def _verify_bundle(self) -> None:
+        assert self.staged and self.truth
+        feeds = self.truth.feeds
+        got = run_bundle(Path(self.staged.name) / "bundle", feeds, self.request.threads)
+        self._passed(self.truth.check("the compiled bundle", got))
+        if self.integers.module:
+            self._passed(check_integers(self.integers.module, feeds[0], got[0], self.truth.data))
+
+    def _passed(self, check: Check | None) -> None:
+        """List a check, if there is one.
+
+        Raises:
+            MismatchError: it failed.
+        """
+        if check:
+            self.checks.append(check)
+        if check and not check.ok:
+            raise MismatchError(f"{name_of(self.request.source)}: {check}")
+
+    def measure(self) -> None:
+        """Time the bundle and ONNX Runtime."""
+        self.progress("measure", 0, 1)
+        self.timed("measure", self._measure)
+
+    def _measure(self) -> None:
+        assert self.staged
+        place, threads = Path(self.staged.name) / "bundle", self.request.threads
+        peer = onnx_io.Reference(self._source, optimize=True, threads=threads)
+        (feed,), _ = seeded_runs(self.original, peer.run, 1)
+        with Session(place, threads=threads) as session:
+            rows = interleave({"graphopt": lambda: session.run(feed),
+                               "onnxruntime": lambda: peer.run(feed)})  # fmt: skip
+            self.latency = [latency(n, threads, r) for n, r in rows.items()]
+            self.profile = profile_session(session, feed, seconds=0.3)
+
+    def report(self) -> Report:
+        """The account of it all."""
+        report = Report(
+            model=name_of(self.request.source),
+            target=target_text(self.target) if self.target else "",
+            pipeline=",".join(map(str, self.request.passes)),
+            before=self.before,
+            after=Size.of(self.module),
+            passes=self.records + self.lowering.records,
+            seconds=self.seconds,
+            notes=[*self.notes, *(self.program.notes if self.program else ())],
+            checks=self.checks,
+            losses=list(self.losses),
+            max_drop=self.request.max_drop,
+            latency=self.latency,
+        )
+        if self.profile:
+            told = self.profile.to_json()
+            report.layers, report.roofline = told["layers"], told["roofline"]
+        if self.program and self.manifest and self.staged:
+            describe_build(report, self.program, self.manifest)
+        return report
+
+
+def runs(module: Module, feeds: Feeds) -> Feeds:
+    """The outputs of a module for several inputs, in ONNX Runtime with its optimizer off."""
+    reference = onnx_io.Reference(module)
+    return [reference.run(feed) for feed in feeds]
+
+
+def request(
+    source: Any,
+    load: Callable[[], Module],
+    target: Target | None,
+    passes: tuple[Pass, ...],
+    data: Any,
+    input_shapes: Shapes | None,
+    threads: int | None,
+    hooks: Sequence[Hook],
+    build: Build | None,
+    max_drop: float | None,
+) -> Request:
+    """A request with what wasn't said filled in."""
+    count = threads or os.cpu_count() or 1
+    build = replace(build or Build(), threads=count)
+    return Request(source, load, target, passes, data, input_shapes or {}, count, tuple(hooks),
+                   build, max_drop)  # fmt: skip
