@@ -140,13 +140,23 @@ def refusal(op: Op) -> str | None:
     for t in types:
         if not isinstance(t, TensorType) or t.static is None:
             return f"{name} of {t}: its shape isn't known when compiling"
-        if t.dtype not in ELEMENTS:
+        if t.dtype not in ELEMENTS and not (t.dtype is DType.bf16 and _keeps_halves(op)):
             return f"{name} of {t.dtype} has no kernel"
     if any(t.size == 0 for t in types if isinstance(t, TensorType)):
         return f"{name} of an empty tensor has no kernel"
     if any((t.size or 0) >= 2**31 for t in types if isinstance(t, TensorType)):
         return f"{name} of 2^31 elements or more has no kernel"
     return _CHECKS.get(name, _default)(op)
+
+
+def _keeps_halves(op: Op) -> bool:
+    """Whether an op moves bfloat16 or converts it from or to float32, which is all we do with it.
+
+    A kernel's sums are of float32: what it reads as bfloat16 is converted in its region.
+    """
+    if op.kind.name == "cast":
+        return {op.operand(0).tensor.dtype, op.result.tensor.dtype} == {DType.bf16, DType.f32}
+    return op.kind.name in MOVEMENT - {"resize"}
 
 
 def _dtype(op: Op) -> DType:

@@ -25,11 +25,11 @@ from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Op, Value
 from graphopt.ir.layout import parse_layout, physical_shape
-from graphopt.ir.types import Array, TensorType
-from graphopt.ops.elementwise import Elementwise
+from graphopt.ir.types import Array, DType, TensorType
+from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.quant import Lookup, Scaled
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import expr, movement
+from graphopt.targets.tvm import bfloat, expr, movement
 from graphopt.targets.tvm.legal import is_anchor
 
 Expr = Any
@@ -67,14 +67,26 @@ class Region:
         self.stages: list[str] = []
         self.readers: dict[Value, Reader] = {}
         self.args = [self._placeholder(i, a) for i, a in enumerate(graph.args)]
-        self.tensors = dict(zip(graph.args, self.args, strict=True))
-        for arg, tensor in self.tensors.items():
+        self.tensors: dict[Value, Any] = {}
+        for arg, stored in zip(graph.args, self.args, strict=True):
+            tensor = bfloat.readable(stored, static(arg).dtype)
+            self.hold(arg, tensor)
             self.bind_tensor(arg, tensor, static(arg).layout)
 
     def _placeholder(self, i: int, arg: Value) -> Any:
         t = static(arg)
         shape = physical_shape(shape_of(arg), t.layout) or (1,)
-        return te.placeholder(shape, dtype=expr.tvm_dtype(t.dtype), name=f"p{i}")
+        return te.placeholder(shape, dtype=expr.stored_dtype(t.dtype), name=f"p{i}")
+
+    def hold(self, arg: Value, tensor: Any) -> None:
+        """Say which tensor an argument is; so is what it is as float32, where it is bfloat16."""
+        self.tensors[arg] = tensor
+        self.tensors |= {v: tensor for v, a in widenings(self.graph).items() if a is arg}
+
+    def parameter(self, value: Value) -> int | None:
+        """Which argument holds a value as it is, or as bfloat16; None: none does."""
+        held = widenings(self.graph).get(value, value)
+        return self.graph.args.index(held) if held in self.graph.args else None
 
     @property
     def anchor(self) -> Op | None:
@@ -263,9 +275,14 @@ class Region:
 
         def body(*at: Any) -> Expr:
             index = self.logical(tag, at) if shape else []
-            return self.branch(lambda: self._padded(value, index, ragged))
+            return self.stored(value, lambda: self._padded(value, index, ragged))
 
         return self.compute(physical_shape(shape, tag) or (1,), body, name)
+
+    def stored(self, value: Value, make: Callable[[], Expr]) -> Expr:
+        """An expression of a value, made by `make`, as the element that memory keeps."""
+        found = self.branch(make)
+        return bfloat.narrowed(found) if static(value).dtype is DType.bf16 else found
 
     def _padded(self, value: Value, index: Index, ragged: list[tuple[int, int]]) -> Expr:
         self.clamping = bool(ragged)
@@ -286,6 +303,16 @@ class Region:
 
 def _over(index: Expr, size: int) -> Expr:
     return index if size == 1 else tirx.floordiv(index, size)
+
+
+def widenings(graph: Graph) -> dict[Value, Value]:
+    """The values that are bfloat16 arguments as float32, with those arguments."""
+    return {
+        op.result: op.operand(0) for op in graph
+        if isinstance(op.kind, Cast) and op.kind.to is DType.f32
+        and op.operand(0) in graph.args and static(op.operand(0)).dtype is DType.bf16
+        and static(op.operand(0)).layout == static(op.result).layout
+    }  # fmt: skip
 
 
 def whole_range(extent: int) -> Any:

@@ -16,7 +16,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op, Value
-from graphopt.targets.tvm import expr, loops, movement
+from graphopt.targets.tvm import bfloat, expr, loops, movement
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 Expr = Any
@@ -33,14 +33,14 @@ def primfunc(region: Region, body: Body) -> Any:
         ir.func_name("kernel")
         buffers = [ir.arg(f"p{i}", _buffer(v)) for i, v in enumerate(values)]
         for value, buffer in zip(region.graph.args, buffers, strict=False):
-            region.bind(value, _reader(value, buffer))
-            region.tensors[value] = buffer
+            region.hold(value, bfloat.readable(buffer, static(value).dtype))
+            region.bind(value, _reader(value, region.tensors[value]))
         body(buffers[len(region.graph.args) :])
     return builder.get()
 
 
 def _buffer(value: Value) -> Any:
-    return ir.Buffer((math.prod(shape_of(value)),), expr.tvm_dtype(static(value).dtype))
+    return ir.Buffer((math.prod(shape_of(value)),), expr.stored_dtype(static(value).dtype))
 
 
 def _reader(value: Value, buffer: Any) -> Callable[[Sequence[Expr]], Expr]:

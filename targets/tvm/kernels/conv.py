@@ -241,7 +241,7 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     sch = loops.schedule(region.primfunc([stage]))
     for copy in ("pad", "pack"):
         if copy in region.stages:
-            vector = copy == "pad" and channel_block(region.graph.args[0]) == k.inner
+            vector = copy == "pad" and channel_block(region.anchor.operand(0)) == k.inner
             loops.padding_stage(sch, sch.get_sblock(copy), region.machine, vector=vector)
     dense = not static(output).layout
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
@@ -251,10 +251,11 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     groups = -(-s.outs // (k.block * k.blocks))
     passes = loops.extent(sch, outer[0]) // (s.n * groups)
     few = passes * -(-s.out[-1] // k.columns) < ahead.PASSES_WORTH
-    if few or k.input_first or k.inner == 1 or w not in region.graph.args:
+    held = region.parameter(w) if w else None
+    if few or k.input_first or k.inner == 1 or held is None:
         return sch.mod["main"]
     ahead.mark(sch, outer[0], passes, sums[-2])
-    return ahead.insert(sch.mod["main"], region.graph.args.index(w), k.blocks)
+    return ahead.insert(sch.mod["main"], held, k.blocks)
 
 
 def tile_loops(sch: Any, block: Any, s: Shape, k: Knobs, dense: bool) -> tuple[Any, list[Any]]:

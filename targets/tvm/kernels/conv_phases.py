@@ -130,7 +130,7 @@ def apply(region: Region, s: conv.Shape, p: Phases, k: conv.Knobs) -> Any:
     machine, work = region.machine, s.macs // math.prod(p.strides)
     for copy in ("pad", "pack"):
         if copy in region.stages:
-            vector = copy == "pad" and conv.channel_block(region.graph.args[0]) == k.inner
+            vector = copy == "pad" and conv.channel_block(region.anchor.operand(0)) == k.inner
             loops.padding_stage(sch, sch.get_sblock(copy), machine, vector=vector)
     y = sch.get_sblock("anchor")
     kept = sch.cache_write(y, 0, "local")

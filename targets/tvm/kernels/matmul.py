@@ -18,12 +18,13 @@ from tvm import te, tirx
 
 from graphopt.ir.core import Op
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import ahead, loops
+from graphopt.targets.tvm import ahead, bfloat, loops
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Ints = tuple[int, ...]
 FEW = 4  # times fewer elements of b than of a: then some rows of a stay while all of b passes
 STEP = 16  # turns of a sum between fetches ahead
+PASSES_WORTH = 3  # of a panel of bfloat16, from which on it is converted once for all of them
 TILES = 16  # that tuning may choose from
 
 
@@ -192,6 +193,11 @@ def columns(region: Region, op: Op, s: Shape, k: Knobs, cols: int) -> Any:
     if tag and static(value).layout == tag and value in region.tensors:
         tensor = region.tensors[value]
         clip = (lambda p: p) if cols == whole else (lambda p: tirx.min(p, whole - 1))
+        if isinstance(tensor, bfloat.Readable) and s.m >= PASSES_WORTH * k.rows:
+            held = tensor
+            tensor = region.compute((cols, s.k, k.lanes),
+                                    lambda p, kk, lane: held(clip(p), kk, lane), "wide")  # fmt: skip
+            clip = lambda p: p  # noqa: E731
         return lambda batch, panel, kk, lane: tensor(clip(panel), kk, lane)
     lead = own[:-2] if s.batch else ()  # without batch axes of the result, all are of size 1
 
@@ -235,16 +241,20 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     parallel = loops.parallel_worth(s.macs)
     if "pack" in region.stages:
         loops.padding_stage(sch, sch.get_sblock("pack"), region.machine, vector=not s.trans_b)
+    wide = sch.get_sblock("wide") if "wide" in region.stages else None
     result = shape_of(output)
     leading = math.prod(result[len(s.batch) : -2])  # rows folded from several axes stay apart
     tiled = s.n % k.lanes == 0 and bool(result) and result[-1] == s.n and leading == 1
     if tiled and not static(output).layout:
-        step = fused_tiles(sch, s, k, parallel=parallel)
+        step = fused_tiles(sch, s, k, parallel=parallel, wide=wide)
         w = region.anchor.operand(1) if region.anchor else None
-        if step is None or s.batch or "pack" in region.stages or w not in region.graph.args:
+        held = region.parameter(w) if w else None
+        if step is None or s.batch or "pack" in region.stages or held is None:
             return sch.mod["main"]
         ahead.mark(sch, step[0], 1, step[1])
-        return ahead.insert(sch.mod["main"], region.graph.args.index(w), k.panels)
+        return ahead.insert(sch.mod["main"], held, k.panels)
+    if wide is not None:
+        loops.padding_stage(sch, wide, region.machine)
     product_tiles(sch, s, k, parallel=parallel)
     work = math.prod(result) * 4
     loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=work)
@@ -256,10 +266,12 @@ def by_panels(s: Shape, k: Knobs) -> bool:
     return FEW * s.n >= s.m or s.m <= k.rows
 
 
-def fused_tiles(sch: Any, s: Shape, k: Knobs, *, parallel: bool) -> tuple[Any, Any] | None:
+def fused_tiles(
+    sch: Any, s: Shape, k: Knobs, *, parallel: bool, wide: Any
+) -> tuple[Any, Any] | None:
     """Compute the product tile by tile in registers, and store each tile through the epilogue.
 
-    Gives the loop over groups of panels, and one of the sum, where panels are fetched ahead.
+    `wide` is the stage that converts panels, if there is one. Gives the loop over groups of panels, and one of the sum, where panels are fetched ahead.
     """
     *batch, column = sch.get_loops(sch.get_sblock("out0"))
     row = batch.pop() if len(batch) > len(s.batch) else sch.add_unit_loop(column)
@@ -272,6 +284,9 @@ def fused_tiles(sch: Any, s: Shape, k: Knobs, *, parallel: bool) -> tuple[Any, A
     sch.compute_at(y, order[1], preserve_unit_loops=True)
     if parallel and loops.extent(sch, fused) > 1:
         sch.parallel(fused)
+    if wide is not None:
+        sch.compute_at(wide, fused, preserve_unit_loops=True)
+        sch.vectorize(sch.get_loops(wide)[-1])
     passes = -(-s.m // k.rows)
     ahead_of = order[0] is po and passes >= ahead.PASSES_WORTH and s.k % STEP == 0 and s.k > STEP
     if ahead_of:

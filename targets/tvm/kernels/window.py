@@ -176,7 +176,7 @@ def apply(region: Region, s: Window, k: Knobs) -> Any:
     fused = sch.fuse(n, c, *space)
     sch.compute_at(sch.get_sblock("anchor"), wo, preserve_unit_loops=True)
     if k.copy:  # before the anchor is decomposed, which hides it from compute_at
-        _band_copy(sch, fused, exact=channel_block(region.graph.args[0]) == k.block)
+        _band_copy(sch, fused, exact=channel_block(region.anchor.operand(0)) == k.block)
     if loops.parallel_worth(3 * s.work) and loops.extent(sch, fused) > 1:
         sch.parallel(fused)
     _tile(sch, s)

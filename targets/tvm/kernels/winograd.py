@@ -23,7 +23,7 @@ from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import physical_shape
 from graphopt.ops.winograd import AT, BT, REACH, TILE
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import expr, loops
+from graphopt.targets.tvm import bfloat, expr, loops
 from graphopt.targets.tvm.kernels import conv
 from graphopt.targets.tvm.region import Region, shape_of, static
 
@@ -220,7 +220,7 @@ class Kernel:
                     value = value + region.at(bias, [channel])
                 region.bind(op.result, lambda index: value)
                 index = [n, channel, row, column]
-                found = region.branch(lambda: region.at(output, index))
+                found = region.stored(output, lambda: region.at(output, index))
                 ir.buffer_store(region.result, found, region.physical(static(output).layout, index))
 
         if s.out[0] % TILE == 0 and s.out[1] % TILE == 0:
@@ -254,7 +254,7 @@ def build(region: Region) -> Any:
     with IRBuilder() as builder, ir.prim_func(s_tir=True):
         ir.func_name("kernel")
         for i, value in enumerate(region.graph.args):
-            region.tensors[value] = _argument(region, f"p{i}", value)
+            region.hold(value, _argument(region, f"p{i}", value))
         (output,) = region.graph.outputs
         region.result = ir.arg("out0", _buffer(output))
         Kernel(region, op, s, k).run()
@@ -263,12 +263,12 @@ def build(region: Region) -> Any:
 
 def _buffer(value: Value) -> Any:
     stored = physical_shape(shape_of(value), static(value).layout) or (1,)
-    return ir.Buffer(stored, expr.tvm_dtype(static(value).dtype))
+    return ir.Buffer(stored, expr.stored_dtype(static(value).dtype))
 
 
 def _argument(region: Region, name: str, value: Value) -> Any:
     """A buffer for an argument, read at logical indices."""
-    buffer = ir.arg(name, _buffer(value))
+    buffer = bfloat.readable(ir.arg(name, _buffer(value)), static(value).dtype)
     tag, own = static(value).layout, shape_of(value)
     region.bind(value, lambda index: buffer[tuple(region.physical(tag, index)) if own else (0,)])
     return buffer

@@ -1,0 +1,78 @@
+# pyright: basic
+# TVM ships no types.
+"""bfloat16 in memory, float32 in registers.
+
+bfloat16 is the upper half of a float32. CPUs without AMX multiply float32 faster than bfloat16, so
+kernels know the type at their loads and stores alone: a stored element is 16 bits; an expression of
+type bf16 is a float32 whose lower half is zero. Widening is exact; `rounded` is the one place that
+rounds, to nearest even, as numpy's (ml_dtypes') conversion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from graphopt.ir.types import DType
+
+Expr = Any
+STORED = "uint16"
+
+
+def widened(bits: Expr) -> Expr:
+    """The float32 of a stored element."""
+    wide = tirx.Cast("uint32", bits)
+    return tirx.reinterpret("float32", tirx.shift_left(wide, tirx.const(16, "uint32")))
+
+
+def narrowed(x: Expr) -> Expr:
+    """The stored element of a float32 that is a bfloat16."""
+    bits = tirx.reinterpret("uint32", x)
+    return tirx.Cast(STORED, tirx.shift_right(bits, tirx.const(16, "uint32")))
+
+
+def rounded(x: Expr) -> Expr:
+    """The bfloat16 nearest to a float32 (of two, the even one), as a float32; NaN stays NaN.
+
+    Adding half a unit to the bits carries into the exponent where it must, and past the largest
+    number to infinity. A NaN keeps its upper bits, and is made quiet so that some bit remains.
+    """
+    var = tirx.Var("r", x.ty)
+    bits: Any = tirx.reinterpret("uint32", var)
+    odd = tirx.bitwise_and(tirx.shift_right(bits, _word(16)), _word(1))
+    nearest = bits + _word(0x7FFF) + odd
+    nan = tirx.bitwise_and(bits, _word(0x7FFFFFFF)) > _word(0x7F800000)
+    kept = tirx.Select(nan, tirx.bitwise_or(bits, _word(0x400000)), nearest)
+    upper = tirx.bitwise_and(kept, _word(0xFFFF0000))
+    return tirx.Let(var, x, tirx.reinterpret("float32", upper))
+
+
+def _word(value: int) -> Expr:
+    return tirx.const(value, "uint32")
+
+
+def readable(tensor: Any, dtype: DType) -> Any:
+    """A tensor or buffer of stored elements, as what reads them in the type of expressions."""
+    return Readable(tensor) if dtype is DType.bf16 else tensor
+
+
+@dataclass(frozen=True)
+class Readable:
+    """A tensor of stored elements whose elements read as float32."""
+
+    tensor: Any
+
+    @property
+    def shape(self) -> Any:
+        """The tensor's."""
+        return self.tensor.shape
+
+    def __call__(self, *at: Expr) -> Expr:
+        """The element there, of a stage's tensor."""
+        return widened(self.tensor(*at))
+
+    def __getitem__(self, at: Any) -> Expr:
+        """The element there, of a buffer."""
+        return widened(self.tensor[at])
