@@ -45,6 +45,14 @@ class Catalog(Protocol):
         """Whether the op's kernel reads the channels of its operand in any order for nothing."""
         ...
 
+    def reads_halves(self, op: Op, index: int) -> bool:
+        """Whether the op's kernel can read an operand as bfloat16 and make float32 of it."""
+        ...
+
+    def keeps_wide(self, op: Op, index: int) -> str:
+        """Why a constant operand is better float32 though its numbers are bfloat16; else empty."""
+        ...
+
 
 class Activations(Protocol):
     """What values of a module are on sample inputs, as calibration needs to know it.

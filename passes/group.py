@@ -11,8 +11,8 @@ from graphopt.ir.clone import clone_op
 from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.data import size
 from graphopt.ir.layout import parse_layout, physical_shape
-from graphopt.ir.types import TensorType
-from graphopt.ops.elementwise import Elementwise, Identity
+from graphopt.ir.types import DType, TensorType
+from graphopt.ops.elementwise import Cast, Elementwise, Identity
 from graphopt.ops.movement import (
     Concat,
     Pad,
@@ -145,18 +145,29 @@ def own_outputs(graph: Graph) -> None:
 
 
 def own_floats(graph: Graph) -> None:
-    """Give each user its own `dequantize`, which its kernel computes as it reads the integers."""
-    for op in [op for op in graph if isinstance(op.kind, Dequantize)]:
+    """Give each user its own `dequantize` or `cast`, which its kernel computes as it reads."""
+    for op in [op for op in graph if isinstance(op.kind, Dequantize) or is_widening(op)]:
         for use in op.result.uses[1:]:
             copy = graph.insert(clone_op(op, {}), before=op)
             use.op.set_operand(use.index, copy.result)
 
 
+def is_widening(op: Op) -> bool:
+    """Whether an op makes float32 of bfloat16."""
+    return isinstance(op.kind, Cast) and op.kind.to is DType.f32 and (
+        op.operand(0).tensor.dtype is DType.bf16)  # fmt: skip
+
+
 def _pulled(op: Op, catalog: Catalog) -> bool:
-    """Whether an op is computed by its user's kernel: `dequantize` for an element-wise op."""
-    if not isinstance(op.kind, Dequantize) or op.result.use_count != 1:
+    """Whether an op is computed by its user's kernel as that reads.
+
+    So is `dequantize` for an element-wise op, and what makes float32 of bfloat16 for most.
+    """
+    if not (isinstance(op.kind, Dequantize) or is_widening(op)) or op.result.use_count != 1:
         return False
     user = op.result.uses[0].op
+    if is_widening(op) and user.graph is op.graph and not isinstance(user.kind, Elementwise):
+        return catalog.reads_halves(user, op.result.uses[0].index) and bool(catalog.family(op))
     if user.graph is not op.graph or not isinstance(user.kind, Elementwise):
         return False
     same = len(user.results) == 1 and user.result.tensor.shape == op.result.tensor.shape

@@ -8,7 +8,7 @@ Most of the work is then one large product; the scan's kernel keeps the state in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from graphopt.ops.elementwise import Add
 from graphopt.ops.linalg import MatMul
 from graphopt.ops.movement import Concat, Reshape, Slice, Unsqueeze
 from graphopt.ops.recurrent import GRUScan, LSTMScan
+from graphopt.passes.halves import moved
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect
 from graphopt.rewrite import Miss, Rewriter, Rule
@@ -111,11 +112,11 @@ def _product(rw: Rewriter, layer: Layer, directions: int) -> Value:
     x = layer.op.operand(0)
     width = directions * g * h
 
-    def columns() -> Array:
-        return np.ascontiguousarray(np.concatenate([layer.part(1, d) for d in every]).T)
+    def columns(parts: Sequence[Array]) -> Array:
+        return np.ascontiguousarray(np.concatenate([parts[0][d] for d in every]).T)
 
-    shape = (constant(layer.operand(1)).shape[2], width)
-    weights = rw.computed(np.zeros(0, np.float32), shape, columns)
+    given = constant(layer.operand(1))
+    weights = rw.const(moved([given], (given.shape[2], width), columns))
     bias = np.concatenate([_biases(layer, d)[0] for d in every])
     product = rw.make(Add(), rw.make(MatMul(), x, weights), rw.const(bias))
     return rw.make(Reshape((*(x.tensor.static or ())[:2], directions, g, h)), product)
@@ -124,9 +125,8 @@ def _product(rw: Rewriter, layer: Layer, directions: int) -> Value:
 def _direction(rw: Rewriter, layer: Layer, xw: Value, d: int, reverse: bool) -> Op:
     """The scan of one direction."""
     g, h = layer.gates, layer.hidden
-    hidden = rw.computed(
-        np.zeros(0, np.float32), (g, h, h), lambda: layer.part(2, d).reshape(g, h, h)
-    )
+    given = constant(layer.operand(2))
+    hidden = rw.const(moved([given], (g, h, h), lambda parts: parts[0][d].reshape(g, h, h)))
     start = [_state(rw, layer.operand(i), d) for i in (5, 6)]
     if layer.kind.op_type == "LSTM":
         return rw.op(LSTMScan(reverse, d), xw, hidden, *start)

@@ -10,7 +10,7 @@ from graphopt.ir.builtin import Const, Return
 from graphopt.ir.core import Op
 from graphopt.ir.parser import parse
 from graphopt.ir.types import TensorType
-from graphopt.targets.tvm import legal
+from graphopt.targets.tvm import halves, legal
 
 Refused = Mapping[tuple[str, ...], str]
 
@@ -49,6 +49,16 @@ class KernelCatalog:
     def any_order(self, op: Op) -> bool:
         """Whether the op's kernel reads the channels of its operand in any order for nothing."""
         return legal.any_order(op)
+
+    def reads_halves(self, op: Op, index: int) -> bool:
+        """Whether the op's kernel can read an operand as bfloat16 and make float32 of it."""
+        return self.family(op) is not None and halves.reads(op, index)
+
+    def keeps_wide(self, op: Op, index: int) -> str:
+        """Why a constant operand is better float32 though its numbers are bfloat16; else empty."""
+        if not self.reads_halves(op, index):
+            return "its kernel reads float32 alone"
+        return halves.slower(op, index)
 
     def reason(self, op: Op) -> str:
         """Why an op is not compiled."""

@@ -14,6 +14,7 @@ from graphopt.ir.core import Graph, Module
 from graphopt.onnx import to_proto
 from graphopt.passes.expand import Expand
 from graphopt.passes.group import Group
+from graphopt.passes.halves import NarrowConstants, WidenConstants
 from graphopt.passes.integers import Integers
 from graphopt.passes.layout import Layout
 from graphopt.passes.recurrent import Recurrent
@@ -80,7 +81,8 @@ class X86(Target, name="x86"):
 
     def lowering(self) -> tuple[Pass, ...]:
         """Integers where the model is quantized, then layouts, then kernels."""
-        return (Expand(), Recurrent(), Integers(), Winograd(), Layout(), Group())
+        return (WidenConstants(), Expand(), Recurrent(), Integers(), Winograd(), Layout(),
+                NarrowConstants(), Group())  # fmt: skip
 
     def lower(
         self,

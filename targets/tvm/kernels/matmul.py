@@ -194,10 +194,9 @@ def columns(region: Region, op: Op, s: Shape, k: Knobs, cols: int) -> Any:
         tensor = region.tensors[value]
         clip = (lambda p: p) if cols == whole else (lambda p: tirx.min(p, whole - 1))
         if isinstance(tensor, bfloat.Readable) and s.m >= PASSES_WORTH * k.rows:
-            held = tensor
-            tensor = region.compute((cols, s.k, k.lanes),
-                                    lambda p, kk, lane: held(clip(p), kk, lane), "wide")  # fmt: skip
-            clip = lambda p: p  # noqa: E731
+            converted = lambda p, kk, lane: tensor(clip(p), kk, lane)  # noqa: E731
+            wide = region.compute((cols, s.k, k.lanes), converted, "wide")
+            return lambda batch, panel, kk, lane: wide(panel, kk, lane)
         return lambda batch, panel, kk, lane: tensor(clip(panel), kk, lane)
     lead = own[:-2] if s.batch else ()  # without batch axes of the result, all are of size 1
 
@@ -241,11 +240,15 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     parallel = loops.parallel_worth(s.macs)
     if "pack" in region.stages:
         loops.padding_stage(sch, sch.get_sblock("pack"), region.machine, vector=not s.trans_b)
-    wide = sch.get_sblock("wide") if "wide" in region.stages else None
     result = shape_of(output)
     leading = math.prod(result[len(s.batch) : -2])  # rows folded from several axes stay apart
     tiled = s.n % k.lanes == 0 and bool(result) and result[-1] == s.n and leading == 1
-    if tiled and not static(output).layout:
+    tiled = tiled and not static(output).layout
+    wide = sch.get_sblock("wide") if "wide" in region.stages else None
+    if wide is not None and (not tiled or s.batch or not by_panels(s, k)):
+        loops.padding_stage(sch, wide, region.machine)
+        wide = None
+    if tiled:
         step = fused_tiles(sch, s, k, parallel=parallel, wide=wide)
         w = region.anchor.operand(1) if region.anchor else None
         held = region.parameter(w) if w else None
@@ -253,8 +256,6 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
             return sch.mod["main"]
         ahead.mark(sch, step[0], 1, step[1])
         return ahead.insert(sch.mod["main"], held, k.panels)
-    if wide is not None:
-        loops.padding_stage(sch, wide, region.machine)
     product_tiles(sch, s, k, parallel=parallel)
     work = math.prod(result) * 4
     loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=work)
@@ -271,7 +272,8 @@ def fused_tiles(
 ) -> tuple[Any, Any] | None:
     """Compute the product tile by tile in registers, and store each tile through the epilogue.
 
-    `wide` is the stage that converts panels, if there is one. Gives the loop over groups of panels, and one of the sum, where panels are fetched ahead.
+    `wide` is the stage that converts the panels of a tile, if any. Gives the loop over groups
+    of panels, and one of the sum, where panels are fetched ahead.
     """
     *batch, column = sch.get_loops(sch.get_sblock("out0"))
     row = batch.pop() if len(batch) > len(s.batch) else sch.add_unit_loop(column)

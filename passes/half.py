@@ -1,0 +1,141 @@
+"""half: store numbers in 16 bits where that is faster or smaller; compute in float32.
+
+    f(x, w) -> f(x, widen(w')), w' the bfloat16 numbers nearest to w
+
+bfloat16 is the upper half of float32: the same range, and 8 bits of precision instead of 24. What
+it means is in the graph: constants of type bf16, and casts. Products and sums stay in float32, so
+results are those of the rounded numbers, and nothing that is numerically delicate (softmax, norms,
+sums, exponentials) is touched; nor are inputs and outputs. A target whose kernels read bfloat16
+reads half the bytes (`graphopt.passes.halves`), which pays where those are waited for: weights that
+few rows are multiplied by. The file is half as large everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from graphopt.ir.builtin import Const, Fused, Opaque, Return
+from graphopt.ir.core import Graph, Module, Op, Use, Value
+from graphopt.ir.data import Computed, Data, nbytes, size
+from graphopt.ir.types import Array, DType, TensorType
+from graphopt.ops.elementwise import Cast, Elementwise
+from graphopt.ops.movement import Reshape, Squeeze, Transpose, Unsqueeze
+from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.rewrite import Remark
+
+WEIGHTS = {  # the operands that are weights, of kinds and of ONNX ops that we don't model
+    "conv": (1,), "conv_transpose": (1,), "matmul": (0, 1), "gemm": (0, 1), "gather": (0,),
+    "squeeze_excite": (1, 2), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
+}  # fmt: skip
+MOVES = (Reshape, Squeeze, Unsqueeze, Transpose)
+ERROR = "each number within 2^-9 of itself"
+
+
+@dataclass(frozen=True)
+class Half(Pass, name="half"):
+    """Store weights, and activations if asked, as bfloat16; compute in float32.
+
+    `smallest` is the least number of elements that is worth it; of activations, 16 times as many.
+    """
+
+    effect: ClassVar[Effect] = "lossy"
+    type: Literal["bf16"] = "bf16"
+    activations: bool = False
+    smallest: int = 1024
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """Round every weight of every graph, then the activations of the main one."""
+        remarks = list(_weights(module.main, self.smallest, ctx))
+        if self.activations:
+            remarks += _activations(module.main, 16 * self.smallest, ctx)
+        return PassResult(any(r.applied for r in remarks), tuple(remarks))
+
+
+def nearest(numbers: Array) -> Array:
+    """The nearest bfloat16 numbers (of two, the even one); finite ones stay finite."""
+    halves = DType.bf16.numpy
+    largest = np.frombuffer(b"\x7f\x7f", halves)[0].astype(np.float32)
+    with np.errstate(all="ignore"):
+        rounded = numbers.astype(halves)
+        over = np.isinf(rounded) & np.isfinite(numbers)
+        if over.any():
+            rounded[over] = np.copysign(largest, numbers[over]).astype(halves)
+    return rounded
+
+
+def _weights(graph: Graph, smallest: int, ctx: Context) -> Iterator[Remark]:
+    """f(x, w) -> f(x, cast(w')), w' nearest to w in bfloat16."""
+    for op in [op for op in graph.walk() if isinstance(op.kind, Const)]:
+        assert isinstance(op.kind, Const)
+        data = op.kind.data
+        if data.dtype is not DType.f32 or size(data) < smallest:
+            continue
+        uses = [use for use in op.result.uses if _is_weight(use)]
+        if not uses:
+            continue
+        users = uses[0].op.loc
+        if not ctx.permit("half-weights", users):
+            continue
+        wide = _stored(op, data)
+        for use in uses:
+            use.op.set_operand(use.index, wide)
+        if not op.result.uses and op.graph:
+            op.graph.erase(op)
+        told = f"{_shape(data)}: {nbytes(data)} bytes to {nbytes(data) // 2}, {ERROR}"
+        yield Remark("half-weights", users, True, told)
+
+
+def _is_weight(use: Use) -> bool:
+    """Whether a constant is used as a weight."""
+    kind = use.op.kind
+    name = kind.op_type if isinstance(kind, Opaque) and not kind.domain else kind.name
+    return use.index in WEIGHTS.get(name, ())
+
+
+def _stored(op: Op, data: Data) -> Value:
+    """The constant rounded, and as float32 again, right after the constant."""
+    graph = op.graph
+    assert graph
+    rounded = Computed(DType.bf16, tuple(data.shape), lambda: nearest(data.numpy()))
+    half = Op(Const(rounded), [], [TensorType(DType.bf16, tuple(data.shape))], loc=op.loc,
+              hints=[op.result.hint])  # fmt: skip
+    graph.insert(half, before=op.next)
+    cast = Op(Cast(DType.f32), [half.result], loc=op.loc, hints=[f"{op.result.hint}_wide"])
+    graph.insert(cast, before=half.next)
+    return cast.result
+
+
+def _shape(data: Data) -> str:
+    return "x".join(map(str, data.shape))
+
+
+def _activations(graph: Graph, smallest: int, ctx: Context) -> Iterator[Remark]:
+    """y = f(x) -> y = widen(round(f(x))), where y goes from one kernel to another."""
+    for op in list(graph):
+        if not _is_activation(op, smallest) or not ctx.permit("half-activations", op.loc):
+            continue
+        uses = [use for use in op.result.uses if not isinstance(use.op.kind, Return)]
+        down = Op(Cast(DType.bf16), [op.result], loc=op.loc, hints=[f"{op.result.hint}_half"])
+        graph.insert(down, before=op.next)
+        up = Op(Cast(DType.f32), [down.result], loc=op.loc, hints=[op.result.hint])
+        graph.insert(up, before=down.next)
+        for use in uses:
+            use.op.set_operand(use.index, up.result)
+        yield Remark("half-activations", op.loc, True, f"{op.result.type}, {ERROR}")
+
+
+def _is_activation(op: Op, smallest: int) -> bool:
+    """Whether a result is large, and is read by ops that it can't be computed with."""
+    if isinstance(op.kind, (Const, Fused, Return, Cast, Opaque, *MOVES)) or len(op.results) != 1:
+        return False
+    t: Any = op.result.type
+    if not isinstance(t, TensorType) or t.dtype is not DType.f32 or (t.size or 0) < smallest:
+        return False
+    users = [use.op for use in op.result.uses]
+    if any(isinstance(u.kind, Return | Opaque) or u.graph is not op.graph for u in users):
+        return False
+    return len(users) > 1 or not all(isinstance(u.kind, Elementwise) for u in users)
