@@ -83,6 +83,12 @@ def _requantize(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     e.node("Cast", [e.temp("Clip", [rounded, low, high])], outs, to=kind.dtype.onnx)
 
 
+@emits(quant.Calibrated)
+def _calibrated(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
+    """ONNX has no such note."""
+    e.node("Identity", ins, outs)
+
+
 @emits(quant.Lookup)
 def _lookup(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     """Gather(table, x), x as an int64; that of s8 modulo 256."""

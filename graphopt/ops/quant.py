@@ -179,6 +179,24 @@ class Requantize(Scaled, name="requantize"):
 
 
 @dataclass(frozen=True)
+class Calibrated(Elementwise, name="calibrated"):
+    """x, which calibration says to hold in [low, high] where it is quantized.
+
+    A note between the passes `calibrate` and `quantize`; the numbers are x's.
+    """
+
+    low: float
+    high: float
+    operands = ("x",)
+
+    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+        """The operand."""
+        (x,) = arrays
+        assert x is not None
+        return (x,)
+
+
+@dataclass(frozen=True)
 class Lookup(Elementwise, name="lookup"):
     """table[x]: x u8 or s8 of any shape, as a byte (-1 is 255); table: 256 integers of 8 bits."""
 

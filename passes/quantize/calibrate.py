@@ -1,0 +1,125 @@
+"""calibrate: run samples, and note the range of each value that will be integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from graphopt.analysis.histogram import (
+    Histogram,
+    best,
+    divergence,
+    minmax,
+    percentile,
+    squares,
+)
+from graphopt.errors import InputError
+from graphopt.ir.core import Graph, Module, Op, Value
+from graphopt.ops.quant import Calibrated
+from graphopt.passes.quantize.points import Points, moved, points
+from graphopt.pipeline import Context, Effect, Pass, PassResult
+
+Range = tuple[float, float]
+METHODS: dict[str, Callable[[Histogram, float], Range]] = {
+    "minmax": lambda h, _: minmax(h),
+    "percentile": percentile,
+    "entropy": lambda h, _: best(h, divergence),
+    "mse": lambda h, _: best(h, squares),
+}
+
+
+@dataclass(frozen=True)
+class Calibrate(Pass, name="calibrate"):
+    """Note the range of every value to quantize, from what it is on samples.
+
+    `method`: minmax (all that was seen), percentile (all but (100 - `percent`) %), entropy (the
+    least Kullback-Leibler divergence), mse (the least squared error of 8-bit integers). `samples`:
+    runs of the model to look at, at most. Memory: one histogram of 64 kB a value, whatever the
+    number of samples, besides the values of one run.
+    """
+
+    effect: ClassVar[Effect] = "exact"
+    method: Literal["minmax", "percentile", "entropy", "mse"] = "mse"
+    percent: float = 99.99
+    samples: int = 512
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """Put `calibrated` after each value.
+
+        Raises:
+            InputError: no samples, or an option out of its range.
+        """
+        self._check(ctx)
+        erase_notes(module.main)
+        found = points(module.main)
+        roots = [v for v in found.groups if not moved(v)]
+        if not roots:
+            return PassResult(False)
+        ranges = self._ranges(module, roots, ctx)
+        shared: dict[Value, Range] = {}
+        for value, (low, high) in zip(roots, ranges, strict=True):
+            group = found.find(value)
+            a, b = shared.get(group, (0.0, 0.0))
+            shared[group] = min(a, low), max(b, high)
+        for value in found.groups:
+            _note(module.main, value, shared[found.find(value)])
+        return PassResult(True)
+
+    def _check(self, ctx: Context) -> None:
+        if not 50 < self.percent <= 100:
+            raise InputError(f"percent={self.percent:g} isn't between 50 and 100")
+        if self.samples < 1:
+            raise InputError(f"samples={self.samples} is no number of samples")
+        if ctx.samples is None or not ctx.samples.runs:
+            raise InputError("there are no samples to calibrate on; give some with --data")
+
+    def _ranges(self, module: Module, values: list[Value], ctx: Context) -> list[Range]:
+        assert ctx.samples
+        histograms = [Histogram() for _ in values]
+        for i, array in ctx.samples.watch(module, values, self.runs(ctx.samples.runs)):
+            histograms[i].add(array)
+        find = METHODS[self.method]
+        return [_rounded(find(h, self.percent)) for h in histograms]
+
+    def runs(self, there: int) -> int:
+        """How many runs to look at: half of many, so that the rest can tell the loss."""
+        return min(self.samples, there if there < ENOUGH else there // 2)
+
+
+ENOUGH = 64  # runs, of which half are enough to calibrate on
+
+
+def _rounded(ends: Range) -> Range:
+    """As float32, which scales are."""
+    low, high = (float(np.float32(v)) for v in ends)
+    return min(low, 0.0), max(high, 0.0)
+
+
+def _note(graph: Graph, value: Value, ends: Range) -> None:
+    """Let every user but the outputs read the value through a note of its range."""
+    uses = [u for u in value.uses if u.op.kind.name != "return"]
+    before = value.op.next if value.op else graph.first
+    loc: dict[str, Any] = {"loc": value.op.loc} if value.op else {}
+    note = Op(Calibrated(*ends), [value], hints=[value.hint], **loc)
+    graph.insert(note, before)
+    for use in uses:
+        use.op.set_operand(use.index, note.result)
+
+
+def erase_notes(graph: Graph) -> None:
+    """Take out all notes of an earlier calibration."""
+    for op in graph:
+        if isinstance(op.kind, Calibrated):
+            op.result.replace_all_uses_with(op.operand(0))
+            graph.erase(op)
+
+
+def notes(graph: Graph) -> dict[Value, Op]:
+    """The notes of a graph by the value they are about."""
+    return {op.operand(0): op for op in graph if isinstance(op.kind, Calibrated)}
+
+
+__all__ = ["Calibrate", "Points", "erase_notes", "notes"]

@@ -1,0 +1,194 @@
+"""quantize: put `quantize` and `dequantize` around what will be computed in integers.
+
+    conv(calibrated(x), w, b) -> conv(dequantize(quantize(x)), dequantize(w'), dequantize(b'))
+
+That is QDQ, as ONNX tools write it; the target's pass `integers` computes it in integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from graphopt.errors import InputError
+from graphopt.ir.builtin import Const
+from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
+from graphopt.ir.data import Computed, Data, Inline
+from graphopt.ir.types import Array, DType
+from graphopt.ops.quant import Calibrated, Dequantize, Quantize, limits
+from graphopt.passes.quantize.calibrate import erase_notes, notes
+from graphopt.passes.quantize.points import (
+    Points,
+    points,
+    reads_integers,
+    source,
+    weighted,
+)
+from graphopt.passes.quantize.weights import TINY, bias_integers, channel_axis, grid
+from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.rewrite import const
+from graphopt.rewrite.driver import Remark
+
+TYPES = {"u8": DType.u8, "s8": DType.i8}
+
+
+@dataclass(frozen=True)
+class QuantizePass(Pass, name="quantize"):
+    """Quantize what `calibrate` noted, and the weights that meet it.
+
+    `weights`: a scale for each output channel, or one. `activations`: u8, s8, or f32 (weights
+    only, no samples needed). `scheme`: asymmetric (a zero point) or symmetric activations. `bits`
+    of weights: 8; 7 can't saturate on CPUs without VNNI. `skip`: parts of the names of ONNX nodes
+    to leave in floats.
+    """
+
+    effect: ClassVar[Effect] = "lossy"
+    weights: Literal["per_channel", "per_tensor"] = "per_channel"
+    activations: Literal["u8", "s8", "f32"] = "u8"
+    scheme: Literal["asymmetric", "symmetric"] = "asymmetric"
+    bits: int = 8
+    skip: tuple[str, ...] = ()
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """Rewrite the main graph.
+
+        Raises:
+            InputError: nothing was calibrated, or an option out of its range.
+        """
+        if not 2 <= self.bits <= 8:
+            raise InputError(f"bits={self.bits} isn't between 2 and 8")
+        graph = module.main
+        found = points(graph, self.skip)
+        self._check_skip(graph, found)
+        if self.activations == "f32":
+            erase_notes(graph)
+            return self._weights_only(graph, found)
+        if found.groups and not notes(graph):
+            raise InputError("nothing is calibrated; put `calibrate` before `quantize`")
+        return Inserter(self, graph, found, ctx).run()
+
+    def _check_skip(self, graph: Graph, found: Points) -> None:
+        names = [n for op in graph for n in op.loc.nodes]
+        for part in self.skip:
+            if not any(part in n for n in names):
+                from graphopt.spec import nearest
+
+                raise InputError(f"skip: no node's name has {part!r}{nearest(part, names)}")
+
+    def _weights_only(self, graph: Graph, found: Points) -> PassResult:
+        done = [op for op in found.sums(graph) if weighted(op)]
+        for op in done:
+            _quantize_weight(self, graph, op)
+        return PassResult(bool(done))
+
+    def parameters(self, low: float, high: float) -> tuple[Array, Array]:
+        """The scale and the zero point for a range that includes 0."""
+        dtype = TYPES[self.activations]
+        least, most = limits(dtype)
+        if self.scheme == "symmetric":
+            reach = max(-low, high)
+            steps = most if least < 0 else (most if low == 0 else most - most // 2 - 1)
+            zero = 0 if least < 0 or low == 0 else most // 2 + 1
+            scale = np.array(max(reach / steps, TINY), np.float32)
+            return scale, np.array(zero, dtype.numpy)
+        scale = np.array(max((high - low) / (most - least), TINY), np.float32)
+        zero = np.clip(np.rint(-low / scale) + least, least, most)
+        return scale, np.array(zero, dtype.numpy)
+
+
+@dataclass
+class Inserter:
+    """One run of the pass: what it makes of each noted value, and of the ops that sum."""
+
+    options: QuantizePass
+    graph: Graph
+    found: Points
+    ctx: Context
+
+    def run(self) -> PassResult:
+        """Values first, then weights and biases, whose scales depend on those."""
+        ranges = {value: op.kind for value, op in notes(self.graph).items()}
+        erase_notes(self.graph)
+        remarks: list[Remark] = []
+        for value in self.found.groups:
+            note = ranges.get(value)
+            if isinstance(note, Calibrated):
+                self._value(value, note)
+        for op in list(self.found.sums(self.graph)):
+            if weighted(op) and _scale_of(op.operand(0)) is not None:
+                permitted = self.ctx.permit("quantize", op.loc)
+                if permitted:
+                    self._weight(op)
+                    remarks.append(Remark("quantize", op.loc, True))
+        return PassResult(bool(remarks), tuple(remarks))
+
+    def _value(self, value: Value, note: Calibrated) -> None:
+        """Let the users that read integers read dequantize(quantize(value))."""
+        users = [u for u in value.uses if reads_integers(self.found, u)]
+        if not users:
+            return
+        before = value.op.next if value.op else self.graph.first
+        loc = value.op.loc if value.op else users[0].op.loc
+        scale, zero = self.options.parameters(note.low, note.high)
+        make = _Maker(self.graph, before, loc)
+        operands = [make.const(scale), make.const(zero)]
+        q = make(Quantize(TYPES[self.options.activations]), value, *operands)
+        x = make(Dequantize(), q, *operands)
+        for use in users:
+            use.op.set_operand(use.index, x)
+
+    def _weight(self, op: Op) -> None:
+        scale = _quantize_weight(self.options, self.graph, op)
+        x_scale = _scale_of(op.operand(0))
+        bias = const(op.operands[2]) if len(op.operands) > 2 else None
+        if bias is None or x_scale is None:
+            return
+        unit = (x_scale.reshape(()) * scale).astype(np.float32)
+        whole = bias_integers(bias.numpy(), unit) if bias.shape == unit.shape else None
+        if whole is None:
+            return
+        make = _Maker(self.graph, op, op.loc)
+        stored = make.data(Inline(whole))
+        op.set_operand(2, make(Dequantize(0), stored, make.const(unit)))
+
+
+def _quantize_weight(options: QuantizePass, graph: Graph, op: Op) -> Array:
+    """Let an op read its weight through integers; give the scales (float32 [M])."""
+    w = const(op.operand(1))
+    assert w is not None
+    g = grid(op, w, options.weights == "per_channel", options.bits)
+    make = _Maker(graph, op, op.loc)
+    stored = make.data(Computed(DType.i8, w.shape, lambda: g.nearest(w.numpy())))
+    zero = np.zeros(len(g.scale), np.int8)
+    parameters = [make.const(g.scale), make.const(zero)]
+    op.set_operand(1, make(Dequantize(channel_axis(op)), stored, *parameters))
+    return g.scale
+
+
+def _scale_of(value: Value) -> Array | None:
+    """The scale of a dequantized activation; None for floats."""
+    op = source(value).op
+    if op is None or not isinstance(op.kind, Dequantize):
+        return None
+    data = const(op.operand(1))
+    return data.numpy() if data else None
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Inserts ops before a place."""
+
+    graph: Graph
+    before: Op | None
+    loc: Loc
+
+    def __call__(self, kind: OpKind, *operands: Value) -> Value:
+        return self.graph.insert(Op(kind, operands, loc=self.loc), self.before).result
+
+    def const(self, array: Array) -> Value:
+        return self.data(Inline(array))
+
+    def data(self, data: Data) -> Value:
+        return self(Const(data))

@@ -1,0 +1,204 @@
+"""Which values of a float model become integers, and which of them must share a scale.
+
+Convolutions, matrix products by constants and means read integers (`sums` of the pass `integers`).
+Ops that only choose or move elements work on integers where what they give is wanted as integers,
+so all that they connect has one scale. Of the two operands of a residual addition, one is the sum
+that the addition is fused to and stays float; the other goes through memory, and becomes integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from graphopt.ir.core import Graph, Op, Use, Value
+from graphopt.ir.types import DType, TensorType
+from graphopt.ops import movement as mv
+from graphopt.ops.elementwise import Add, Elementwise
+from graphopt.ops.linalg import Gemm, MatMul
+from graphopt.ops.nn import AvgPool, Conv, MaxPool
+from graphopt.ops.quant import Calibrated
+from graphopt.ops.reduce import ReduceMean
+from graphopt.ops.resize import Resize
+from graphopt.rewrite import const
+
+MOVES = (
+    mv.Reshape, mv.Transpose, mv.Concat, mv.Slice, mv.Squeeze, mv.Unsqueeze, mv.Tile, mv.Expand,
+    mv.DepthToSpace, mv.SpaceToDepth, MaxPool,
+)  # fmt: skip
+CHAIN = 16  # element-wise ops after a sum that its kernel still takes in
+
+
+@dataclass
+class Points:
+    """The values to quantize, in the order of the graph, each with the group it belongs to.
+
+    `groups` maps a value to its group's representative; `skip` are names of ONNX nodes (or parts of
+    them) whose ops stay float.
+    """
+
+    skip: tuple[str, ...] = ()
+    groups: dict[Value, Value] = field(default_factory=dict[Value, Value])
+
+    def find(self, value: Value) -> Value:
+        """The representative of a value's group."""
+        while self.groups[value] is not value:
+            value = self.groups[value]
+        return value
+
+    def want(self, value: Value) -> bool:
+        """Enter a value; whether it is new."""
+        new = value not in self.groups
+        self.groups.setdefault(value, value)
+        return new
+
+    def join(self, a: Value, b: Value) -> None:
+        """Let two values share a scale."""
+        self.groups[self.find(a)] = self.find(b)
+
+    def skips(self, op: Op) -> bool:
+        """Whether the user asked for an op to stay float."""
+        return any(part in node for part in self.skip for node in op.loc.nodes)
+
+    def sums(self, graph: Graph) -> Iterator[Op]:
+        """The ops that are to sum integers."""
+        return (op for op in graph if summed(op) and not self.skips(op))
+
+
+def points(graph: Graph, skip: Iterable[str] = ()) -> Points:
+    """Choose the values of a graph that are quantized."""
+    found = Points(tuple(skip))
+    for op in found.sums(graph):
+        _want(found, op.operand(0))
+    for value in list(found.groups):
+        for operand in _residuals(value):
+            _want(found, operand)
+    return found
+
+
+def _want(found: Points, value: Value) -> None:
+    """Enter a value, and what moves make it of."""
+    if not is_float(value) or not found.want(value):
+        return
+    todo = [value]
+    while todo:
+        at = todo.pop()
+        for operand in moved(at):
+            if found.want(operand):
+                todo.append(operand)
+            found.join(operand, at)
+
+
+def moved(value: Value) -> tuple[Value, ...]:
+    """The operands whose elements a value consists of; empty where its op computes something."""
+    op = source(value).op
+    if op is None:
+        return ()
+    nearest = isinstance(op.kind, Resize) and op.kind.mode == "nearest"
+    zeros = isinstance(op.kind, mv.Pad) and (op.kind.mode != "constant" or op.kind.value == 0)
+    if not (isinstance(op.kind, MOVES) or nearest or zeros):
+        return ()
+    several = op.operands if isinstance(op.kind, mv.Concat) else op.operands[:1]
+    return tuple(source(v) for v in several if v and is_float(v) and const(v) is None)
+
+
+def source(value: Value) -> Value:
+    """The value before notes of calibration."""
+    while value.op and isinstance(value.op.kind, Calibrated):
+        value = value.op.operand(0)
+    return value
+
+
+def is_float(value: Value) -> bool:
+    """Whether it is a float32 tensor."""
+    return isinstance(value.type, TensorType) and value.type.dtype is DType.f32
+
+
+def summed(op: Op) -> bool:
+    """Whether an op can sum products of integers (see the pass `integers`)."""
+    if not op.operands or not op.operands[0] or not is_float(op.operand(0)):
+        return False
+    x = op.operand(0).tensor
+    if const(op.operand(0)) is not None:
+        return False
+    match op.kind:
+        case Conv():
+            return const(op.operand(1)) is not None
+        case MatMul():
+            w = const(op.operand(1))
+            return w is not None and len(w.shape) == 2 and (x.rank or 0) >= 2
+        case Gemm(alpha=1.0, trans_a=False) as kind:
+            return const(op.operand(1)) is not None and (not op.operands[2] or kind.beta == 1)
+        case AvgPool() as kind:
+            return _whole(x) and (kind.count_include_pad or not any(kind.pads))
+        case ReduceMean() as kind:
+            rank = len(x.shape or ())
+            return _whole(x) and sorted(a % rank for a in kind.axes) == list(range(2, rank))
+        case _:
+            return False
+
+
+def _whole(x: TensorType) -> bool:
+    """Whether it is an image of known size."""
+    return x.static is not None and len(x.static) > 2
+
+
+def weighted(op: Op) -> bool:
+    """Whether an op that sums has weights (a mean has none)."""
+    return isinstance(op.kind, Conv | MatMul | Gemm)
+
+
+def made_by_sum(value: Value, points: Points | None = None) -> bool:
+    """Whether a value comes out of a kernel that sums integers, through its epilogue."""
+    value = source(value)
+    for _ in range(CHAIN):
+        op = value.op
+        if op is None:
+            return False
+        if summed(op):
+            return points is None or not points.skips(op)
+        if not isinstance(op.kind, Elementwise):
+            return False
+        value = next((v for v in reversed(op.operands) if v and const(v) is None), value)
+    return False
+
+
+def _residuals(value: Value) -> Iterator[Value]:
+    """Of the additions that a value comes from, the operands that go through memory."""
+    op = source(value).op
+    for _ in range(CHAIN):
+        if op is None or not isinstance(op.kind, Elementwise):
+            return
+        if isinstance(op.kind, Add):
+            both = [source(v) for v in op.operands if v and const(v) is None]
+            if len(both) == 2 and all(map(made_by_sum, both)):
+                yield first(*both)
+            return
+        op = source(op.operand(0)).op
+
+
+def first(a: Value, b: Value) -> Value:
+    """Which of two values is made first."""
+    at = a.op
+    while at:
+        if at is b.op:
+            return b
+        at = at.prev
+    return a
+
+
+def reads_integers(found: Points, use: Use) -> bool:
+    """Whether a use of a quantized value is to read its integers.
+
+    Sums and moves do. Others do where a kernel makes integers of the value in any case: floats
+    besides would have to be stored, too.
+    """
+    op = use.op
+    if op.kind.name == "return":
+        return False
+    if summed(op) and use.index == 0:
+        return not found.skips(op)
+    value = source(op.operand(use.index))
+    if op.results and source(op.results[0]) in found.groups and value in moved(op.results[0]):
+        return True
+    return made_by_sum(value, found)
