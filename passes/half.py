@@ -20,7 +20,7 @@ import numpy as np
 
 from graphopt.ir.builtin import Const, Fused, Opaque, Return
 from graphopt.ir.core import Graph, Module, Op, Use, Value
-from graphopt.ir.data import Computed, Data, nbytes, size
+from graphopt.ir.data import Computed, Data, Inline, nbytes, size
 from graphopt.ir.types import Array, DType, TensorType
 from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.movement import Reshape, Squeeze, Transpose, Unsqueeze
@@ -32,6 +32,7 @@ WEIGHTS = {  # the operands that are weights, of kinds and of ONNX ops that we d
     "squeeze_excite": (1, 2), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
 }  # fmt: skip
 MOVES = (Reshape, Squeeze, Unsqueeze, Transpose)
+SMALL = 4096  # bytes of a constant that is rounded at once, not when its numbers are wanted
 ERROR = "each number within 2^-9 of itself"
 
 
@@ -100,7 +101,9 @@ def _stored(op: Op, data: Data) -> Value:
     """The constant rounded, and as float32 again, right after the constant."""
     graph = op.graph
     assert graph
-    rounded = Computed(DType.bf16, tuple(data.shape), lambda: nearest(data.numpy()))
+    rounded: Data = Computed(DType.bf16, tuple(data.shape), lambda: nearest(data.numpy()))
+    if nbytes(data) <= SMALL:
+        rounded = Inline(rounded.numpy())
     half = Op(Const(rounded), [], [TensorType(DType.bf16, tuple(data.shape))], loc=op.loc,
               hints=[op.result.hint])  # fmt: skip
     graph.insert(half, before=op.next)

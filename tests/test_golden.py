@@ -49,8 +49,9 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
     ctx = Context(evaluate=evaluate_opaque)
     records = run_pipeline(pipeline, module, ctx)
     verify(module)
-    exact = all(p.effect == "exact" for p in pipeline)
-    compare(reference, interpret(module, inputs, opaque=evaluate_opaque), exact)
+    effects = {p.effect for p in pipeline}
+    loose = 250.0 if "lossy" in effects else 1.0 if "reassociating" in effects else 0.0
+    compare(reference, interpret(module, inputs, opaque=evaluate_opaque), loose)
     remarks = "".join(f"// {r}\n" for record in records for r in record.remarks)
     again = run_pipeline(pipeline, module, ctx)
     assert not any(record.changed for record in again)
@@ -61,8 +62,8 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
         assert got == want
 
 
-def compare(want: dict[str, Array], got: dict[str, Array], exact: bool) -> None:
-    """Equal bit by bit; up to rounding where a pass may reassociate.
+def compare(want: dict[str, Array], got: dict[str, Array], loose: float) -> None:
+    """Equal bit by bit; up to rounding where a pass may reassociate (1), far more where it loses.
 
     There, a sum of n products in another order differs by n * 2^-24 of the sum of their magnitudes
     (float32), and the goldens' sums are of less than 200 terms around 1.
@@ -70,11 +71,11 @@ def compare(want: dict[str, Array], got: dict[str, Array], exact: bool) -> None:
     for a, b in zip(want.values(), got.values(), strict=True):
         assert a.dtype == b.dtype
         assert a.shape == b.shape
-        if exact:
+        if not loose:
             np.testing.assert_array_equal(a, b)
         else:
             scale = np.abs(a[np.isfinite(a)]).max(initial=1)
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * scale)
+            np.testing.assert_allclose(a, b, rtol=1e-4 * loose, atol=2e-5 * loose * scale)
 
 
 def tables() -> Iterator[tuple[str, Rule[Any]]]:
