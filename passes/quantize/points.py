@@ -78,6 +78,7 @@ def points(graph: Graph, skip: Iterable[str] = ()) -> Points:
 
 def _want(found: Points, value: Value) -> None:
     """Enter a value, and what moves make it of."""
+    value = source(value)
     if not is_float(value) or not found.want(value):
         return
     todo = [value]
@@ -150,16 +151,16 @@ def weighted(op: Op) -> bool:
 
 def made_by_sum(value: Value, points: Points | None = None) -> bool:
     """Whether a value comes out of a kernel that sums integers, through its epilogue."""
-    value = source(value)
-    for _ in range(CHAIN):
-        op = value.op
-        if op is None:
-            return False
-        if summed(op):
-            return points is None or not points.skips(op)
-        if not isinstance(op.kind, Elementwise):
-            return False
-        value = next((v for v in reversed(op.operands) if v and const(v) is None), value)
+    todo, seen = [source(value)], set[Value]()
+    while todo and len(seen) < CHAIN:
+        at = todo.pop()
+        seen.add(at)
+        if at.op is None:
+            continue
+        if summed(at.op):
+            return points is None or not points.skips(at.op)
+        if isinstance(at.op.kind, Elementwise):
+            todo += [source(v) for v in at.op.operands if v and source(v) not in seen]
     return False
 
 
