@@ -120,9 +120,12 @@ def stacks(op: Op) -> bool:
     if any(v is None or v.tensor.layout != result.layout for v in op.operands):
         return False
     layout = parse_layout(result.layout) if result.layout else None
-    order = list(layout.order if layout else range(len(shape)))
+    order, axis = list(layout.order if layout else range(len(shape))), kind.axis % len(shape)
+    block = layout.block(axis) if layout else 1
+    if any((v.tensor.static or shape)[axis] % block for v in op.operands[:-1] if v):
+        return False
     stored = physical_shape(shape, result.layout)
-    return all(d == 1 for d in stored[: order.index(kind.axis % len(shape))])
+    return all(d == 1 for d in stored[: order.index(axis)])
 
 
 def _made_here(op: Op) -> bool:

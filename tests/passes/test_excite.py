@@ -149,7 +149,9 @@ def test_blocks_pass_through_it() -> None:
           %w2 = const rand 3 : f32[{channels},8,1,1]
           %b1 = const rand 4 : f32[8]
           %g = squeeze_excite(%c, %w1, %w2, %b1)
-          %y = mul(%c, %g)
+          %m = mul(%c, %g)
+          %w3 = const rand 5 : f32[16,{channels},1,1]
+          %y = conv(%m, %w3) {ONE}
           return(%y)
         }}""")
         assign_layouts(module.main, 16)

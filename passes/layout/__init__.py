@@ -1,0 +1,77 @@
+"""layout: store activations in channel blocks where that is cheapest, and pack weights for kernels.
+
+Each op offers the ways in which it can read its operands and write its results: dense, or in
+`aBcd16b` (16 the vector width); `rules` lists them. A minimum cut chooses among them (`decide`), so
+that activations stay in blocks across the network and the bytes of the few conversions, with what
+kernels lose to a layout that suits them less, are the least there is. Then (`rewrite`) a `reorder`
+stands at each boundary, and before each weight: lowering packs a reordered constant as it compiles.
+
+Why it is exact: a layout is where elements are stored, not what they are. Padded lanes of a blocked
+tensor are zero in memory; each kernel writes them so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from graphopt.ir.builtin import Const
+from graphopt.ir.core import Graph, Module, Op
+from graphopt.ops.movement import Reorder
+from graphopt.passes.layout.decide import decide
+from graphopt.passes.layout.offer import dense
+from graphopt.passes.layout.rewrite import Rewriting
+from graphopt.passes.layout.rules import offer
+from graphopt.pipeline import Context, Pass, PassResult
+
+
+@dataclass(frozen=True)
+class Layout(Pass, name="layout"):
+    """Store activations of convolutions in blocks of channels, and pack weights, for the target.
+
+    `block` is the number of channels of a block; auto: the target's vector width, at least 8.
+    """
+
+    block: Literal["auto"] | int = "auto"
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """Choose layouts in the main graph."""
+        lanes = ctx.lanes if self.block == "auto" else int(self.block)
+        if lanes == 0:
+            return PassResult(False)
+        catalog = ctx.catalog
+
+        def compiled(op: Op) -> bool:
+            return catalog is None or catalog.family(op) is not None
+
+        return PassResult(assign_layouts(module.main, lanes, compiled) > 0)
+
+
+def anything(op: Op) -> bool:
+    """Every op may take part."""
+    return True
+
+
+def assign_layouts(graph: Graph, lanes: int, compiled: Callable[[Op], bool] = anything) -> int:
+    """Choose the layouts of a graph in place, and insert reorders.
+
+    Args:
+        graph: its static parts are considered; the rest stays dense.
+        lanes: float32 elements of a vector register; blocks are that, but at least 8 channels.
+        compiled: which ops a kernel computes; the others get and give dense tensors.
+
+    Returns:
+        The number of reorders inserted.
+    """
+    block = max(lanes, 8)
+    ops = [op for op in graph if not isinstance(op.kind, Const | Reorder)]
+    offers = {
+        op: offer(op, block) if not op.regions and op.results and compiled(op) else dense(op)
+        for op in ops
+    }
+    decided = decide(graph, offers, block)
+    rewriting = Rewriting(graph, block)
+    for op in ops:
+        rewriting.apply(op, offers[op], decided[op])
+    return rewriting.count
