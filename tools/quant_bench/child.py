@@ -1,0 +1,166 @@
+"""Quantize one model with one tool, in a process of its own: seconds, peak memory, the tool's version.
+
+    python -P tools/quant_bench/child.py '{"tool": ..., "model": ..., "data": ..., "out": ...}'
+
+prints JSON. bench_quant.py runs it with the Python that has the tool (`--peer-python`), so at the
+top it imports only the standard library. *Seconds* are all from reading the float32 model and the
+samples to the written file, without Python's imports. The *peak* is the process's largest resident
+set (VmHWM: getrusage would count the parent's before the exec), the tool's libraries included.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+Work = Callable[[], None]
+Job = dict[str, Any]
+
+
+def feeds(data: str) -> Iterator[dict[str, Any]]:
+    """The samples, in batches of 1."""
+    import numpy as np
+
+    with np.load(data) as file:
+        arrays = {name: file[name] for name in file.files}
+    for i in range(count(data)):
+        yield {name: a[i : i + 1] for name, a in arrays.items()}
+
+
+def count(data: str) -> int:
+    """The number of samples."""
+    import numpy as np
+
+    with np.load(data) as file:
+        return min(len(file[name]) for name in file.files)
+
+
+def graphopt(job: Job) -> Work:
+    """Our passes, given as pipeline text."""
+    import graphopt as ours
+
+    def work() -> None:
+        result = ours.optimize(job["model"], None, job["passes"], data=job["data"], check=False)
+        result.save(job["out"])
+
+    return work
+
+
+def onnxruntime(job: Job) -> Work:
+    """ONNX Runtime: its preprocessing, then quantize_static, u8 activations, s8 weights by channel."""
+    q: Any = importlib.import_module("onnxruntime.quantization")
+    samples = feeds(job["data"])
+    chunk = next(n for n in range(8, 99) if count(job["data"]) % n)  # it fails on an empty last one
+
+    def get_next(_: Any) -> dict[str, Any] | None:
+        return next(samples, None)
+
+    reader = type("Reader", (q.CalibrationDataReader,), {"get_next": get_next})
+    method = getattr(q.CalibrationMethod, job["method"])
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            ready = prepared(job["model"], folder)
+            q.quantize_static(
+                ready, job["out"], reader(), calibrate_method=method, per_channel=True,
+                activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+                # the same ranges, without holding all samples' activations
+                extra_options={"CalibMaxIntermediateOutputs": chunk, **job.get("extra", {})},
+            )  # fmt: skip
+
+    return work
+
+
+def nncf(job: Job) -> Work:
+    """NNCF's ONNX backend with bias correction, on what ONNX Runtime's preprocessing gives.
+
+    Its fix for saturating instructions (weights of 7 bits) is off: the evaluator doesn't saturate.
+    """
+    onnx: Any = importlib.import_module("onnx")
+    tool: Any = importlib.import_module("nncf")
+    more: Any = importlib.import_module("nncf.quantization.advanced_parameters")
+    tool.set_log_level(logging.ERROR)
+    options: Job = {}
+    if job.get("preset"):
+        options["preset"] = getattr(tool.QuantizationPreset, job["preset"])
+    if job.get("transformer"):
+        options["model_type"] = tool.ModelType.TRANSFORMER
+    advanced = more.AdvancedQuantizationParameters(overflow_fix=more.OverflowFix.DISABLE)
+    if job.get("ranges"):
+        estimators: Any = importlib.import_module("nncf.quantization.range_estimator")
+        ranges = getattr(estimators.RangeEstimatorParametersSet, job["ranges"])
+        advanced.activations_range_estimator_params = ranges
+
+    def work() -> None:
+        samples = list(feeds(job["data"]))
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            model = onnx.load(prepared(job["model"], folder))
+        if model.opset_import[0].version < 13:  # by channel only from there
+            model = onnx.version_converter.convert_version(model, 13)
+        found = tool.quantize(model, tool.Dataset(samples), subset_size=len(samples),
+                              advanced_parameters=advanced, **options)  # fmt: skip
+        onnx.save(found, job["out"])
+
+    return work
+
+
+def prepared(model: str, folder: str) -> str:
+    """ONNX Runtime's documented preprocessing: shapes, folding, fusion.
+
+    Its symbolic shape inference gives up on some models; it is a step that may be skipped.
+    """
+    shapes: Any = importlib.import_module("onnxruntime.quantization.shape_inference")
+    out = f"{folder}/prepared.onnx"
+    try:
+        shapes.quant_pre_process(model, out)
+    except Exception:
+        shapes.quant_pre_process(model, out, skip_symbolic_shape=True)
+    return out
+
+
+TOOLS: dict[str, Callable[[Job], Work]] = {
+    "graphopt": graphopt, "onnxruntime": onnxruntime, "nncf": nncf,
+}  # fmt: skip
+
+
+def peak_mb() -> float:
+    """The largest resident set so far, in MB (10^6 bytes)."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return next(int(line.split()[1]) * 1.024e-3 for line in lines if line.startswith("VmHWM"))
+
+
+def version(tool: str) -> str:
+    """The tool's version; none if it runs from a checkout."""
+    try:
+        return metadata.version(tool)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def main() -> None:
+    """Do the job, print its figures."""
+    job: Job = json.loads(sys.argv[1])
+    if job.get("memory"):
+        resource.setrlimit(resource.RLIMIT_DATA, (job["memory"], job["memory"]))
+    work = TOOLS[job["tool"]](job)
+    began, used = time.perf_counter(), time.process_time()
+    work()
+    seconds, processor = time.perf_counter() - began, time.process_time() - used
+    found = {"seconds": seconds, "cpu_seconds": processor, "peak_mb": peak_mb()}
+    print(json.dumps({**found, "version": version(job["tool"])}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The quantizers to compare, each run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CHILD = Path(__file__).with_name("child.py")
+TIMEOUT = 3600  # seconds for one method on one model
+
+
+@dataclass(frozen=True)
+class Method:
+    """A tool and its options."""
+
+    name: str
+    tool: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    transformers_only: bool = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this project's."""
+        return self.tool == "graphopt"
+
+
+def _pipeline(name: str, calibrate: str, quantize: str = "quantize") -> Method:
+    passes = f"default,{calibrate},{quantize}"
+    return Method(f"graphopt {name}".strip(), "graphopt", {"passes": passes})
+
+
+# The pipelines that are compared; the first one is what a user gets who names no option.
+PIPELINES = (
+    _pipeline("", "calibrate"),
+    _pipeline("minmax", "calibrate{method=minmax}"),
+    _pipeline("percentile", "calibrate{method=percentile}"),
+    _pipeline("entropy", "calibrate{method=entropy}"),
+    _pipeline("mse", "calibrate{method=mse}"),
+    _pipeline("equalize", "equalize,calibrate"),
+    _pipeline("smooth", "smooth,calibrate"),
+    _pipeline("bias_correct", "calibrate", "quantize,bias_correct"),
+    _pipeline("adaround", "calibrate", "quantize,adaround"),
+)
+PEERS = (
+    Method("ORT minmax", "onnxruntime", {"method": "MinMax"}),
+    Method("ORT minmax, const B", "onnxruntime",
+           {"method": "MinMax", "extra": {"MatMulConstBOnly": True}}, transformers_only=True),
+    Method("ORT percentile", "onnxruntime", {"method": "Percentile"}),
+    Method("ORT entropy", "onnxruntime", {"method": "Entropy"}),
+    Method("NNCF", "nncf"),
+    Method("NNCF mixed", "nncf", {"preset": "MIXED"}),
+    # by default it takes the mean of the samples' extremes, which clips
+    Method("NNCF mixed, minmax", "nncf", {"preset": "MIXED", "ranges": "MINMAX"}),
+)  # fmt: skip
+METHODS = (*PIPELINES, *PEERS)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method cost; `error` says why it made nothing."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_mb: float = 0.0
+    version: str = ""
+    error: str = ""
+
+
+def make(method: Method, job: Mapping[str, Any], python: str) -> Made:
+    """Quantize in a child: `job` has model, data, out, memory (bytes) and transformer."""
+    told = json.dumps({"tool": method.tool, **method.options, **job})
+    command = [sys.executable if method.ours else python, "-P", str(CHILD), told]
+    path = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} if method.ours else {}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT, check=False,
+            env={**os.environ, **path},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Made(error=f"took more than {TIMEOUT} s")
+    if done.returncode:
+        return Made(error=_why(done.returncode, done.stderr, job.get("memory")))
+    return Made(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _why(code: int, errors: str, memory: int | None) -> str:
+    if code == -9 or re.search(r"MemoryError|bad_?[ ]?alloc|Cannot allocate memory", errors):
+        return f"out of memory ({memory / 1e9:g} GB)" if memory else "out of memory"
+    lines = errors.strip().splitlines() or [f"exit code {code}"]
+    missing = re.search(r"no pass named '([^']+)'", errors)
+    return f"not there: {missing[1]}" if missing else _sentence(lines)[:300]
+
+
+def _sentence(lines: list[str]) -> str:
+    """The line that names the exception, or the last one."""
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Fail)\w*\b", line)]
+    return (named or lines)[-1]
