@@ -21,7 +21,7 @@ GET = (
     "pip download --no-deps -d d rapidocr-onnxruntime==1.4.4 && "
     "unzip -oj d/rapidocr*.whl '*.onnx' -d DIR"
 )
-WORDS = (
+VOCABULARY = (
     "Account Address Amount Annual April August Balance Bank Battery Bridge Budget Cable Canal "
     "Card Cash Chapter Charge Check City Client Code Column Coupon Credit Date Delivery Deposit "
     "Discount Door Due Early East Edition Engine Entry Error Event Exit Express Factory February "
@@ -33,7 +33,8 @@ WORDS = (
     "Section Serial Service Shelf Ship Shop Signal South Square Station Stock Street Sunday "
     "Switch Table Tax Ticket Time Total Tower Track Train Tuesday Unit Value Volume Walk Water "
     "Week Weight West Width Window Winter Yard Year Zone"
-).split()  # noqa: SIM905
+)
+WORDS = VOCABULARY.split()
 
 
 def text(rng: np.random.Generator) -> str:
