@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from graphopt.hooks import Kept, Records, Shifted
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
 from graphopt.ir.verify import verify
-from graphopt.loss import Loss, Meter, hows, worst
+from graphopt.judge import SampleJudge
+from graphopt.loss import Loss, worst
 from graphopt.measure import interleave, latency
 from graphopt.onnx.isolated import run_bundle
 from graphopt.pipeline import Context, Hook, Pass, Record, run_pipeline
@@ -37,7 +39,6 @@ from graphopt.verify import Check, Feeds, compare, response, tolerance
 
 SEEDED_SAMPLES = 3
 DATA_SAMPLES = 16
-APART = 32  # samples that nothing was fitted to, which are enough to measure a loss on
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Job:
         self.before = Size.of(self.module)
         self.truth: Truth | None = None
         self.activations = self._activations()
+        self.judge = SampleJudge(self.original, self._answer, self.samples, self.activations)
         self.program: Program | None = None
         self.manifest: Manifest | None = None
         self.staged: tempfile.TemporaryDirectory[str] | None = None
@@ -148,8 +150,16 @@ class Job:
         self.progress("run the original", 0, 1)
         self.timed("verify", self._run_original)
 
+    @cached_property
+    def reference(self) -> onnx_io.Reference:
+        """What everything else is held against."""
+        return onnx_io.Reference(self._source)
+
+    def _answer(self, feed: Feed) -> Mapping[str, Any]:
+        return self.reference.run(feed)
+
     def _run_original(self) -> None:
-        reference = onnx_io.Reference(self._source)
+        reference = self.reference
         if self.samples:
             feeds = self._feeds()
             wanted = [reference.run(f) for f in feeds]
@@ -175,8 +185,9 @@ class Job:
         """Run the pipeline; what it makes up to its first lossy pass must equal the original."""
         self.progress("run the passes", 0, 1)
         asked = Context(
-            evaluate=onnx_io.evaluate_opaque, costs=self.costs, samples=self.activations
-        )
+            evaluate=onnx_io.evaluate_opaque, costs=self.costs, samples=self.activations,
+            judge=self.judge, max_drop=self.request.max_drop,
+        )  # fmt: skip
         passes, hooks = self.request.passes, self.request.hooks
         run = lambda: run_pipeline(passes, self.module, asked, hooks)  # noqa: E731
         self.records = self.timed("passes", run)
@@ -208,33 +219,18 @@ class Job:
             LimitError: it lost more than the user allows.
         """
         assert self.truth
-        old, new = onnx_io.Reference(self._source), onnx_io.Reference(self.module)
-        meter = Meter(hows(self.original.main), self.truth.data)
-        for feed, labels in self._held_out():
-            meter.add(old.run(feed), new.run(feed), labels)
-        self.losses = meter.losses()
+        self.losses = self.judge.verdict(self.module)
+        self.notes += self.judge.notes
         feeds = self.truth.feeds
         module = clone_module(self.module)
         self.truth = Truth("the optimized model", module, self.truth.data, feeds,
-                           [new.run(f) for f in feeds])  # fmt: skip
+                           runs(module, feeds))  # fmt: skip
         limit, lost = self.request.max_drop, worst(self.losses)
         if limit is not None and lost and lost.drop.mean > limit:
             raise LimitError(
                 f"{name_of(self.request.source)}: the drop is {lost.drop.mean:.2f} points, over "
                 f"the limit of {limit:g} (--max-drop); {lost}"
             )
-
-    def _held_out(self) -> Any:
-        """Feeds with their labels: those that no pass has looked at, if they are enough."""
-        if self.samples is None:
-            assert self.truth
-            return [(feed, None) for feed in self.truth.feeds]
-        used = self.activations.used
-        apart = self.activations.runs - used >= APART
-        if not apart and used:
-            self.notes.append(f"the loss is measured on the {used} samples that it was calibrated "
-                              f"on; give {APART} more for others")  # fmt: skip
-        return self.samples.labelled(self.original.main, used if apart else 0)
 
     def compile(self) -> None:
         """Make the bundle in a folder of its own."""

@@ -15,6 +15,7 @@ from graphopt.errors import GraphoptError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.types import Array
+from graphopt.loss import Loss
 from graphopt.rewrite.driver import Permission, Remark
 from graphopt.spec import Scanner, Spec, parse_spec
 
@@ -74,6 +75,14 @@ class Activations(Protocol):
         ...
 
 
+class Judge(Protocol):
+    """Measures how far a module's answers are from the original's."""
+
+    def losses(self, module: Module) -> tuple[Loss, ...]:
+        """By output, on samples that passes haven't looked at where there are enough."""
+        ...
+
+
 Evaluator = Callable[[OpKind, tuple[Array | None, ...], tuple[Graph, ...]], tuple[Array, ...]]
 
 
@@ -87,7 +96,8 @@ class Context:
     target; None and 0 when there is none. `costs` tells what ops take on it (see
     `graphopt.analysis.price`); None where nobody can. `samples` runs a module and shows its values;
     None where nobody can. `before` is the module as it was before the first lossy pass: what that
-    and later ones are to stay close to.
+    and later ones are to stay close to. `judge` measures losses, `max_drop` limits them (in points;
+    see `graphopt.loss`).
     """
 
     permit: Permission = permit_all
@@ -98,6 +108,8 @@ class Context:
     costs: Costs | None = None
     samples: Activations | None = None
     before: Module | None = None
+    judge: Judge | None = None
+    max_drop: float | None = None
 
 
 @dataclass(frozen=True)
