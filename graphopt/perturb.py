@@ -9,11 +9,13 @@ import numpy as np
 from graphopt.ir.builtin import Const, Opaque
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Module, Op, OpKind, Value
-from graphopt.ir.data import Computed, Data, size
-from graphopt.ir.types import Array
-from graphopt.ops.elementwise import Add, Mul
+from graphopt.ir.data import Computed, Data, Inline, size
+from graphopt.ir.types import Array, DType
+from graphopt.ops.elementwise import Add, Cast, Mul
 from graphopt.ops.movement import Reshape
 from graphopt.ops.quant import DynamicQuantize, Quantize
+
+HALF_STEP = 2.0**-8  # of a number, to the next one in bfloat16 (between that and half of it)
 
 
 def quantizes(graph: Graph) -> bool:
@@ -24,8 +26,16 @@ def quantizes(graph: Graph) -> bool:
 def _rounds(op: Op) -> bool:
     if isinstance(op.kind, DynamicQuantize):
         return True
-    maker = op.operand(0).op if isinstance(op.kind, Quantize) else op
-    return isinstance(op.kind, Quantize) and not (maker and isinstance(maker.kind, Const))
+    if not isinstance(op.kind, Quantize) and not _is_half(op):
+        return False
+    maker = op.operand(0).op
+    return not (maker and isinstance(maker.kind, Const))
+
+
+def _is_half(op: Op) -> bool:
+    """Whether an op rounds float32 to bfloat16."""
+    return isinstance(op.kind, Cast) and op.kind.to is DType.bf16 and (
+        op.operand(0).tensor.dtype is DType.f32)  # fmt: skip
 
 
 def perturbed(module: Module, rng: np.random.Generator) -> Module:
@@ -60,9 +70,9 @@ def _apart(op: Op) -> Op:
 
 
 def _shake(op: Op, seed: int, version: int) -> None:
-    """Move what an op quantizes by up to half a step."""
-    assert op.graph and isinstance(op.kind, Quantize)
-    x, scale = op.operand(0), op.operand(1)
+    """Move what an op rounds by up to half a step: for bfloat16 about 2^-8 of each number."""
+    assert op.graph
+    x = op.operand(0)
     attrs = (("high", 0.5), ("low", -0.5), ("seed", float(seed)))
     noise = Op(Opaque("RandomUniformLike", version=version, attrs=attrs), [x], [x.type])
     made = [noise]
@@ -71,7 +81,11 @@ def _shake(op: Op, seed: int, version: int) -> None:
         made.append(Op(kind, operands))
         return made[-1].result
 
-    if scale.tensor.rank == 1 and x.tensor.rank:
+    if isinstance(op.kind, Cast):
+        scale = add(Mul(), x, add(Const(Inline(np.asarray(HALF_STEP, np.float32)))))
+    else:
+        scale = op.operand(1)
+    if isinstance(op.kind, Quantize) and scale.tensor.rank == 1 and x.tensor.rank:
         tail = (1,) * (x.tensor.rank - 1 - op.kind.axis % x.tensor.rank)
         scale = add(Reshape((-1, *tail)), scale)
     moved = add(Add(), x, add(Mul(), noise.result, scale))

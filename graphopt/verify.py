@@ -43,7 +43,8 @@ class Tolerance:
     each output of the original itself moves when every weight and input is off by one unit of
     rounding; AMPLIFIED times that is allowed then. A wrong rewrite moves outputs by far more.
 
-    A quantized model (`few_bits`) rounds to a few bits as it runs. Of a number close to the middle
+    A quantized model (`few_bits`) rounds to a few bits as it runs, and so does one that keeps
+    numbers as bfloat16. Of a number close to the middle
     between two integers, float rounding decides which it becomes, and that is a whole step. It
     moves sums after it, so that more of them fall to the other side, and after some layers nothing
     may be left of what two correct runs had in common but the numbers that they round. (Moving what
@@ -51,10 +52,6 @@ class Tolerance:
     `respond` measures for it what other roundings do, each drawn by chance, and REDRAWN times that
     is allowed. It finds what a rewrite does wrong to a layer, not to a rounding; whether the
     compiled integers are the right ones is a check of its own, and exact (`graphopt.exact`).
-
-    Where numbers are kept in a shorter type as the model runs (`stored` is its unit), an error d
-    before rounding moves a number to the next one, which is `stored` away, with the probability
-    d / stored. The expected square is d * stored, so `value` is the root of that.
 
     `ranges` are the ranges that outputs have whatever the data: 1 for a sigmoid, which is as
     precise near 0 as it is near 1; for 8-bit integers that were quantized, 255. `numbers` are the
@@ -70,7 +67,6 @@ class Tolerance:
     few_bits: bool = False
     numbers: frozenset[str] = frozenset()
     exact: frozenset[str] = frozenset()
-    stored: float = 0.0
 
     def at(self, name: str) -> float:
         """The tolerance of one output."""
@@ -89,8 +85,6 @@ class Tolerance:
     def __str__(self) -> str:
         """Say it with its derivation."""
         value, how = self.value, f"{SAFETY:g} u sqrt({self.terms}), u = {self.unit:.0e}"
-        if self.stored > self.unit:
-            how = f"the root of {self.stored:.0e} times {how}"
         most = self._allowed(max(self.moves.values(), default=0.0))
         if most > value:
             value, how = most, f"{AMPLIFIED:g} times what one rounding of weights and inputs"
@@ -110,36 +104,23 @@ def tolerance(graph: Graph, respond: Respond | None = None) -> Tolerance:
         respond: measures the original's response to rounding (see `response`), if it is needed.
     """
     terms = max(1, sum(map(_terms, graph.walk())))
-    unit, stored = (max([_HALF.get(t, _UNIT) for t in types], default=_UNIT)
-                    for types in (_computed(graph), _rounded(graph)))  # fmt: skip
-    value = SAFETY * unit * math.sqrt(terms)
-    if stored > unit:
-        value = math.sqrt(value * stored)
+    half = {DType.f16: 2.0**-11, DType.bf16: 2.0**-8}
+    unit = max([half.get(t, 2.0**-24) for t in _computed(graph)], default=2.0**-24)
     names: tuple[str, ...] = getattr(graph.terminator.kind, "names", ())
     named = list(zip(names, graph.outputs, strict=False))
     ranges = {n: 1.0 for n, v in named if _is_share(v)}
     numbers = {n: limits(v.tensor.dtype) for n, v in named if _is_quantized(v)}
     ranges.update({n: float(high - low) for n, (low, high) in numbers.items()})
     return Tolerance(
-        value, terms, unit, ranges, respond=respond, few_bits=quantizes(graph),
-        numbers=frozenset(numbers), stored=stored,
+        SAFETY * unit * math.sqrt(terms), terms, unit, ranges, respond=respond,
+        few_bits=quantizes(graph), numbers=frozenset(numbers),
     )  # fmt: skip
-
-
-_UNIT = 2.0**-24  # of rounding to float32
-_HALF = {DType.f16: 2.0**-11, DType.bf16: 2.0**-8}
 
 
 def _computed(graph: Graph) -> set[DType]:
     """The float types that ops compute in: not those that numbers are only kept in."""
     ops = (op for op in graph.walk() if op.kind.name not in ("const", "cast"))
     return {t.dtype for op in ops for t in _tensors(op) if t.dtype.is_float}
-
-
-def _rounded(graph: Graph) -> set[DType]:
-    """The float types that numbers are rounded to as the model runs."""
-    casts = (op for op in graph.walk() if op.kind.name == "cast")
-    return {t.dtype for op in casts for t in _tensors(op) if t.dtype.is_float}
 
 
 def _maker(value: Value) -> tuple[Value, Op | None]:

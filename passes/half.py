@@ -32,6 +32,7 @@ WEIGHTS = {  # the operands that are weights, of kinds and of ONNX ops that we d
     "squeeze_excite": (1, 2), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
 }  # fmt: skip
 MOVES = (Reshape, Squeeze, Unsqueeze, Transpose)
+VECTORS = {"max_pool", "avg_pool", "reduce_mean", "layer_norm", "instance_norm", "batch_norm"}
 SMALL = 4096  # bytes of a constant that is rounded at once, not when its numbers are wanted
 ERROR = "each number within 2^-9 of itself"
 
@@ -132,7 +133,10 @@ def _activations(graph: Graph, smallest: int, ctx: Context) -> Iterator[Remark]:
 
 
 def _is_activation(op: Op, smallest: int) -> bool:
-    """Whether a result is large, and is read by ops that it can't be computed with."""
+    """Whether a result is large, and is read by kernels of their own, in vectors alone.
+
+    A product reads its left side one number at a time, and would have to convert each.
+    """
     if isinstance(op.kind, (Const, Fused, Return, Cast, Opaque, *MOVES)) or len(op.results) != 1:
         return False
     t: Any = op.result.type
@@ -141,4 +145,14 @@ def _is_activation(op: Op, smallest: int) -> bool:
     users = [use.op for use in op.result.uses]
     if any(isinstance(u.kind, Return | Opaque) or u.graph is not op.graph for u in users):
         return False
-    return len(users) > 1 or not all(isinstance(u.kind, Elementwise) for u in users)
+    if len(users) == 1 and isinstance(users[0].kind, Elementwise):
+        return False  # it is computed with that
+    return bool(users) and all(isinstance(u.kind, Elementwise) or _by_vectors(u) for u in users)
+
+
+def _by_vectors(op: Op) -> bool:
+    """Whether an op that isn't element-wise reads vectors of its operand: depthwise ones, pools."""
+    kind: Any = op.kind
+    if kind.name == "conv":
+        return kind.group > 1 and kind.group == (op.operand(1).tensor.static or (0,))[0]
+    return kind.name in VECTORS
