@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op, Value
 from graphopt.targets.tvm import bfloat, expr, loops, movement
-from graphopt.targets.tvm.region import Region, shape_of, static
+from graphopt.targets.tvm.region import Region, shape_of, static, widenings
 
 Expr = Any
 Body = Callable[[list[Any]], None]
@@ -48,8 +48,10 @@ def _reader(value: Value, buffer: Any) -> Callable[[Sequence[Expr]], Expr]:
 
 
 def the_op(region: Region) -> Op:
-    """The one op of the region that isn't a constant."""
-    return next(op for op in region.graph if op.kind.name not in ("const", "return"))
+    """The one op of the region that isn't a constant, and doesn't make float32 of bfloat16."""
+    wide = widenings(region.graph)
+    ops = (op for op in region.graph if op.kind.name not in ("const", "return"))
+    return next(op for op in ops if op.results[0] not in wide)
 
 
 def outer_loop(size: int, work: int) -> Any:
