@@ -1,0 +1,162 @@
+"""half: what is rounded, how it is stored, and what a real model loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+import graphopt
+from graphopt.analysis.interpret import interpret, random_inputs
+from graphopt.errors import GraphoptError
+from graphopt.ir.builtin import Const
+from graphopt.ir.core import Module
+from graphopt.ir.data import Inline
+from graphopt.ir.parser import parse
+from graphopt.job import runs
+from graphopt.passes.half import nearest
+from graphopt.pipeline import Context, parse_pipeline, run_pipeline
+from graphopt.targets.base import Build, parse_target
+from graphopt.targets.program import Program
+from graphopt.verify import tolerance
+
+MODELS = Path(__file__).parents[2] / "models"
+
+LAYERS = """graph @main(%x: f32[1,32,6,6], %h: f32[2,64]) {
+  %w = const rand 1 : f32[32,32,1,1]
+  %c = conv(%x, %w) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "image"
+  %p = reduce_mean(%c) {axes=[2,3],keepdims=true} @ "mean"
+  %v = const rand 2 : f32[48,32,1,1]
+  %d = conv(%p, %v) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "pixel"
+  %u = const rand 3 : f32[64,32]
+  %e = matmul(%h, %u) @ "product"
+  %s = softmax(%e) {axis=1} @ "softmax"
+  return(%d, %s) {names=[d, s]}
+}"""
+
+POOLED = """graph @main(%x: f32[1,32,16,16]) {
+  %w = const rand 1 : f32[32,32,1,1]
+  %c = conv(%x, %w) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "conv"
+  %r = relu(%c) @ "relu"
+  %y = max_pool(%r) {kernel=[2,2],strides=[2,2],pads=[0,0,0,0],dilations=[1,1]} @ "pool"
+  return(%y) {names=[y]}
+}"""
+
+
+def halved(text: str, passes: str = "half") -> Module:
+    module = parse(text)
+    run_pipeline(parse_pipeline(passes), module, Context())
+    return module
+
+
+def lowered(module: Module) -> Program:
+    target: Any = parse_target("x86:avx512")
+    return target.lower(module)
+
+
+def test_finite_numbers_stay_finite() -> None:
+    x = np.array([3.4e38, -3.4e38, np.inf, np.nan, 1.00390625, 1.01171875], np.float32)
+    largest = np.float32(2.0**127 * (2 - 2.0**-7))
+    wanted = np.array([largest, -largest, np.inf, np.nan, 1.0, 1.015625], np.float32)
+    np.testing.assert_array_equal(nearest(x).astype(np.float32), wanted)
+
+
+def test_the_numbers_are_those_of_rounded_weights() -> None:
+    rounded = parse(LAYERS)
+    for op in rounded.main:
+        if isinstance(op.kind, Const):
+            op.kind = Const(Inline(nearest(op.kind.data.numpy()).astype(np.float32)))
+    module = halved(LAYERS)
+    feed = random_inputs(module)
+    want, got = interpret(rounded, feed), interpret(module, feed)
+    for name in want:
+        np.testing.assert_array_equal(want[name], got[name])
+
+
+def test_weights_are_bfloat16_where_kernels_read_that_faster() -> None:
+    """A product, and a convolution to one pixel; not one over an image, whose tiles convert."""
+    program = lowered(halved(LAYERS))
+    stored = {
+        b.name.split("_")[0]: str(b.dtype)
+        for b in program.buffers
+        if "weight" in str(b.place).lower()
+    }
+    assert stored == {"w": "f32", "v": "bf16", "u": "bf16"}
+    assert not list(program.fallbacks())
+
+
+def test_no_cast_is_a_kernel_of_its_own() -> None:
+    plain, half = lowered(parse(LAYERS)), lowered(halved(LAYERS))
+    assert len(half.steps) == len(plain.steps)
+
+
+def test_activations_are_stored_between_kernels() -> None:
+    module = halved(POOLED, "half{activations=true,smallest=64}")
+    program = lowered(module)
+    (inner,) = [b for b in program.buffers if b.name.endswith("half")]
+    assert (str(inner.dtype), len(program.steps)) == ("bf16", len(lowered(parse(POOLED)).steps))
+    limit = tolerance(module.main)
+    assert limit.few_bits  # a rounding may fall to the other side
+    assert not tolerance(halved(POOLED).main).few_bits
+
+
+def test_onnx_runtime_runs_the_model(tmp_path: Path) -> None:
+    """Weights are BFLOAT16 with a Cast after them: ONNX Runtime has few kernels of bfloat16."""
+    module, path = halved(LAYERS), tmp_path / "half.onnx"
+    module.save(path)
+    model = onnx.load(path)
+    assert [t.data_type for t in model.graph.initializer] == [TensorProto.BFLOAT16] * 3
+    assert sum(n.op_type == "Cast" for n in model.graph.node) == 3
+    feed = random_inputs(module)
+    want = interpret(module, feed)
+    got = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)
+    for a, b in zip(want.values(), got, strict=True):
+        np.testing.assert_allclose(np.asarray(b), a, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"), [("digits_bilstm", 0.5), ("fmnist_vit", 0.5), ("digits_dscnn", 0.5)]
+)
+def test_a_real_model_keeps_its_answers(name: str, loss: float) -> None:
+    """Verified against the rounded model; right answers within half a point of the original's."""
+    data = MODELS / "data" / ("fmnist.npz" if name.startswith("fmnist") else "digits.npz")
+    result = graphopt.optimize(MODELS / f"{name}.onnx", "x86", "default,half", data=data,
+                               threads=1, build=Build(jobs=2))  # fmt: skip
+    report = result.report
+    assert [c.ok for c in report.checks] == [True, True]
+    (lost,) = report.losses
+    assert lost.before is not None and lost.after is not None
+    assert lost.before - lost.after <= loss
+    assert 40 < lost.sqnr_db < 80
+    assert report.after.weight_bytes < 0.6 * report.before.weight_bytes
+    assert result.program and not list(result.program.fallbacks())
+
+
+def test_a_recurrence_of_large_weights_reads_bfloat16() -> None:
+    text = """graph @main(%x: f32[3,1,16]) {
+      %w = const rand 1 : f32[1,2048,16]
+      %r = const rand 2 : f32[1,2048,512]
+      %y = opaque(%x, %w, %r) {op_type=LSTM,version=14,attrs=[[hidden_size,512]]} : f32[3,1,1,512]
+      return(%y) {names=[y]}
+    }"""
+    program = lowered(halved(text))
+    assert not list(program.fallbacks())
+    assert sorted(w.nbytes for w in program.weights) == [
+        4 * 2048,
+        2 * 16 * 2048,
+        2 * 2048 * 512,
+    ]  # biases first
+    assert runs(halved(text), [random_inputs(halved(text))])
+
+
+@pytest.mark.parametrize(
+    "text", ["half{type=f16}", "half{type=8}", "half{smallest=many}", "half{bits=16}"]
+)
+def test_bad_options_end_in_a_sentence(text: str) -> None:
+    with pytest.raises(GraphoptError, match="half"):
+        parse_pipeline(text)
