@@ -7,11 +7,13 @@ That is QDQ, as ONNX tools write it; the target's pass `integers` computes it in
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from graphopt.choices import settle
 from graphopt.errors import InputError
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
@@ -19,17 +21,11 @@ from graphopt.ir.data import Computed, Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.quant import Calibrated, Dequantize, Quantize, limits
 from graphopt.passes.quantize.calibrate import erase_notes, notes
-from graphopt.passes.quantize.points import (
-    Points,
-    points,
-    reads_integers,
-    source,
-    weighted,
-)
+from graphopt.passes.quantize.points import Points, candidates, points, reads_integers, source
+from graphopt.passes.quantize.propose import proposals
 from graphopt.passes.quantize.weights import TINY, bias_integers, channel_axis, grid
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import const
-from graphopt.rewrite.driver import Remark
 
 TYPES = {"u8": DType.u8, "s8": DType.i8}
 
@@ -59,29 +55,26 @@ class QuantizePass(Pass, name="quantize"):
         """
         if not 2 <= self.bits <= 8:
             raise InputError(f"bits={self.bits} isn't between 2 and 8")
+        if self.activations != "f32" and points(module.main).groups and not notes(module.main):
+            raise InputError("nothing is calibrated; put `calibrate` before `quantize`")
+        choices = proposals(module, ctx, self.apply, self.skip, self.activations != "f32")
+        if not choices:
+            return PassResult(False)
+        settled = settle(module, choices, self.apply, ctx)
+        return PassResult(bool(settled.kept), settled.remarks())
+
+    def apply(self, module: Module, keys: Collection[str]) -> None:
+        """Quantize the layers with these keys."""
         graph = module.main
-        found = points(graph, self.skip)
-        self._check_skip(graph, found)
+        chosen = {op for i, op in enumerate(candidates(graph)) if str(i) in keys}
         if self.activations == "f32":
             erase_notes(graph)
-            return self._weights_only(graph, found)
-        if found.groups and not notes(graph):
-            raise InputError("nothing is calibrated; put `calibrate` before `quantize`")
-        return Inserter(self, graph, found, ctx).run()
-
-    def _check_skip(self, graph: Graph, found: Points) -> None:
-        names = [n for op in graph for n in op.loc.nodes]
-        for part in self.skip:
-            if not any(part in n for n in names):
-                from graphopt.spec import nearest
-
-                raise InputError(f"skip: no node's name has {part!r}{nearest(part, names)}")
-
-    def _weights_only(self, graph: Graph, found: Points) -> PassResult:
-        done = [op for op in found.sums(graph) if weighted(op)]
-        for op in done:
-            _quantize_weight(self, graph, op)
-        return PassResult(bool(done))
+            for op in graph:
+                if op in chosen:
+                    _quantize_weight(self, graph, op)
+            return
+        found = points(graph, [op for op in candidates(graph) if op not in chosen])
+        Inserter(self, graph, found).run()
 
     def parameters(self, low: float, high: float) -> tuple[Array, Array]:
         """The scale and the zero point for a range that includes 0."""
@@ -100,29 +93,23 @@ class QuantizePass(Pass, name="quantize"):
 
 @dataclass
 class Inserter:
-    """One run of the pass: what it makes of each noted value, and of the ops that sum."""
+    """Makes integers of each noted value, and of the weights of the ops that read them."""
 
     options: QuantizePass
     graph: Graph
     found: Points
-    ctx: Context
 
-    def run(self) -> PassResult:
+    def run(self) -> None:
         """Values first, then weights and biases, whose scales depend on those."""
         ranges = {value: op.kind for value, op in notes(self.graph).items()}
         erase_notes(self.graph)
-        remarks: list[Remark] = []
         for value in self.found.groups:
             note = ranges.get(value)
             if isinstance(note, Calibrated):
                 self._value(value, note)
-        for op in list(self.found.sums(self.graph)):
-            if weighted(op) and _scale_of(op.operand(0)) is not None:
-                permitted = self.ctx.permit("quantize", op.loc)
-                if permitted:
-                    self._weight(op)
-                    remarks.append(Remark("quantize", op.loc, True))
-        return PassResult(bool(remarks), tuple(remarks))
+        for op in filter(self.found.sums, candidates(self.graph)):
+            if _scale_of(op.operand(0)) is not None:
+                self._weight(op)
 
     def _value(self, value: Value, note: Calibrated) -> None:
         """Let the users that read integers read dequantize(quantize(value))."""

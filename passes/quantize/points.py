@@ -17,7 +17,7 @@ from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Add, Elementwise
 from graphopt.ops.linalg import Gemm, MatMul
 from graphopt.ops.nn import AvgPool, Conv, MaxPool
-from graphopt.ops.quant import Calibrated
+from graphopt.ops.quant import Calibrated, Dequantize
 from graphopt.ops.reduce import ReduceMean
 from graphopt.ops.resize import Resize
 from graphopt.rewrite import const
@@ -33,11 +33,11 @@ CHAIN = 16  # element-wise ops after a sum that its kernel still takes in
 class Points:
     """The values to quantize, in the order of the graph, each with the group it belongs to.
 
-    `groups` maps a value to its group's representative; `skip` are names of ONNX nodes (or parts of
-    them) whose ops stay float.
+    `groups` maps a value to its group's representative; `floats` are the ops that stay float though
+    they could sum integers.
     """
 
-    skip: tuple[str, ...] = ()
+    floats: frozenset[Op] = frozenset()
     groups: dict[Value, Value] = field(default_factory=dict[Value, Value])
 
     def find(self, value: Value) -> Value:
@@ -56,22 +56,19 @@ class Points:
         """Let two values share a scale."""
         self.groups[self.find(a)] = self.find(b)
 
-    def skips(self, op: Op) -> bool:
-        """Whether the user asked for an op to stay float."""
-        return any(part in node for part in self.skip for node in op.loc.nodes)
-
-    def sums(self, graph: Graph) -> Iterator[Op]:
-        """The ops that are to sum integers."""
-        return (op for op in graph if summed(op) and not self.skips(op))
+    def sums(self, op: Op) -> bool:
+        """Whether an op is to sum integers."""
+        return summed(op) and op not in self.floats
 
 
-def points(graph: Graph, skip: Iterable[str] = ()) -> Points:
-    """Choose the values of a graph that are quantized."""
-    found = Points(tuple(skip))
-    for op in found.sums(graph):
-        _want(found, op.operand(0))
+def points(graph: Graph, floats: Iterable[Op] = ()) -> Points:
+    """Choose the values of a graph that are quantized; `floats` stay as they are."""
+    found = Points(frozenset(floats))
+    for op in filter(found.sums, graph):
+        if weighted(op) or made_by_sum(op.operand(0), found):
+            _want(found, op.operand(0))
     for value in list(found.groups):
-        for operand in _residuals(value):
+        for operand in _residuals(found, value):
             _want(found, operand)
     return found
 
@@ -79,6 +76,8 @@ def points(graph: Graph, skip: Iterable[str] = ()) -> Points:
 def _want(found: Points, value: Value) -> None:
     """Enter a value, and what moves make it of."""
     value = source(value)
+    if value.op and isinstance(value.op.kind, Dequantize):
+        return  # it is integers
     if not is_float(value) or not found.want(value):
         return
     todo = [value]
@@ -149,7 +148,12 @@ def weighted(op: Op) -> bool:
     return isinstance(op.kind, Conv | MatMul | Gemm)
 
 
-def made_by_sum(value: Value, points: Points | None = None) -> bool:
+def candidates(graph: Graph) -> list[Op]:
+    """The ops with weights that could sum integers, in order."""
+    return [op for op in graph if weighted(op) and summed(op)]
+
+
+def made_by_sum(value: Value, points: Points) -> bool:
     """Whether a value comes out of a kernel that sums integers, through its epilogue."""
     todo, seen = [source(value)], set[Value]()
     while todo and len(seen) < CHAIN:
@@ -157,14 +161,20 @@ def made_by_sum(value: Value, points: Points | None = None) -> bool:
         seen.add(at)
         if at.op is None:
             continue
-        if summed(at.op):
-            return points is None or not points.skips(at.op)
+        if weighted(at.op):
+            return points.sums(at.op) or quantized(at.op)
         if isinstance(at.op.kind, Elementwise):
             todo += [source(v) for v in at.op.operands if v and source(v) not in seen]
     return False
 
 
-def _residuals(value: Value) -> Iterator[Value]:
+def quantized(op: Op) -> bool:
+    """Whether an op reads integers already."""
+    x = op.operand(0).op
+    return x is not None and isinstance(x.kind, Dequantize)
+
+
+def _residuals(found: Points, value: Value) -> Iterator[Value]:
     """Of the additions that a value comes from, the operands that go through memory."""
     op = source(value).op
     for _ in range(CHAIN):
@@ -172,7 +182,7 @@ def _residuals(value: Value) -> Iterator[Value]:
             return
         if isinstance(op.kind, Add):
             both = [source(v) for v in op.operands if v and const(v) is None]
-            if len(both) == 2 and all(map(made_by_sum, both)):
+            if len(both) == 2 and all(made_by_sum(v, found) for v in both):
                 yield first(*both)
             return
         op = source(op.operand(0)).op
@@ -198,7 +208,7 @@ def reads_integers(found: Points, use: Use) -> bool:
     if op.kind.name == "return":
         return False
     if summed(op) and use.index == 0:
-        return not found.skips(op)
+        return found.sums(op)
     value = source(op.operand(use.index))
     if op.results and source(op.results[0]) in found.groups and value in moved(op.results[0]):
         return True

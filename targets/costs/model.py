@@ -28,6 +28,9 @@ SLOWEST = 0.01  # of the roofline: below it a time says nothing about a family
 # server with AVX-512, rounded.
 TYPICAL = {
     "conv": 0.75,
+    "conv_integer": 0.7,
+    "matmul_integer": 0.5,
+    "depthwise_integer": 0.3,
     "matmul": 0.7,
     "reduce": 0.4,
     "depthwise": 0.35,

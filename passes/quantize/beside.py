@@ -1,0 +1,158 @@
+"""The float model with quantized layers beside it: what each layer's own rounding does.
+
+A layer of a quantized model gets inputs that earlier layers have already spoilt. Beside the float
+model it gets the float model's, quantized as its own input is, so that the difference of its result
+from the float layer's is its own doing (teacher forcing). Differences are reduced inside the
+module, so that a run gives a few numbers a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.ir.builtin import Const, Return
+from graphopt.ir.clone import clone_op
+from graphopt.ir.core import Graph, Module, Op, OpKind, Value
+from graphopt.ir.data import Inline
+from graphopt.ir.types import Array
+from graphopt.ops.elementwise import Mul, Sub
+from graphopt.ops.quant import Dequantize, Quantize
+from graphopt.ops.reduce import ReduceSum
+from graphopt.passes.quantize.points import source
+from graphopt.pipeline import Activations
+
+Reduce = Callable[["Beside", Value, Value], Sequence[Value]]
+"""Makes the values to watch of a float layer's result and of the quantized one's."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A quantized op, and the name of its result, which the float model's has, too."""
+
+    op: Op
+    name: str
+
+
+def layers(module: Module) -> list[Layer]:
+    """The ops of a quantized module that read an integer activation and integer weights."""
+    found: list[Layer] = []
+    for op in module.main:
+        reads = [_dequantized(v) for v in op.operands[:2]]
+        if len(reads) == 2 and all(reads) and op.kind.name in ("conv", "matmul", "gemm"):
+            found.append(Layer(op, op.result.hint))
+    return found
+
+
+def _dequantized(value: Value | None) -> bool:
+    return bool(value and value.op and isinstance(value.op.kind, Dequantize))
+
+
+class Beside:
+    """A copy of the float model that grows quantized layers."""
+
+    def __init__(self, before: Module) -> None:
+        """`before`: the float model, with or without notes of calibration."""
+        self.graph = Graph([a.type for a in before.main.args], before.main.name,
+                           [a.hint for a in before.main.args])  # fmt: skip
+        self.before = before
+        self.mapped = dict(zip(before.main.args, self.graph.args, strict=True))
+        self.made = {r.hint: op for op in before.main for r in op.results if r.hint}
+        for op in before.main:
+            if not isinstance(op.kind, Return):
+                self.graph.insert(clone_op(op, self.mapped))
+
+    def add(self, kind: OpKind, *operands: Value) -> Value:
+        """One op more."""
+        return self.graph.insert(Op(kind, operands)).result
+
+    def const(self, array: Array) -> Value:
+        """A constant."""
+        return self.add(Const(Inline(array)))
+
+    def layer(self, layer: Layer) -> tuple[Value, Value] | None:
+        """The float layer's result and the quantized one's; None where the names don't meet."""
+        twin = self.made.get(layer.name)
+        if twin is None or twin.kind != layer.op.kind or len(twin.results) != 1:
+            return None
+        x = self.mapped[source(twin.operand(0))]
+        operands = [self._requantized(layer.op.operand(0), x)]
+        operands += [self._copied(v) for v in layer.op.operands[1:] if v]
+        return self.mapped[twin.result], self.add(layer.op.kind, *operands)
+
+    def _requantized(self, value: Value, x: Value) -> Value:
+        """dequantize(quantize(x)) with the parameters of a dequantized value."""
+        op = value.op
+        assert op and isinstance(op.kind, Dequantize)
+        parameters = [self._copied(v) for v in op.operands[1:] if v]
+        dtype = op.operand(0).tensor.dtype
+        q = self.add(Quantize(dtype, op.kind.axis), x, *parameters)
+        return self.add(op.kind, q, *parameters)
+
+    def _copied(self, value: Value) -> Value:
+        """A value that depends on constants alone."""
+        if value not in self.mapped:
+            assert value.op
+            for operand in value.op.operands:
+                if operand:
+                    self._copied(operand)
+            self.graph.insert(clone_op(value.op, self.mapped))
+        return self.mapped[value]
+
+    def module(self, values: Sequence[Value]) -> Module:
+        """The whole, returning these."""
+        names = tuple(f"beside/{i}" for i, _ in enumerate(values))
+        self.graph.insert(Op(Return(names), values))
+        return Module(self.graph, self.before.name, dict(self.before.opsets))
+
+
+def watch(
+    before: Module,
+    found: Sequence[Layer],
+    reduce: Reduce,
+    samples: Activations,
+    runs: int | None = None,
+) -> Iterator[tuple[int, Array]]:
+    """Run the float model and the layers beside it; give pairs of a layer's index and an array.
+
+    The arrays of a layer come in the order in which `reduce` gives the values, run after run.
+    """
+    beside = Beside(before)
+    owners: list[int] = []
+    values: list[Value] = []
+    for i, layer in enumerate(found):
+        pair = beside.layer(layer)
+        if pair is None:
+            continue
+        made = reduce(beside, *pair)
+        owners += [i] * len(made)
+        values += made
+    module = beside.module(values)
+    for at, array in samples.watch(module, values, runs):
+        yield owners[at], array
+
+
+def energies(beside: Beside, wanted: Value, got: Value) -> tuple[Value, Value]:
+    """The sums of squares of the float result and of the difference."""
+    axes = tuple(range(wanted.tensor.rank or 0))
+    error = beside.add(Sub(), got, wanted)
+    return tuple(
+        beside.add(ReduceSum(axes, False), beside.add(Mul(), v, v)) for v in (wanted, error)
+    )  # pyright: ignore[reportReturnType]
+
+
+def noise_ratios(
+    before: Module, found: Sequence[Layer], samples: Activations, runs: int | None = None
+) -> list[float]:
+    """The noise-to-signal ratio of each layer's result (nan where it can't be told)."""
+    sums = np.zeros((len(found), 2))
+    turn = [0] * len(found)
+    for i, array in watch(before, found, energies, samples, runs):
+        sums[i, turn[i] % 2] += float(np.sum(array))
+        turn[i] += 1
+    return [
+        n / s if s else (math.nan if not t else 0.0) for (s, n), t in zip(sums, turn, strict=True)
+    ]
