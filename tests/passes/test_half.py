@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,8 +20,9 @@ from graphopt.ir.parser import parse
 from graphopt.job import runs
 from graphopt.passes.half import nearest
 from graphopt.pipeline import Context, parse_pipeline, run_pipeline
-from graphopt.targets.base import Build, parse_target
+from graphopt.targets.base import Build
 from graphopt.targets.program import Program
+from graphopt.targets.x86 import X86
 from graphopt.verify import tolerance
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -55,8 +55,7 @@ def halved(text: str, passes: str = "half") -> Module:
 
 
 def lowered(module: Module) -> Program:
-    target: Any = parse_target("x86:avx512")
-    return target.lower(module)
+    return X86("avx512").lower(module)
 
 
 def test_finite_numbers_stay_finite() -> None:
