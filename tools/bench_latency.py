@@ -1,7 +1,7 @@
 """Latency of compiled bundles against ONNX Runtime and OpenVINO, on the same threads.
 
     python tools/bench_latency.py --zoo DIR [MODEL...] [--threads 1,2] [--batch 8] [--cold]
-                                  [--json FILE]
+                                  [--type bf16] [--json FILE]
 
 Inputs that stay dynamic get fixed sizes; --batch changes a symbolic batch. All run the same seeded
 input in this process, in turns (A B C A B C ...), so that drift of the machine hits all; before
@@ -10,7 +10,9 @@ Runtime has all its optimizations on; OpenVINO, if it is installed (extra `bench
 hint, in float32 or in the model's own integers. Both get the model with the same fixed shapes. A
 quantized model (QDQ) is timed as it is in all of them. `x` is the better peer's time by ours:
 above 1 we are faster. The geometric means are over models with a square image as input (`vision`),
-and over all. `compile s` is the time to plan, compile and link; with --cold from an empty cache of
+and over all. --type bf16 times our `half` and OpenVINO's bfloat16 instead (ONNX Runtime has none on
+CPUs and stays float32), and prints the error of each against ONNX Runtime's float32: its largest,
+of an output's range, and the ratio of signal to error. `compile s` is the time to plan, compile and link; with --cold from an empty cache of
 kernels.
 """
 
@@ -42,6 +44,7 @@ from graphopt.targets.base import Build
 
 ort: Any = onnxruntime  # its annotations are incomplete
 Feed = Mapping[str, Any]
+PASSES = {"f32": "default", "bf16": "default,half"}  # by the type of weights
 
 
 @dataclass
@@ -78,6 +81,7 @@ class Row:
     segments: int = 0
     compile_seconds: float = 0.0
     timings: list[Timing] = field(default_factory=list[Timing])
+    errors: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     error: str = ""
 
 
@@ -104,7 +108,7 @@ def is_vision(feed: Feed) -> bool:
     return any(len(s) == 4 and s[2] >= 28 and s[2] in (s[1], s[3]) for s in shapes)
 
 
-def peer_runs(path: Path, feed: Feed, threads: int) -> dict[str, Callable[[], Any]]:
+def peer_runs(path: Path, feed: Feed, threads: int, hint: str) -> dict[str, Callable[[], Any]]:
     """Runs of the model with its shapes fixed, in each peer at its best."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         module = graphopt.load(path, input_shapes={k: tuple(v.shape) for k, v in feed.items()})
@@ -112,7 +116,7 @@ def peer_runs(path: Path, feed: Feed, threads: int) -> dict[str, Callable[[], An
         module.save(fixed)
         found = {"ORT": onnxruntime_run(fixed, feed, threads)}
         if importlib.util.find_spec("openvino"):
-            found["OpenVINO"] = openvino_run(fixed, feed, threads)
+            found["OpenVINO"] = openvino_run(fixed, feed, threads, hint)
     return found
 
 
@@ -125,24 +129,47 @@ def onnxruntime_run(path: str, feed: Feed, threads: int) -> Callable[[], Any]:
     return lambda: session.run(None, dict(feed))
 
 
-def openvino_run(path: str, feed: Feed, threads: int) -> Callable[[], Any]:
-    """OpenVINO with its latency hint, in float32."""
+def openvino_run(path: str, feed: Feed, threads: int, hint: str) -> Callable[[], Any]:
+    """OpenVINO with its latency hint, in float32 (`f32`) or `bf16`."""
     openvino: Any = importlib.import_module("openvino")
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
-               "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}  # fmt: skip
+               "INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}  # fmt: skip
     request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
     given = {k: np.ascontiguousarray(v) for k, v in feed.items()}
     return lambda: request.infer(given, share_inputs=True, share_outputs=True)
 
 
-def time_all(bundle: Path, path: Path, feed: Feed, threads: int, seconds: float) -> Timing:
-    """All on some threads, in turns."""
-    runs = peer_runs(path, feed, threads)
+def time_all(
+    bundle: Path, path: Path, feed: Feed, threads: int, o: argparse.Namespace
+) -> tuple[Timing, dict[str, tuple[float, float]]]:
+    """All on some threads, in turns; the errors of all but ONNX Runtime."""
+    runs = peer_runs(path, feed, threads, o.type)
     with graphopt.Session(bundle, threads=threads) as session:
-        rows = interleave({"ours": lambda: session.run(feed), **runs}, seconds)
+        runs = {"ours": lambda: session.run(feed), **runs}
+        found = {name: list(map(np.asarray, _values(run()))) for name, run in runs.items()}
+        rows = interleave(runs, o.seconds)
+    reference = found.pop("ORT")
+    errors = {name: _error(reference, got) for name, got in found.items()}
     ms = {name: [1000 * s for s in times] for name, times in rows.items()}
     median = {name: statistics.median(times) for name, times in ms.items()}
-    return Timing(threads, len(ms["ours"]), median, {n: min(times) for n, times in ms.items()})
+    least = {n: min(times) for n, times in ms.items()}
+    return Timing(threads, len(ms["ours"]), median, least), errors
+
+
+def _values(outputs: Any) -> list[Any]:
+    return list(outputs.values()) if hasattr(outputs, "values") else list(outputs)
+
+
+def _error(reference: Sequence[Any], got: Sequence[Any]) -> tuple[float, float]:
+    """The largest error of the float outputs, of an output's range, and decibels of signal."""
+    worst = signal = noise = 0.0
+    for want, have in zip(reference, got, strict=True):
+        if want.dtype.kind == "f" and want.size:
+            apart = have.astype(np.float64) - want
+            worst = max(worst, float(np.abs(apart).max() / max(np.abs(want).max(), 1e-30)))
+            signal += float(np.sum(want.astype(np.float64) ** 2))
+            noise += float(np.sum(apart**2))
+    return worst, 10 * math.log10(signal / noise) if signal and noise else math.inf
 
 
 def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:
@@ -152,7 +179,7 @@ def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:
         feed = fixed_feed(path, o.batch)
         row.vision = is_vision(feed)
         result = graphopt.optimize(
-            path, o.target, input_shapes={k: tuple(v.shape) for k, v in feed.items()},
+            path, o.target, PASSES[o.type], input_shapes={k: tuple(v.shape) for k, v in feed.items()},
             build=Build(jobs=o.jobs, cache=cache), check=False,
         )  # fmt: skip
     except graphopt.GraphoptError as why:
@@ -162,7 +189,9 @@ def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:
     assert result.program
     row.calls, row.segments = len(result.program.steps), len(list(result.program.fallbacks()))
     row.compile_seconds = result.report.seconds["compile"]
-    row.timings = [time_all(result.bundle, path, feed, t, o.seconds) for t in o.threads]
+    for t in o.threads:
+        timing, row.errors = time_all(result.bundle, path, feed, t, o)
+        row.timings.append(timing)
     return row
 
 
@@ -170,6 +199,15 @@ def mean(rows: Sequence[Row], index: int, best: bool) -> float:
     """Geometric mean of the ratios at one number of threads."""
     timings = [r.timings[index] for r in rows]
     return math.exp(statistics.fmean(math.log(t.ratio_min if best else t.ratio) for t in timings))
+
+
+def report_errors(rows: Sequence[Row]) -> None:
+    """Print how far each is from float32."""
+    names = next((list(r.errors) for r in rows if r.errors), list[str]())
+    heads = ["model", *(f"{n} {what}" for n in names for what in ("largest error", "SQNR dB"))]
+    table = [[r.model, *(f"{v:.2g}" for e in r.errors.values() for v in e)]
+             for r in rows if r.errors]  # fmt: skip
+    print(peers.table(table, heads))
 
 
 def report(rows: Sequence[Row], threads: Sequence[int]) -> None:
@@ -207,6 +245,7 @@ def main() -> int:
     parser.add_argument("--target", default="x86")
     parser.add_argument("--threads", type=lambda s: [int(t) for t in s.split(",")], default=[1, 2])
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--type", choices=sorted(PASSES), default="f32", help="of the weights")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each of the two")
     parser.add_argument("--cold", action="store_true", help="compile from an empty cache")
@@ -220,6 +259,8 @@ def main() -> int:
         told = last.error or ", ".join(f"{t.threads}t x {t.ratio:.2f}" for t in last.timings)
         print(f"{path.stem}: {told}", file=sys.stderr, flush=True)
     report(rows, o.threads)
+    if o.type != "f32":
+        report_errors(rows)
     if o.json:
         o.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
     return any(r.error for r in rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from onnx import TensorProto
 
 import graphopt
 from graphopt.analysis.interpret import interpret, random_inputs
+from graphopt.api import save
 from graphopt.errors import GraphoptError
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Module
@@ -25,6 +27,7 @@ from graphopt.targets.program import Program
 from graphopt.targets.x86 import X86
 from graphopt.verify import tolerance
 
+ort: Any = onnxruntime  # its annotations are incomplete
 MODELS = Path(__file__).parents[2] / "models"
 
 LAYERS = """graph @main(%x: f32[1,32,6,6], %h: f32[2,64]) {
@@ -107,13 +110,14 @@ def test_activations_are_stored_between_kernels() -> None:
 def test_onnx_runtime_runs_the_model(tmp_path: Path) -> None:
     """Weights are BFLOAT16 with a Cast after them: ONNX Runtime has few kernels of bfloat16."""
     module, path = halved(LAYERS), tmp_path / "half.onnx"
-    module.save(path)
-    model = onnx.load(path)
+    save(module, path)
+    model = onnx.ModelProto.FromString(path.read_bytes())
     assert [t.data_type for t in model.graph.initializer] == [TensorProto.BFLOAT16] * 3
     assert sum(n.op_type == "Cast" for n in model.graph.node) == 3
     feed = random_inputs(module)
     want = interpret(module, feed)
-    got = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)
+    session: Any = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    got: list[Any] = session.run(None, feed)
     for a, b in zip(want.values(), got, strict=True):
         np.testing.assert_allclose(np.asarray(b), a, rtol=1e-4, atol=1e-4)
 
