@@ -163,10 +163,11 @@ def _elements(value: Value | None) -> int:
 
 
 def _unit(op: Op) -> str:
-    """The element type of the op that does most of the arithmetic."""
+    """The element type of the op that does most of the arithmetic; that of all bytes is i8."""
     most = max((op, *_leaves(op)), key=lambda o: (not o.regions, flops(o)))
     value = next((v for v in (*most.operands, *most.results) if v), None)
-    return str(value.type.dtype) if value and isinstance(value.type, TensorType) else "f32"
+    unit = str(value.type.dtype) if value and isinstance(value.type, TensorType) else "f32"
+    return "i8" if unit == "u8" else unit
 
 
 def _leaves(op: Op) -> Iterator[Op]:
