@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from graphopt.analysis.interpret import interpret, random_inputs
-from graphopt.api import optimize, runs
+from graphopt.api import optimize
 from graphopt.data import seeded_runs
 from graphopt.errors import InputError
 from graphopt.exact import check_integers
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse
 from graphopt.ir.types import Array
+from graphopt.job import runs
 from graphopt.passes.integers import Integers
 from graphopt.perturb import perturbed, redrawn
 from graphopt.pipeline import Context
