@@ -10,6 +10,7 @@ minimum cuts the one with the largest first side is taken, so the answer is the 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -125,7 +126,8 @@ def _divide(region: list[int], edges: Ends, ties: dict[int, list[int]]) -> set[i
     for a in region:
         for b, capacity in edges.get(a, {}).items():
             graph.add_edge(a, b, capacity=capacity)
-        graph.add_edges_from((a, b) for b in ties.get(a, []))  # without a capacity: infinite
+        for b in ties.get(a, []):
+            graph.add_edge(a, b, capacity=math.inf)
     if SECOND not in {b for a in region for b in edges.get(a, {})}:
         return inside
     residual = flow.boykov_kolmogorov(graph, FIRST, SECOND)

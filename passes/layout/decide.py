@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Op, Value
 from graphopt.ops.elementwise import Elementwise
 from graphopt.ops.movement import Reorder
+from graphopt.passes.group import is_constant
 from graphopt.passes.layout import tags
 from graphopt.passes.layout.cut import FIRST, SECOND, Cut
 from graphopt.passes.layout.offer import Choice, Offer
@@ -117,8 +117,8 @@ class _Problem:
 
 def _values(graph: Graph) -> Iterator[Value]:
     """The values that may be stored in blocks somewhere; constants are packed for nothing."""
-    results = (r for op in graph if not isinstance(op.kind, Const) for r in op.results)
-    yield from (v for v in (*graph.args, *results) if tags.may_be_blocked(v))
+    results = (r for op in graph for r in op.results)
+    yield from (v for v in (*graph.args, *results) if tags.may_be_blocked(v) and not is_constant(v))
 
 
 def is_blocked(value: Value, block: int) -> bool:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from graphopt.ir.builtin import Const
 from graphopt.ir.core import Op, Value
 from graphopt.ir.types import DType
 from graphopt.ops.elementwise import Elementwise
 from graphopt.ops.quant import Scaled
+from graphopt.passes.group import is_constant
 from graphopt.passes.layout import convolutions, tags
 from graphopt.passes.layout.offer import (
     DENSE,
@@ -184,7 +184,7 @@ def product(op: Op, block: int) -> Offer:
     kind: Any = op.kind
     b = op.operand(1)
     shape = tags.shape_of(b)
-    if shape is None or len(shape) != 2 or not (b.op and isinstance(b.op.kind, Const)):
+    if shape is None or len(shape) != 2 or not is_constant(b):
         return dense(op)
     if op.kind.name == "matmul_integer":
         words = (op.operand(0).tensor.dtype, b.tensor.dtype) == (DType.u8, DType.i8)

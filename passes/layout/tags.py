@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from graphopt.ir.core import Value
 from graphopt.ir.layout import physical_shape
@@ -40,7 +41,12 @@ def may_be_blocked(value: Value | None) -> bool:
 
 def nbytes(value: Value, tag: str = "") -> int:
     """Bytes of a static tensor stored in a layout."""
-    return math.prod(physical_shape(dims(value), tag)) * value.tensor.dtype.bits // 8
+    return _elements(dims(value), tag) * value.tensor.dtype.bits // 8
+
+
+@lru_cache(maxsize=1024)
+def _elements(shape: tuple[int, ...], tag: str) -> int:
+    return math.prod(physical_shape(shape, tag))
 
 
 def padding(value: Value, block: int) -> int:
