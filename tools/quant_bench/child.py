@@ -104,8 +104,6 @@ def nncf(job: Job) -> Work:
         samples = list(feeds(job["data"]))
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             model = onnx.load(prepared(job["model"], folder))
-        if model.opset_import[0].version < 13:  # by channel only from there
-            model = onnx.version_converter.convert_version(model, 13)
         found = tool.quantize(model, tool.Dataset(samples), subset_size=len(samples),
                               advanced_parameters=advanced, **options)  # fmt: skip
         onnx.save(found, job["out"])
@@ -114,16 +112,27 @@ def nncf(job: Job) -> Work:
 
 
 def prepared(model: str, folder: str) -> str:
-    """ONNX Runtime's documented preprocessing: shapes, folding, fusion.
+    """ONNX Runtime's documented preprocessing (shapes, folding, fusion), at least opset 13.
 
-    Its symbolic shape inference gives up on some models; it is a step that may be skipped.
+    By channel works only from there. Its symbolic shape inference gives up on some models; it is
+    a step that may be skipped.
     """
     shapes: Any = importlib.import_module("onnxruntime.quantization.shape_inference")
-    out = f"{folder}/prepared.onnx"
+    raised, out = at_opset(model, 13, f"{folder}/raised.onnx"), f"{folder}/prepared.onnx"
     try:
-        shapes.quant_pre_process(model, out)
+        shapes.quant_pre_process(raised, out)
     except Exception:
-        shapes.quant_pre_process(model, out, skip_symbolic_shape=True)
+        shapes.quant_pre_process(raised, out, skip_symbolic_shape=True)
+    return out
+
+
+def at_opset(model: str, least: int, out: str) -> str:
+    """The model, converted if its opset is older."""
+    onnx: Any = importlib.import_module("onnx")
+    loaded = onnx.load(model)
+    if all(o.domain or o.version >= least for o in loaded.opset_import):
+        return model
+    onnx.save(onnx.version_converter.convert_version(loaded, least), out)
     return out
 
 

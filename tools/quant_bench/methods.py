@@ -91,7 +91,7 @@ def make(method: Method, job: Mapping[str, Any], python: str) -> Made:
 
 
 def _why(code: int, errors: str, memory: int | None) -> str:
-    if code == -9 or re.search(r"MemoryError|bad_?[ ]?alloc|Cannot allocate memory", errors):
+    if code == -9 or re.search(r"MemoryError|bad_?[ ]?alloc|llocate memory|BFCArena", errors):
         return f"out of memory ({memory / 1e9:g} GB)" if memory else "out of memory"
     lines = errors.strip().splitlines() or [f"exit code {code}"]
     missing = re.search(r"no pass named '([^']+)'", errors)
