@@ -8,16 +8,21 @@ it, and while that is over the limit takes choices back, the worst loss for its 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from graphopt.errors import LimitError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module
 from graphopt.loss import Loss, worst
-from graphopt.pipeline import Context
 from graphopt.rewrite.driver import Remark
 
+if TYPE_CHECKING:
+    from graphopt.pipeline import Context
+
+SHOWN = 3  # choices not made that a note names
 TRIES = 8  # choices taken back that are tried once more, the largest gain first
 
 Apply = Callable[[Module, Collection[str]], None]
@@ -57,11 +62,25 @@ class Settled:
     loss: Loss | None = None
     measured: int = 0
 
+    def notes(self) -> tuple[str, ...]:
+        """For the screen: how many were made, which weren't."""
+        counts = Counter(c.rewrite for c in self.kept)
+        made = ", ".join(f"{n} layer{'s' if n > 1 else ''} in {what}" for what, n in counts.items())
+        if not self.left:
+            return (made,) if made else ()
+        shown = ", ".join(f"{_first(c.loc)} ({c.refused})" for c in self.left[:SHOWN])
+        more = f" and {len(self.left) - SHOWN} more" if len(self.left) > SHOWN else ""
+        return (f"{made or 'no layer changed'}; kept as they were: {shown}{more}",)
+
     def remarks(self) -> tuple[Remark, ...]:
         """One for each choice."""
         made = (Remark(c.rewrite, c.loc, True) for c in self.kept)
         left = (Remark(c.rewrite, c.loc, False, c.refused) for c in self.left)
         return (*made, *left)
+
+
+def _first(loc: Loc) -> str:
+    return loc.nodes[0] if loc.nodes else "?"
 
 
 @dataclass

@@ -17,7 +17,7 @@ from graphopt.ir.printer import to_text
 from graphopt.ir.store import FileStore
 from graphopt.ir.types import Array, TensorType
 from graphopt.ir.verify import verify
-from graphopt.pipeline import Hook, Pass, PassResult, Record
+from graphopt.pipeline import Hook, Pass, PassResult, Record, record
 from graphopt.verify import OutputError, Tolerance, compare, tolerance
 
 Feed = Mapping[str, Array]
@@ -144,8 +144,7 @@ class Records(Hook):
 
     def after(self, number: int, p: Pass, module: Module, result: PassResult) -> None:
         """Keep it."""
-        record = Record(number, str(p), p.effect, result.changed, result.remarks)
-        self.records.append(record)
+        self.records.append(record(number, p, result))
 
 
 @dataclass

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 from graphopt.analysis.price import Costs
+from graphopt.choices import Settled
 from graphopt.errors import GraphoptError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
@@ -114,10 +115,12 @@ class Context:
 
 @dataclass(frozen=True)
 class PassResult:
-    """Whether the module changed, and the remarks to show."""
+    """Whether the module changed, the remarks to show, what was chosen, notes for the screen."""
 
     changed: bool
     remarks: tuple[Remark, ...] = ()
+    settled: Settled | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Pass(Spec):
@@ -183,6 +186,14 @@ class Record:
     effect: Effect
     changed: bool
     remarks: tuple[Remark, ...] = field(default=())
+    settled: Settled | None = None
+    notes: tuple[str, ...] = ()
+
+
+def record(number: int, p: Pass, result: PassResult) -> Record:
+    """What pass `number` gave."""
+    return Record(number, str(p), p.effect, result.changed, result.remarks, result.settled,
+                  result.notes)  # fmt: skip
 
 
 def run_pipeline(
@@ -211,5 +222,5 @@ def run_pipeline(
             if isinstance(error, GraphoptError):
                 raise type(error)(f"pass {number} ({p}): {error}") from error
             raise
-        records.append(Record(number, str(p), p.effect, result.changed, result.remarks))
+        records.append(record(number, p, result))
     return records

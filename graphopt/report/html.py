@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from graphopt.ir.core import Loc
 from graphopt.pipeline import Record
 from graphopt.report.model import Report
 from graphopt.report.roofline import roofline_plot
@@ -33,6 +35,27 @@ class Bar:
     second: float = 0.0
     title: str = ""
     within: float = 0.0
+
+
+CHOICES = 60  # bars in the chart of choices
+
+
+def choice_bars(record: Record) -> list[Bar]:
+    """A pass's choices by their own error, the worst first: its signal-to-noise ratio in dB."""
+    settled = record.settled
+    if settled is None:
+        return []
+    made = {c.key for c in settled.kept}
+    known = [c for c in (*settled.kept, *settled.left) if c.error > 0]
+    ranked = sorted(known, key=lambda c: -c.error)[:CHOICES]
+    decibels = [-10 * math.log10(c.error) for c in ranked]
+    most = max(decibels, default=1) or 1
+    bars: list[Bar] = []
+    for c, db in zip(ranked, decibels, strict=True):
+        share, state = max(db, 0.0) / most, "" if c.key in made else f", left: {c.refused}"
+        bars.append(Bar(str(Loc(c.loc.nodes[:1])), share, f"{db:.1f} dB{state}", title=c.rewrite,
+                        within=share if c.key in made else 1e-9))  # fmt: skip
+    return bars
 
 
 @dataclass(frozen=True)
@@ -130,4 +153,5 @@ def _pass(report: Report, index: int, record: Record) -> dict[str, Any]:
         "ms": f"{1000 * report.pass_seconds[index]:.1f}" if timed else "",
         "error": f"{error.relative:.1e}" if error else "",
         "groups": groups(record),
+        "choices": choice_bars(record),
     }

@@ -21,6 +21,7 @@ from graphopt.ir.data import Computed, Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.quant import Calibrated, Dequantize, Quantize, limits
 from graphopt.passes.quantize.calibrate import erase_notes, notes
+from graphopt.passes.quantize.lint import note
 from graphopt.passes.quantize.points import Points, candidates, points, reads_integers, source
 from graphopt.passes.quantize.propose import proposals
 from graphopt.passes.quantize.weights import TINY, bias_integers, channel_axis, grid
@@ -61,7 +62,9 @@ class QuantizePass(Pass, name="quantize"):
         if not choices:
             return PassResult(False)
         settled = settle(module, choices, self.apply, ctx)
-        return PassResult(bool(settled.kept), settled.remarks())
+        warnings = note(module) if self.bits > 7 and self.activations == "u8" else ()
+        return PassResult(bool(settled.kept), settled.remarks(), settled,
+                          (*settled.notes(), *warnings))  # fmt: skip
 
     def apply(self, module: Module, keys: Collection[str]) -> None:
         """Quantize the layers with these keys."""
@@ -138,7 +141,7 @@ class Inserter:
             return
         make = _Maker(self.graph, op, op.loc)
         stored = make.data(Inline(whole))
-        op.set_operand(2, make(Dequantize(0), stored, make.const(unit)))
+        _replace(op, 2, make(Dequantize(0), stored, make.const(unit)))
 
 
 def _quantize_weight(options: QuantizePass, graph: Graph, op: Op) -> Array:
@@ -150,8 +153,16 @@ def _quantize_weight(options: QuantizePass, graph: Graph, op: Op) -> Array:
     stored = make.data(Computed(DType.i8, w.shape, lambda: g.nearest(w.numpy())))
     zero = np.zeros(len(g.scale), np.int8)
     parameters = [make.const(g.scale), make.const(zero)]
-    op.set_operand(1, make(Dequantize(channel_axis(op)), stored, *parameters))
+    _replace(op, 1, make(Dequantize(channel_axis(op)), stored, *parameters))
     return g.scale
+
+
+def _replace(op: Op, index: int, new: Value) -> None:
+    """Let an op read something else in place of a constant, which goes with its last user."""
+    old = op.operand(index)
+    op.set_operand(index, new)
+    if old.op and old.op.graph and not old.use_count:
+        old.op.graph.erase(old.op)
 
 
 def _scale_of(value: Value) -> Array | None:
