@@ -249,8 +249,8 @@ def _follower(op: Op, taken: set[Op], catalog: Catalog) -> Op | None:
     user = op.result.uses[0].op
     if user in taken or user.graph is not op.graph or len(user.results) != 1:
         return None
-    if _pulled(user, catalog):  # by another kernel: then memory keeps the shorter type
-        return None
+    if _pulled(user, catalog) and not _follower(user, taken, catalog):
+        return None  # its user pulls it into another kernel: then memory keeps the shorter type
     same = user.result.type == op.result.type
     if not same and not _retypes(user, op):
         return None

@@ -88,3 +88,18 @@ def test_the_number_of_movements_in_a_kernel_is_limited() -> None:
     lines = [f"%t{i + 1} = transpose(%t{i}) {{perm=[1,0]}}" for i in range(MOST_MOVES + 1)]
     text = "\n".join(["graph @main(%t0: f32[2,3]) {", *lines, f"return(%t{MOST_MOVES + 1})", "}"])
     assert max(map(len, kernels(parse(text)))) <= MOST_MOVES
+
+
+def test_the_residual_of_integers_is_added_in_the_kernel_of_their_sum() -> None:
+    module = parse("""graph @main(%x: u8[1,4,4,4], %r: u8[1,4,4,4], %w: i8[4,4,1,1]) {
+      %s = const dense [0.5] : f32[]
+      %c = conv_integer(%x, %w) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]}
+      %q = requantize(%c, %s) {dtype=u8}
+      %f = dequantize(%q, %s)
+      %g = dequantize(%r, %s)
+      %a = add(%f, %g)
+      %y = quantize(%a, %s) {dtype=u8}
+      return(%y)
+    }""")
+    one = ["dequantize", "conv_integer", "requantize", "dequantize", "add", "quantize"]
+    assert kernels(module) == [one]
