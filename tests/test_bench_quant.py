@@ -11,6 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+import graphopt
+
 TOOLS = Path(__file__).parents[1] / "tools"
 
 
@@ -92,3 +94,22 @@ def test_wordpiece(tmp_path: Path) -> None:
     found = part("sentences").Tokenizer(file).encode(["Playing plays.", "zzz"])
     assert found["input_ids"][:, :7].tolist() == [[2, 4, 5, 8, 7, 3, 0], [2, 1, 3, 0, 0, 0, 0]]
     assert found["attention_mask"].sum(1).tolist() == [6, 3]
+
+
+def test_integer_layers(tmp_path: Path) -> None:
+    module = graphopt.parse("""
+graph @main(%x: f32[2,4]) {
+  %s = const dense [0.5] : f32[]
+  %z = const dense [0] : i8[]
+  %v = const dense [1, 2, 3, 4] : i8[4,1]
+  %w = dequantize(%v, %s, %z)
+  %q = quantize(%x, %s, %z) {dtype=i8}
+  %d = dequantize(%q, %s, %z)
+  %t = reshape(%d) {shape=[2, 4]}
+  %one = matmul(%t, %w)
+  %two = matmul(%x, %w)
+  return(%one, %two) {names=[one, two]}
+}
+""")
+    graphopt.save(module, tmp_path / "m.onnx")
+    assert part("integers").integer_layers(tmp_path / "m.onnx") == (1, 2)

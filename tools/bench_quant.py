@@ -9,7 +9,8 @@ QuantizeLinear and DequantizeLinear. All files are evaluated alike: in ONNX Runt
 its optimizer off, on the same held-out samples. *Drop* is the paired difference to float32 in
 points of the metric, with its 95 % interval and the chance of so much if nothing had changed;
 *agree* the part of decisions that are float32's; *SQNR* that of the first output over all samples
-(of probabilities where the model ends in softmax). *s* is the time to calibrate and quantize, in
+(of probabilities where the model ends in softmax). *int8* counts the products (convolutions,
+matrix products) of two dequantized integers, and all of them. *s* is the time to calibrate and quantize, in
 wall and CPU seconds, *peak* the largest resident set of the process.
 
 The peers' Python needs `pip install nncf onnxruntime onnx sympy`. With --reuse FILE, rows that an
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 from quant_bench.evaluate import outputs
+from quant_bench.integers import integer_layers
 from quant_bench.methods import METHODS, Made, Method, make
 from quant_bench.metrics import Array, paired_drop, sqnr
 from quant_bench.table import Row, markdown, show
@@ -87,7 +89,7 @@ class Bench:
             method.name, score=100 * float(scores.mean()), drop=paired_drop(self.scores, scores),
             agreement=self.task.agreement(self.before, after), sqnr=sqnr(self.before, after),
             extra={n: compare(self.before, after) for n, compare in self.task.extra.items()},
-            file_bytes=out.stat().st_size, made=made,
+            layers=integer_layers(out), file_bytes=out.stat().st_size, made=made,
         )  # fmt: skip
 
 

@@ -70,11 +70,13 @@ def onnxruntime(job: Job) -> Work:
     def work() -> None:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             ready = prepared(job["model"], folder)
+            kept = attention(ready) if job.get("attention") == "float" else []
             q.quantize_static(
                 ready, job["out"], reader(), calibrate_method=method, per_channel=True,
                 activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+                nodes_to_exclude=kept,
                 # the same ranges, without holding all samples' activations
-                extra_options={"CalibMaxIntermediateOutputs": chunk, **job.get("extra", {})},
+                extra_options={"CalibMaxIntermediateOutputs": chunk},
             )  # fmt: skip
 
     return work
@@ -124,6 +126,13 @@ def prepared(model: str, folder: str) -> str:
     except Exception:
         shapes.quant_pre_process(raised, out, skip_symbolic_shape=True)
     return out
+
+
+def attention(path: str) -> list[str]:
+    """The names of matrix products without weights."""
+    graph: Any = importlib.import_module("onnx").load(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [n.name for n in graph.node if n.op_type == "MatMul" and not weights & set(n.input)]
 
 
 def at_opset(model: str, least: int, out: str) -> str:

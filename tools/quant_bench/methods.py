@@ -50,10 +50,12 @@ PIPELINES = (
 )
 PEERS = (
     Method("ORT minmax", "onnxruntime", {"method": "MinMax"}),
-    Method("ORT minmax, const B", "onnxruntime",
-           {"method": "MinMax", "extra": {"MatMulConstBOnly": True}}, transformers_only=True),
     Method("ORT percentile", "onnxruntime", {"method": "Percentile"}),
     Method("ORT entropy", "onnxruntime", {"method": "Entropy"}),
+    Method("ORT minmax, attention float", "onnxruntime",
+           {"method": "MinMax", "attention": "float"}, transformers_only=True),
+    Method("ORT percentile, attention float", "onnxruntime",
+           {"method": "Percentile", "attention": "float"}, transformers_only=True),
     Method("NNCF", "nncf"),
     Method("NNCF mixed", "nncf", {"preset": "MIXED"}),
     # by default it takes the mean of the samples' extremes, which clips
