@@ -70,13 +70,13 @@ def onnxruntime(job: Job) -> Work:
     def work() -> None:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             ready = prepared(job["model"], folder)
-            kept = attention(ready) if job.get("attention") == "float" else []
+            only = {"op_types_to_quantize": ["Conv", "Gemm", "MatMul"],
+                    "nodes_to_exclude": attention(ready)} if job.get("linear") else {}  # fmt: skip
             q.quantize_static(
                 ready, job["out"], reader(), calibrate_method=method, per_channel=True,
                 activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
-                nodes_to_exclude=kept,
                 # the same ranges, without holding all samples' activations
-                extra_options={"CalibMaxIntermediateOutputs": chunk},
+                extra_options={"CalibMaxIntermediateOutputs": chunk}, **only,
             )  # fmt: skip
 
     return work
