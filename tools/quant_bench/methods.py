@@ -53,14 +53,14 @@ PEERS = (
     Method("ORT percentile", "onnxruntime", {"method": "Percentile"}),
     Method("ORT entropy", "onnxruntime", {"method": "Entropy"}),
     # all of its operators in integers ruin some transformers: a mask of -3e38 is added in 8 bits
-    Method("ORT minmax, linear", "onnxruntime",
+    Method("ORT minmax linear", "onnxruntime",
            {"method": "MinMax", "linear": True}, transformers_only=True),
-    Method("ORT percentile, linear", "onnxruntime",
+    Method("ORT percentile linear", "onnxruntime",
            {"method": "Percentile", "linear": True}, transformers_only=True),
     Method("NNCF", "nncf"),
     Method("NNCF mixed", "nncf", {"preset": "MIXED"}),
     # by default it takes the mean of the samples' extremes, which clips
-    Method("NNCF mixed, minmax", "nncf", {"preset": "MIXED", "ranges": "MINMAX"}),
+    Method("NNCF mixed minmax", "nncf", {"preset": "MIXED", "ranges": "MINMAX"}),
 )  # fmt: skip
 METHODS = (*PIPELINES, *PEERS)
 
