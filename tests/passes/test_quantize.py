@@ -1,0 +1,285 @@
+"""calibrate, quantize and choices: ranges, where integers stand, what is taken back and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt.analysis.histogram import BINS, Histogram, best, minmax, percentile, squares
+from graphopt.analysis.interpret import interpret
+from graphopt.choices import Choice, settle
+from graphopt.errors import InputError, LimitError
+from graphopt.ir.core import Loc, Module
+from graphopt.ir.parser import parse
+from graphopt.loss import Loss, Share, share
+from graphopt.ops.quant import Calibrated, Quantize
+from graphopt.pipeline import Context, parse_pipeline
+from graphopt.targets.base import Build
+from graphopt.targets.x86 import X86
+
+MODELS = Path(__file__).parents[2] / "models"
+
+BRANCHES = """graph @main(%x: f32[1,4,8,8]) {
+  %w = const rand 1 : f32[8,4,3,3]
+  %c = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "first"
+  %r = relu(%c) @ "relu"
+  %p = max_pool(%r) {kernel=[2,2],strides=[2,2],pads=[0,0,0,0],dilations=[1,1]} @ "pool"
+  %v = const rand 2 : f32[8,8,1,1]
+  %b = const rand 3 : f32[8]
+  %d = conv(%p, %v, %b) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "second"
+  %u = const rand 4 : f32[8,8,1,1]
+  %e = conv(%p, %u) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "third"
+  %j = concat(%d, %e) {axis=1} @ "join"
+  %t = const rand 5 : f32[4,16,1,1]
+  %y = conv(%j, %t) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "last"
+  return(%y) {names=[y]}
+}"""
+
+
+def samples(count: int, shape: tuple[int, ...] = (4, 8, 8)) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    return [{"x": rng.normal(size=(1, *shape)).astype(np.float32)} for _ in range(count)]
+
+
+def quantized(text: str, passes: str, data: Iterable[Any] | None = None) -> Module:
+    module = parse(text)
+    return graphopt.optimize(_file(module), None, passes, data, check=False).module
+
+
+def _file(module: Module) -> bytes:
+    from graphopt.onnx import to_proto
+
+    return to_proto(module).SerializeToString()
+
+
+def test_a_histogram_is_that_of_all_numbers_at_once() -> None:
+    rng = np.random.default_rng(1)
+    parts = [rng.normal(size=500).astype(np.float32) * scale for scale in (0.1, 3, 0.5, 40)]
+    one, many = Histogram(), Histogram()
+    one.add(np.concatenate(parts))
+    for part in parts:
+        many.add(part)
+    assert (many.low, many.high, many.seen) == (one.low, one.high, one.seen)
+    assert many.reach == one.reach == 2.0 ** np.ceil(np.log2(max(-one.low, one.high)))
+    apart = np.abs(np.cumsum(many.counts) - np.cumsum(one.counts)).max()
+    assert apart <= 2  # a number at the edge of a bin may fall to its neighbour
+
+
+def test_a_histogram_takes_the_same_room_however_much_it_has_seen() -> None:
+    h = Histogram()
+    rng = np.random.default_rng(2)
+    for i in range(10_000):
+        h.add(rng.normal(size=64).astype(np.float32) * (1 + i % 7))
+    assert h.counts.nbytes == BINS * 8
+    assert int(h.counts.sum()) + h.zeros == h.seen == 640_000
+
+
+def test_zeros_and_what_is_not_finite_leave_a_histogram_sane() -> None:
+    h = Histogram()
+    h.add(np.zeros((3, 4), np.float32))
+    h.add(np.array([np.inf, np.nan, 1.0, 0.0], np.float32))
+    assert (h.low, h.high) == (0.0, 1.0)
+
+
+def test_ranges_by_method() -> None:
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.normal(size=100_000), [60.0]]).astype(np.float32)
+    h = Histogram()
+    h.add(x)
+    assert minmax(h) == (x.min(), 60)
+    low, high = percentile(h, 99.9)
+    assert low == pytest.approx(np.quantile(x, 0.0005), abs=2 * 2 * h.reach / BINS)
+    assert high == pytest.approx(np.quantile(x, 0.9995), abs=2 * 2 * h.reach / BINS)
+    found = best(h, squares)
+    errors = [float(squares(h, np.array([a]), np.array([b]))[0]) for a, b in (found, minmax(h))]
+    assert errors[0] < errors[1]
+
+
+def test_the_squared_error_of_a_range_is_that_of_quantizing_to_it() -> None:
+    rng = np.random.default_rng(4)
+    x = np.abs(rng.normal(size=50_000)).astype(np.float32)
+    h = Histogram()
+    h.add(x)
+    scale = np.float32(2.5 / 255)
+    real = np.mean((np.clip(np.rint(x / scale), 0, 255) * scale - x) ** 2)
+    told = squares(h, np.array([0.0]), np.array([2.5]))[0]
+    assert told == pytest.approx(real, rel=0.02)  # the bins are of 1/16 step
+
+
+def test_what_moves_connect_shares_a_range() -> None:
+    module = quantized(BRANCHES, "calibrate", samples(4))
+    found = {op.operand(0).hint: op.kind for op in module.main if isinstance(op.kind, Calibrated)}
+    assert set(found) == {"x", "r", "p", "d", "e", "j"}
+    assert found["r"] == found["p"]
+    assert found["d"] == found["e"] == found["j"]
+    assert found["x"] != found["r"]
+
+
+def test_calibrating_again_forgets_the_first_ranges() -> None:
+    once = quantized(BRANCHES, "calibrate{method=minmax}", samples(4))
+    twice = quantized(BRANCHES, "calibrate,calibrate{method=minmax}", samples(4))
+    assert twice.to_text() == once.to_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "most"),
+    # 30 dB: three layers of 8 bits; entropy clips more where it sees few numbers (2,000 here).
+    [("minmax", 0.03), ("percentile", 0.03), ("mse", 0.03), ("entropy", 0.1)],
+)
+def test_quantized_answers_are_near(method: str, most: float) -> None:
+    data = samples(8)
+    module = quantized(BRANCHES, f"calibrate{{method={method},percent=99.9}},quantize", data)
+    for feed in data[:3]:
+        want, got = interpret(parse(BRANCHES), feed)["y"], interpret(module, feed)["y"]
+        power = [float(np.mean(np.square(v))) for v in (got - want, want)]
+        assert 0 < power[0] < most**2 * power[1]
+
+
+def test_options_of_activations() -> None:
+    data = samples(4)
+    for options, dtype, zeros in (
+        ("activations=s8", "i8", None), ("activations=s8,scheme=symmetric", "i8", {0}),
+        ("scheme=symmetric", "u8", {0, 128}),
+    ):  # fmt: skip
+        module = quantized(BRANCHES, f"calibrate,quantize{{{options}}}", data)
+        ops = [op for op in module.main if isinstance(op.kind, Quantize)]
+        assert {str(op.kind.dtype) for op in ops if isinstance(op.kind, Quantize)} == {dtype}
+        points = {int(op.operand(2).op.kind.data.numpy()) for op in ops}  # type: ignore[union-attr]  # pyright: ignore
+        assert zeros is None or points <= zeros
+
+
+def test_weights_alone_need_no_samples() -> None:
+    module = quantized(BRANCHES, "quantize{activations=f32}")
+    assert not any(isinstance(op.kind, Quantize) for op in module.main)
+    (feed,) = samples(1)
+    want, got = interpret(parse(BRANCHES), feed)["y"], interpret(module, feed)["y"]
+    assert 0 < np.abs(got - want).max() < 0.02 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("passes", "message"),
+    [
+        ("quantize", "nothing is calibrated"),
+        ("calibrate{percent=20},quantize", "percent=20 isn't between 50 and 100"),
+        ("calibrate{samples=0},quantize", "samples=0"),
+        ("calibrate,quantize{bits=9}", "bits=9"),
+        ("calibrate,quantize{skip=[secnd]}", "no layer's name has 'secnd' in it; did you mean"),
+    ],
+)
+def test_bad_options(passes: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        quantized(BRANCHES, passes, samples(4))
+
+
+def test_skipped_layers_stay_float_and_say_so() -> None:
+    result = graphopt.optimize(_file(parse(BRANCHES)), None,
+                               "calibrate,quantize{skip=[second,last]}", samples(4), check=False)  # fmt: skip
+    remarks = [r for p in result.report.passes for r in p.remarks if not r.applied]
+    assert [(r.loc.nodes, r.text) for r in remarks] == [
+        (("second",), "skipped, as asked"), (("last",), "skipped, as asked"),
+    ]  # fmt: skip
+    convs = {op.result.hint: op for op in result.module.main if op.kind.name == "conv"}
+    floats = {n for n, op in convs.items() if op.operand(1).op.kind.name == "const"}  # type: ignore[union-attr]  # pyright: ignore
+    assert floats == {"d", "y"}
+
+
+def test_seven_bits_cannot_saturate() -> None:
+    from graphopt.passes.quantize.lint import saturating
+
+    data = samples(4)
+    assert saturating(quantized(BRANCHES, "calibrate,quantize", data))
+    assert not saturating(quantized(BRANCHES, "calibrate,quantize{bits=7}", data))
+
+
+def test_a_real_model_is_compiled_to_the_integers_that_it_says(tmp_path: Path) -> None:
+    result = graphopt.optimize(
+        MODELS / "fmnist_resnet8.onnx", X86(), "default,calibrate{samples=64},quantize",
+        MODELS / "data" / "fmnist.npz", build=Build(cache=tmp_path / "cache"), threads=2,
+    )  # fmt: skip
+    report = result.report
+    assert [c.what for c in report.checks][-1] == "the compiled bundle, against numpy in integers,"
+    (loss,) = report.losses
+    assert loss.samples == 1000 - 64
+    assert loss.before is not None
+    assert loss.drop.mean < 0.7
+    assert loss.sqnr_db > 28
+    assert result.program is not None
+    kinds = {k for call in result.program.steps for k in call.ops}
+    assert "conv" not in kinds
+    assert "conv_integer" in kinds
+    assert any("in int8" in note for note in report.notes)
+
+
+class Fixed:
+    """A judge for which every choice costs points of its own."""
+
+    def __init__(self, costs: dict[str, float]) -> None:
+        self.costs, self.asked = costs, 0
+
+    def losses(self, module: Module) -> tuple[Loss, ...]:
+        self.asked += 1
+        drop = sum(self.costs[name] for name in module.metadata)
+        zero = Share(0, 0, 0)
+        return (Loss("y", "given", 9, "classes", 30.0, zero, Share(drop, drop, drop)),)
+
+
+def choose(
+    costs: dict[str, float], gains: Sequence[float], limit: float
+) -> tuple[set[str], Any, int]:
+    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
+    judge = Fixed(costs)
+    choices = [Choice(k, Loc((k,)), "int8", g, costs[k]) for k, g in zip(costs, gains, strict=True)]
+
+    def apply(m: Module, keys: Any) -> None:
+        m.metadata.update(dict.fromkeys(keys, ""))
+
+    settled = settle(module, choices, apply, Context(judge=judge, max_drop=limit))
+    assert set(module.metadata) == {c.key for c in settled.kept}
+    return set(module.metadata), settled, judge.asked
+
+
+def test_all_choices_are_kept_within_the_limit() -> None:
+    kept, settled, asked = choose({"a": 0.1, "b": 0.2}, (1, 1), 0.5)
+    assert (kept, settled.left, asked) == ({"a", "b"}, (), 1)
+
+
+def test_the_worst_for_its_gain_is_taken_back() -> None:
+    kept, settled, _ = choose({"a": 0.1, "b": 3.0, "c": 0.2, "d": 0.1}, (1, 1, 1, 1), 0.5)
+    assert kept == {"a", "c", "d"}
+    assert "taken back: the drop would be over 0.5 points" in settled.left[0].refused
+
+
+def test_what_gains_nothing_is_refused() -> None:
+    kept, settled, _ = choose({"a": 0.1, "b": 0.1}, (1, -1), 5)
+    assert kept == {"a"}
+    assert settled.left[0].refused == "it gains nothing on the target"
+
+
+def test_a_retreat_asks_few_times() -> None:
+    costs = {f"c{i}": 0.01 * (i + 1) for i in range(64)}
+    kept, _, asked = choose(costs, [1] * 64, 1.0)
+    assert sum(costs[k] for k in kept) <= 1.0 + 1e-9
+    assert len(kept) >= 13  # the 13 cheapest cost 0.91
+    assert asked <= 2 + 6 + 8
+
+
+def test_a_limit_that_nothing_can_meet() -> None:
+    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
+    module.metadata["given"] = ""
+    judge = Fixed({"given": 9.0, "a": 1.0})
+    with pytest.raises(LimitError, match="over 1 points without any choice"):
+        settle(module, [Choice("a", Loc(("a",)), "int8", 1, 1)],
+               lambda m, keys: m.metadata.update(dict.fromkeys(keys, "")),
+               Context(judge=judge, max_drop=1))  # fmt: skip
+
+
+def test_shares_have_wilsons_interval() -> None:
+    all_right = share([1.0] * 100)
+    assert (all_right.mean, round(all_right.low, 1)) == (100, 96.3)
+    assert share([1, 0] * 50).margin == pytest.approx(9.6, abs=0.1)
+    assert parse_pipeline("calibrate,quantize")[1].effect == "lossy"
