@@ -51,6 +51,10 @@ class Catalog(Protocol):
         """Whether the op's kernel can read an operand as bfloat16 and make float32 of it."""
         ...
 
+    def tiled_weights(self, op: Op) -> str:
+        """The layout of weights that the op's kernel wants for a matrix unit; empty: none."""
+        ...
+
     def keeps_wide(self, op: Op, index: int) -> str:
         """Why a constant operand is better float32 though its numbers are bfloat16; else empty."""
         ...

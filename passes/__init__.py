@@ -14,6 +14,7 @@ from graphopt.passes import (
     quantize,
     recurrent,
     simplify,
+    tiles,
     winograd,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "quantize",
     "recurrent",
     "simplify",
+    "tiles",
     "winograd",
 ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Const, Return
 from graphopt.ir.core import Op
 from graphopt.ir.parser import parse
 from graphopt.ir.types import TensorType
-from graphopt.targets.tvm import halves, legal
+from graphopt.targets.tvm import amx, halves, legal
 
 Refused = Mapping[tuple[str, ...], str]
 
@@ -19,15 +19,17 @@ Refused = Mapping[tuple[str, ...], str]
 class KernelCatalog:
     """The TVM kernels of `graphopt.targets.tvm`, but for ops that the compiler has refused.
 
-    `refused` maps the signature of an op (kind, attributes, types) to the reason.
+    `refused` maps the signature of an op (kind, attributes, types) to the reason; `tiles` says
+    whether the machine has AMX.
     """
 
     refused: Refused = field(default_factory=dict[tuple[str, ...], str])
+    tiles: bool = False
 
     def refusing(self, text: str, why: str) -> KernelCatalog:
         """This catalog without the ops of a kernel's text."""
         ops = (op for op in parse(text).main if not isinstance(op.kind, Const | Return))
-        return KernelCatalog({**self.refused, **{_signature(op): why for op in ops}})
+        return replace(self, refused={**self.refused, **{_signature(op): why for op in ops}})
 
     def family(self, op: Op) -> str | None:
         """The kernel family that computes the op; None where there is none."""
@@ -59,6 +61,10 @@ class KernelCatalog:
         if not self.reads_halves(op, index):
             return "its kernel reads float32 alone"
         return halves.slower(op, index)
+
+    def tiled_weights(self, op: Op) -> str:
+        """The layout of weights that the op's kernel wants for a matrix unit; empty: none."""
+        return amx.WEIGHTS if self.tiles and amx.convolves(op) and self.family(op) else ""
 
     def reason(self, op: Op) -> str:
         """Why an op is not compiled."""

@@ -18,6 +18,7 @@ from graphopt.passes.halves import NarrowConstants, WidenConstants
 from graphopt.passes.integers import Integers
 from graphopt.passes.layout import Layout
 from graphopt.passes.recurrent import Recurrent
+from graphopt.passes.tiles import Tiles
 from graphopt.passes.winograd import Winograd
 from graphopt.pipeline import Context, Hook, Pass, run_pipeline
 from graphopt.runtime.manifest import Manifest
@@ -29,6 +30,7 @@ from graphopt.targets.costs import TargetCosts
 from graphopt.targets.lower import NONE, lower, text_key
 from graphopt.targets.program import Program, check_size
 from graphopt.targets.tuning import Database, Tuner
+from graphopt.targets.tvm.amx import FEATURE
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
 
 
@@ -74,6 +76,10 @@ class X86(Target, name="x86"):
             )
         return machine.detect()
 
+    def catalog(self) -> KernelCatalog:
+        """What there are kernels for."""
+        return replace(KERNELS, tiles=FEATURE in self.machine().cpu_features)
+
     def describe(self) -> str:
         """The machine on one line."""
         m = self.machine()
@@ -82,17 +88,17 @@ class X86(Target, name="x86"):
     def lowering(self) -> tuple[Pass, ...]:
         """Integers where the model is quantized, then layouts, then kernels."""
         return (WidenConstants(), Expand(), Recurrent(), Integers(), Winograd(), Layout(),
-                NarrowConstants(), Group())  # fmt: skip
+                Tiles(), NarrowConstants(), Group())  # fmt: skip
 
     def lower(
         self,
         module: Module,
         hooks: tuple[Hook, ...] = (),
-        catalog: KernelCatalog = KERNELS,
+        catalog: KernelCatalog | None = None,
         plan: Mapping[str, str] = NONE,
     ) -> Program:
         """Choose layouts, group ops into kernels, plan memory; `plan` has the kernels' knobs."""
-        m = self.machine()
+        m, catalog = self.machine(), catalog or self.catalog()
         run_pipeline(self.lowering(), module, Context(catalog=catalog, lanes=m.lanes), hooks)
         return lower(module, salt=salt(m), reason=catalog.reason, segment=_segment, plan=plan)
 
@@ -135,7 +141,7 @@ class X86(Target, name="x86"):
 
         What the compiler refuses falls back: the module is lowered again without it.
         """
-        m, catalog = self.machine(), KERNELS
+        m, catalog = self.machine(), self.catalog()
         plan = {**self.tuned(module, options), **options.plan}
         while True:
             program = self.lower(clone_module(module), hooks, catalog, plan)
@@ -160,4 +166,5 @@ class X86(Target, name="x86"):
         extra = {**meta.extra, "plan": used} if used else meta.extra
         meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features, extra=extra)
         options.progress("link", 0, 1)
-        return program, bundle.write(program, objects, directory, model=model, meta=meta)
+        return program, bundle.write(program, objects, directory, model=model, meta=meta,
+                                     amx=FEATURE in m.cpu_features)  # fmt: skip

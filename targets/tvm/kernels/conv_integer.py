@@ -23,7 +23,7 @@ from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels import conv, depthwise_integer
+from graphopt.targets.tvm.kernels import conv, depthwise_integer, tiled
 from graphopt.targets.tvm.kernels.integer import border, border_word, contract
 from graphopt.targets.tvm.legal import depthwise as is_depthwise
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -35,6 +35,9 @@ def build(region: Region) -> Any:
     assert op is not None
     s = conv.shape(op)
     unsigned = static(op.operand(0)).dtype is DType.u8
+    by_tiles = tiled.conv_plan(op, region.machine)
+    if by_tiles:
+        return tiled.build(region, op, by_tiles, tiled.Convolution, s.macs)
     blocked = bool(static(op.result).layout)
     if blocked and is_depthwise(op) and depthwise_integer.fits(op, region.machine):
         return depthwise_integer.build(region)

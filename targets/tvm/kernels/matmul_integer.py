@@ -19,7 +19,7 @@ from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels import matmul
+from graphopt.targets.tvm.kernels import matmul, tiled
 from graphopt.targets.tvm.kernels.integer import contract
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
@@ -29,6 +29,9 @@ def build(region: Region) -> Any:
     op = region.anchor
     assert op is not None
     s = matmul.shape(op)
+    by_tiles = tiled.product_plan(op, region.machine)
+    if by_tiles:
+        return tiled.build(region, op, by_tiles, tiled.Product, s.macs)
     if static(op.operand(1)).layout and static(op.operand(0)).dtype is DType.u8:
         return packed(region, op, s)
     return plain(region, op, s)

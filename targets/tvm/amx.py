@@ -1,0 +1,44 @@
+"""Which integer ops run on AMX tiles, and what they want for it. No TVM here.
+
+A tile multiplies up to 16 rows of 16 words (of four 8-bit numbers) by 16 words of 16 columns. Where
+fewer than 8 words can be summed at once, vectors are as fast.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphopt.ir.core import Op, Value
+from graphopt.ir.layout import parse_layout
+from graphopt.ir.types import DType
+
+FEATURE = "amx_int8"  # as /proc/cpuinfo spells it
+BLOCK = 16  # columns of a tile, and channels of a block
+WORDS = 16  # that a tile sums at most
+FEWEST = 8
+PANELS = "BA16b4a"  # the layout of a product's weights
+WEIGHTS = "AcdB4b16a4b"  # of a convolution's: the channels of a tap lie together
+
+
+def together(words: int) -> int:
+    """Words that are summed at once: as many as divide all; 0 where they are too few."""
+    found = next(d for d in range(min(words, WORDS), 0, -1) if words % d == 0)
+    return found if found >= FEWEST else 0
+
+
+def convolves(op: Op) -> bool:
+    """Whether a convolution of images can run on tiles, if its weights are laid out for it."""
+    if op.kind.name != "conv_integer":
+        return False
+    kind: Any = op.kind
+    x, w = op.operand(0).tensor, op.operand(1).tensor
+    if (x.dtype, w.dtype) != (DType.u8, DType.i8) or kind.group != 1 or w.rank != 4:
+        return False
+    outs, ins = (w.static or (1, 0))[:2]
+    blocked = _block(op.operand(0)) == _block(op.result) == BLOCK
+    return blocked and outs % BLOCK == 0 and together(-(-ins // BLOCK) * BLOCK // 4) > 0
+
+
+def _block(value: Value) -> int:
+    tag = value.tensor.layout
+    return dict(parse_layout(tag).blocks).get(1, 1) if tag else 1

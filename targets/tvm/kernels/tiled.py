@@ -1,0 +1,315 @@
+# pyright: basic
+# TVM ships no types.
+"""Products and convolutions of u8 by s8 integers on AMX tiles.
+
+    y[p, ob, oi] = sum over taps, c of x[p at tap, 4c + i] * w[ob, tap, c, oi, i]
+
+A register tile is 2 x 2 tiles: 32 rows (of a matrix, or pixels of a line of the image), 32 columns.
+The last tile of a line starts early, so that it ends where that does; what it computes again is not
+stored again. A convolution reads a copy of the image with its channels beside each other, padded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as ir
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir.core import Op, Value
+from graphopt.ir.layout import physical_shape
+from graphopt.ir.types import DType
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import amx, expr, loops, movement, tiles
+from graphopt.targets.tvm.amx import BLOCK
+from graphopt.targets.tvm.kernels import conv, matmul
+from graphopt.targets.tvm.kernels.integer import border
+from graphopt.targets.tvm.region import Region, shape_of, static
+
+Expr = Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A product as tiles: `rows` of each of `lines` lines, `panels` of columns, `words` of a sum.
+
+    `taps` are the sizes of the window, and `sizes` those of the tiles.
+    """
+
+    lines: int
+    rows: int
+    panels: int
+    words: int
+    taps: tuple[int, ...]
+    sizes: tiles.Sizes
+
+    @property
+    def across(self) -> int:
+        """Tiles of a register tile along a line, and along the columns."""
+        return 2 if self.rows > tiles.ROWS else 1
+
+    @property
+    def groups(self) -> int:
+        """Register tiles of a line."""
+        return -(-self.rows // (self.across * tiles.ROWS))
+
+    @property
+    def columns(self) -> int:
+        """Panels of a register tile."""
+        return min(2, self.panels)
+
+
+def plan(lines: int, rows: int, columns: int, words: int, taps: tuple[int, ...]) -> Plan | None:
+    """The tiles of a product; None where too few words are summed at once."""
+    if not amx.together(words):
+        return None
+    sizes = tiles.Sizes(min(rows, tiles.ROWS), amx.together(words))
+    return Plan(lines, rows, -(-columns // BLOCK), words, taps, sizes)
+
+
+def product_plan(op: Op, machine: Machine) -> Plan | None:
+    """How a matrix product runs on tiles; None where it doesn't."""
+    a, b, y = (static(v) for v in (op.operand(0), op.operand(1), op.result))
+    if amx.FEATURE not in machine.cpu_features or a.layout or y.layout or b.layout != amx.PANELS:
+        return None
+    s = matmul.shape(op)
+    if (a.dtype, b.dtype) != (DType.u8, DType.i8) or s.batch or s.trans_a or s.m < 2 or s.k % 4:
+        return None
+    return plan(1, s.m, s.n, s.k // 4, ())
+
+
+def conv_plan(op: Op, machine: Machine) -> Plan | None:
+    """How a convolution of images runs on tiles; None where it doesn't.
+
+    Raises:
+        UnsupportedError: its weights are laid out for tiles, but it doesn't run on them.
+    """
+    if static(op.operand(1)).layout != amx.WEIGHTS:
+        return None
+    if amx.FEATURE not in machine.cpu_features or not amx.convolves(op):
+        raise UnsupportedError("a convolution with weights for tiles that it can't use")
+    s = conv.shape(op)
+    flat = pointwise(s)
+    lines, rows = (1, math.prod(s.out)) if flat else s.out
+    return plan(s.n * lines, rows, s.outs, -(-s.ins // BLOCK) * BLOCK // 4, s.kernel)
+
+
+def pointwise(s: conv.Shape) -> bool:
+    """Whether pixels are multiplied one by one, so that the image is one line."""
+    return not any(s.pads) and {*s.kernel, *s.strides} == {1}
+
+
+class Kernel:
+    """One product: its buffers, and where its operands and results are."""
+
+    def __init__(self, region: Region, op: Op, p: Plan, work: int) -> None:
+        """Declare arguments; results are stored as the region says."""
+        self.region, self.op, self.p = region, op, p
+        self.parallel = loops.parallel_worth(work)
+        for i, value in enumerate(region.graph.args):
+            region.hold(value, self.argument(f"p{i}", value))
+        (self.output,) = region.graph.outputs
+        self.out = ir.arg("out0", _buffer(self.output))
+        self.x, self.w = (region.tensors[op.operand(i)] for i in (0, 1))
+
+    def argument(self, name: str, value: Value) -> Any:
+        """A buffer, read at logical indices."""
+        buffer, tag, own = ir.arg(name, _buffer(value)), static(value).layout, shape_of(value)
+        at = lambda index: tuple(self.region.physical(tag, index)) if own else (0,)  # noqa: E731
+        self.region.bind(value, lambda index: buffer[at(index)])
+        return buffer
+
+    def left(self, line: Expr, row: Expr, taps: list[Expr], word: Expr) -> tuple[list[Expr], int]:
+        """Where a tile of x begins, and the bytes from row to row."""
+        raise NotImplementedError
+
+    def right(self, panel: Expr, taps: list[Expr], word: Expr) -> list[Expr]:
+        """Where a tile of w begins."""
+        raise NotImplementedError
+
+    def index(self, line: Expr, row: Expr, column: Expr) -> list[Expr]:
+        """The result's logical index."""
+        raise NotImplementedError
+
+    def over(self, size: int) -> Any:
+        """A loop over independent parts."""
+        return ir.parallel(0, size) if self.parallel and size > 1 else ir.serial(0, size)
+
+    def run(self) -> None:
+        """All register tiles, lines or panels in parallel, whichever are more."""
+        p = self.p
+        lines, panels = p.lines * p.groups, -(-p.panels // p.columns)
+        with self.over(max(lines, panels)) as outer:
+            tiles.configure(p.sizes)
+            with ir.serial(0, min(lines, panels)) as inner:
+                group, panel = (outer, inner) if lines >= panels else (inner, outer)
+                self.tile(tirx.floordiv(group, p.groups), tirx.floormod(group, p.groups), panel)
+            tiles.release()
+
+    def tile(self, line: Expr, group: Expr, panel: Expr) -> None:
+        """One register tile: the sums, then the epilogue from their copy in the first cache."""
+        p, width = self.p, self.p.columns * BLOCK
+        total = tiles.copy_of(p.across * tiles.ROWS, width)
+        firsts = [(group * p.across + i) * tiles.ROWS for i in range(p.across)]
+        starts = [tirx.min(f, max(0, p.rows - tiles.ROWS)) for f in firsts]
+        panels = [tirx.min(panel * p.columns + j, p.panels - 1) for j in range(p.columns)]
+        cells = [(i, j) for i in range(p.across) for j in range(p.columns)]
+        for i, j in cells:
+            tiles.zero(tiles.SUMS[2 * i + j])
+        self.sums(line, starts, panels, cells)
+        for i, j in cells:
+            tiles.store(tiles.SUMS[2 * i + j], total, [i * tiles.ROWS, j * BLOCK], 4 * width)
+        for i, j in cells:
+            here = panel * p.columns + j
+            with _when(here < p.panels, p.panels % p.columns != 0):
+                self.rows(total, i, j, line, firsts[i], starts[i], here)
+
+    def sums(
+        self, line: Expr, starts: list[Expr], panels: list[Expr], cells: list[tuple[int, int]]
+    ) -> None:
+        """All taps and words of the register tile."""
+        p, step = self.p, self.p.sizes.words
+        with contextlib.ExitStack() as stack:
+            taps = [stack.enter_context(ir.serial(0, d)) for d in p.taps]
+            word = stack.enter_context(ir.serial(0, p.words // step)) * step
+            for i, start in enumerate(starts):
+                at, stride = self.left(line, start, taps, word)
+                tiles.load(tiles.LEFT[i], self.x, at, stride)
+            for j, panel in enumerate(panels):
+                tiles.load(tiles.RIGHT[j], self.w, self.right(panel, taps, word), 4 * BLOCK)
+            for i, j in cells:
+                tiles.multiply(tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j])
+
+    def rows(
+        self, total: Any, i: int, j: int, line: Expr, first: Expr, start: Expr, panel: Expr
+    ) -> None:
+        """Store the rows of a tile from `first` on, through the epilogue."""
+        size = self.p.sizes.rows
+        with ir.serial(0, size) as r:
+            row = start + r
+            with _when(row >= first, self.p.rows % size != 0):
+                self.lanes(total, [i * tiles.ROWS + r, j * BLOCK], line, row, panel)
+
+    def lanes(self, total: Any, at: list[Expr], line: Expr, row: Expr, panel: Expr) -> None:
+        """Store a row of a panel; one by one, where the columns don't fill it."""
+        whole = self.columns_total() % BLOCK == 0
+        loop = ir.vectorized(0, BLOCK) if whole else ir.serial(0, BLOCK)
+        with loop as lane:
+            column = panel * BLOCK + lane
+            with _when(column < self.columns_total(), not whole):
+                value = total[at[0], at[1] + lane]
+                self.region.bind(self.op.result, lambda index: value)
+                index = self.index(line, row, column)
+                made = self.region.stored(self.output, lambda: self.region.at(self.output, index))
+                place = self.region.physical(static(self.output).layout, index)
+                ir.buffer_store(self.out, made, place)
+
+    def columns_total(self) -> int:
+        """Columns of the result."""
+        raise NotImplementedError
+
+
+class Product(Kernel):
+    """A matrix product; x is [.., m, k], w [n/16, k/4, 16, 4]."""
+
+    def left(self, line: Expr, row: Expr, taps: list[Expr], word: Expr) -> tuple[list[Expr], int]:
+        """Row after row of x."""
+        own = shape_of(self.op.operand(0))
+        return [*movement.unflat(row, own[:-1]), word * 4], own[-1]
+
+    def right(self, panel: Expr, taps: list[Expr], word: Expr) -> list[Expr]:
+        """Words of a panel."""
+        return [panel, word, 0, 0]
+
+    def index(self, line: Expr, row: Expr, column: Expr) -> list[Expr]:
+        """All axes but the last are rows."""
+        simplify = self.region.analyzer.simplify
+        return [*map(simplify, movement.unflat(row, shape_of(self.op.result)[:-1])), column]
+
+    def columns_total(self) -> int:
+        """The last axis."""
+        return shape_of(self.op.result)[-1]
+
+
+class Convolution(Kernel):
+    """A convolution; w is [ob, kh, kw, ib, 4, 16, 4]."""
+
+    def __init__(self, region: Region, op: Op, p: Plan, work: int) -> None:
+        """Copy the image, padded, channels beside each other."""
+        super().__init__(region, op, p, work)
+        self.s = conv.shape(op)
+        self.flat = pointwise(self.s)
+        self.copied()
+
+    def copied(self) -> None:
+        """x becomes [n, height, width, channels] with its padding."""
+        s, image = self.s, self.x
+        size = tuple((o - 1) * st + (k - 1) * d + 1 for o, st, k, d in
+                     zip(s.out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
+        blocks = -(-s.ins // BLOCK)
+        copy = ir.alloc_buffer((s.n, *size, blocks * BLOCK), "uint8")
+        fill = border(self.region, self.op)
+        outside = tirx.const(fill, "uint8") if isinstance(fill, int) else fill
+        with self.over(s.n * size[0]) as line, ir.serial(0, size[1]) as column:
+            n, row = tirx.floordiv(line, size[0]), tirx.floormod(line, size[0])
+            y, x = row - s.pads[0], column - s.pads[1]
+            checks = [y >= 0, y < s.size[0], x >= 0, x < s.size[1]]
+            with ir.serial(0, blocks) as cb, ir.vectorized(0, BLOCK) as lane:
+                found = image[n, cb, y, x, lane]
+                if any(s.pads):
+                    found = tirx.if_then_else(tirx.all(*checks), found, outside)
+                ir.buffer_store(copy, found, [n, row, column, cb * BLOCK + lane])
+        self.x = copy
+
+    def left(self, line: Expr, row: Expr, taps: list[Expr], word: Expr) -> tuple[list[Expr], int]:
+        """Pixels of a row of the image, `strides` apart."""
+        s, channels = self.s, int(self.x.shape[3])
+        if self.flat:
+            return [line, *movement.unflat(row, s.out), word * 4], channels
+        (height, _), (down, across) = s.out, s.strides
+        y = tirx.floormod(line, height) * down + taps[0] * s.dilations[0]
+        x = row * across + taps[1] * s.dilations[1]
+        return [tirx.floordiv(line, height), y, x, word * 4], across * channels
+
+    def right(self, panel: Expr, taps: list[Expr], word: Expr) -> list[Expr]:
+        """Words of a tap's channels."""
+        return [panel, *taps, tirx.floordiv(word, 4), tirx.floormod(word, 4), 0, 0]
+
+    def index(self, line: Expr, row: Expr, column: Expr) -> list[Expr]:
+        """Image, channel, and place in it."""
+        if self.flat:
+            return [line, column, *movement.unflat(row, self.s.out)]
+        height = self.s.out[0]
+        return [tirx.floordiv(line, height), column, tirx.floormod(line, height), row]
+
+    def columns_total(self) -> int:
+        """Output channels."""
+        return self.s.outs
+
+
+def _buffer(value: Value) -> Any:
+    stored = physical_shape(shape_of(value), static(value).layout) or (1,)
+    return ir.Buffer(stored, expr.stored_dtype(static(value).dtype))
+
+
+@contextlib.contextmanager
+def _when(condition: Expr, needed: bool) -> Any:
+    """A branch, where the condition isn't always true."""
+    if not needed:
+        yield
+        return
+    with ir.If(condition), ir.Then():
+        yield
+
+
+def build(region: Region, op: Op, p: Plan, form: type[Kernel], work: int) -> Any:
+    """The function of a product and its epilogue."""
+    with IRBuilder() as builder, ir.prim_func(s_tir=True):
+        ir.func_name("kernel")
+        form(region, op, p, work).run()
+    return builder.get()

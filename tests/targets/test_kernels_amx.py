@@ -1,0 +1,208 @@
+# pyright: basic
+# Tables of cases of mixed types.
+"""AMX: kernels on an emulation of the tiles, every bit; the machine code of the real ones.
+
+On a CPU with AMX the kernels run as they are, too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tvm import tirx
+from tvm.script.ir_builder import tirx as ir
+
+from graphopt.errors import GraphoptError
+from graphopt.ir.parser import parse
+from graphopt.ir.types import DType
+from graphopt.runtime.native import Context, Library, addresses
+from graphopt.runtime.tensors import aligned
+from graphopt.targets import machine
+from graphopt.targets.driver import toolchain
+from graphopt.targets.driver.generate import generate
+from graphopt.targets.program import Buffer, Input, Program
+from graphopt.targets.tvm import build, tiles
+from graphopt.targets.x86 import X86
+from tests.kernelcheck import HOST, check, runnable
+from tests.targets.test_kernels_integer import numbers
+
+AMX = machine.load("amx")
+NATIVE = AMX.runs_on(HOST)
+WIDE = [n for n in runnable() if machine.load(n).lanes == AMX.lanes]
+
+PRODUCTS = [
+    dict(m=32, k=64, n=32),
+    dict(m=16, k=128, n=16),
+    dict(m=197, k=192, n=80),
+    dict(m=17, k=96, n=48),
+    dict(m=5, k=320, n=64),
+    dict(m=2, k=64, n=10),
+    dict(m=33, k=40, n=23),
+    dict(m=64, k=64, n=17, lead=(2, 3)),
+]
+CONVS = [
+    dict(ins=64, outs=64, size=(7, 7), kernel=1),
+    dict(ins=64, outs=48, size=(14, 14), kernel=3, pad=1),
+    dict(ins=32, outs=32, size=(9, 33), kernel=3, pad=1, n=2),
+    dict(ins=96, outs=16, size=(8, 11), kernel=1, n=2),
+    dict(ins=128, outs=32, size=(12, 20), kernel=1, stride=2),
+    dict(ins=64, outs=32, size=(11, 40), kernel=3, pad=2, stride=2, dilation=2),
+    dict(ins=40, outs=32, size=(6, 18), kernel=5, pad=2),
+]
+
+
+def product(m, k, n, lead=()) -> str:
+    """A product, its bias, and its requantization by column."""
+    rows = ",".join(map(str, (*lead, m)))
+    return f"""graph @k(%a: u8[{rows},{k}], %b: i8[{k},{n}:BA16b4a], %c: i32[{n}], %s: f32[{n}], %z: u8[]) {{
+      %d = matmul_integer(%a, %b) : i32[{rows},{n}]
+      %e = add(%d, %c) : i32[{rows},{n}]
+      %q = requantize(%e, %s, %z) {{dtype=u8,axis={len(lead) + 1}}} : u8[{rows},{n}]
+      return(%q)
+    }}"""
+
+
+def convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) -> str:
+    """A convolution, its bias, and its requantization by channel."""
+    out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
+    shape = f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
+    return f"""graph @k(%x: u8[{n},{ins},{size[0]},{size[1]}:aBcd16b],
+             %w: i8[{outs},{ins},{kernel},{kernel}:AcdB4b16a4b], %b: i32[{outs},1,1], %s: f32[{outs}], %z: u8[]) {{
+      %c = conv_integer(%x, %w) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
+        dilations=[{dilation},{dilation}],group=1,pad_value=119}} : i32{shape}
+      %d = add(%c, %b) : i32{shape}
+      %q = requantize(%d, %s, %z) {{dtype=u8,axis=1}} : u8{shape}
+      return(%q)
+    }}"""
+
+
+TEXTS = [*(product(**c) for c in PRODUCTS), *(convolution(**c) for c in CONVS)]
+NAMES = ["-".join(map(str, c.values())) for c in (*PRODUCTS, *CONVS)]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The emulation, where code compiled in this process finds it."""
+    folder = tmp_path_factory.mktemp("amx")
+    source = Path(__file__).parent / "amx.c"
+    args = [
+        "-O2",
+        "-fPIC",
+        "-shared",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        str(source),
+        "-o",
+        "amx.so",
+        "-lm",
+    ]
+    toolchain.run(toolchain.find(), args, folder)
+    return ctypes.CDLL(str(folder / "amx.so"), mode=ctypes.RTLD_GLOBAL)
+
+
+@pytest.fixture
+def emulated(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
+    """Kernels for AMX whose instructions are calls of the emulation: nothing else differs."""
+
+    def instruction(name: str, *operands) -> None:
+        ir.evaluate(tirx.call_extern("int32", f"amx_{name}", *operands))
+
+    made = build.primfunc
+    monkeypatch.setattr(tiles, "instruction", instruction)
+    monkeypatch.setattr(build, "primfunc", lambda graph, m, symbol: made(graph, AMX, symbol))
+    library.amx_faults()
+    library.amx_products()
+    yield library
+    assert library.amx_faults() == 0
+
+
+@pytest.mark.skipif(not WIDE, reason="this CPU lacks AVX-512, which the rest of the kernel needs")
+@pytest.mark.parametrize("text", TEXTS, ids=NAMES)
+def test_every_bit_on_emulated_tiles(text: str, emulated: ctypes.CDLL) -> None:
+    check(text, WIDE[0], arrays=numbers(text))
+    assert emulated.amx_products() > 0
+
+
+@pytest.mark.skipif(not WIDE, reason="this CPU lacks AVX-512, which the rest of the kernel needs")
+def test_sums_do_not_saturate(emulated: ctypes.CDLL) -> None:
+    text = product(32, 64, 32)
+    arrays = numbers(text)
+    arrays[0][:], arrays[1][:] = 255, -128
+    check(text, WIDE[0], arrays=arrays)
+
+
+@pytest.mark.skipif(not NATIVE, reason="this CPU has no AMX (amx_int8 in /proc/cpuinfo)")
+@pytest.mark.parametrize("text", TEXTS, ids=NAMES)
+def test_every_bit_on_tiles(text: str) -> None:
+    permit_tiles()
+    check(text, "amx", arrays=numbers(text))
+
+
+def permit_tiles() -> None:
+    """Ask Linux for the tiles: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)."""
+    assert platform.machine() == "x86_64"
+    assert ctypes.CDLL(None, use_errno=True).syscall(158, 0x1023, 18) == 0
+
+
+MNEMONICS = {"ldtilecfg", "tileloadd", "tilestored", "tilezero", "tilerelease", "tdpbusd"}
+
+
+@pytest.mark.parametrize("text", [TEXTS[2], TEXTS[len(PRODUCTS) + 1]], ids=["product", "conv"])
+def test_machine_code(text: str) -> None:
+    """It has the instructions of AMX that kernels ask for, and none of its later forms."""
+    func = build.primfunc(parse(text).main, AMX, "k")
+    code = build.compile_module({"k": func}, AMX).inspect_source("asm")
+    assert set(re.findall(r"^\s+((?:ldtile|sttile|tile|td|tcmm|tcvt)\w+)", code, re.M)) == MNEMONICS
+    assert "zmm" in code
+    assert not re.search(r"^\s+v\w+(?:ph|sh)\s", code, re.M)  # AVX512-FP16, which isn't asked for
+
+
+def test_weights_are_laid_out_for_tiles() -> None:
+    """By the `tiles` pass, of convolutions that sum enough words, where the machine has AMX."""
+    text = """graph @main(%x: f32[1,64,8,8]) {
+      %s = const splat 0.1 : f32[]
+      %z = const splat 0 : u8[]
+      %q = quantize(%x, %s, %z) {dtype=u8}
+      %w = const rand 1 : i8[64,64,3,3]
+      %t = const splat 0.01 : f32[]
+      %f = dequantize(%q, %s, %z)
+      %g = dequantize(%w, %t)
+      %c = conv(%f, %g) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]}
+      %r = quantize(%c, %s, %z) {dtype=u8}
+      %y = dequantize(%r, %s, %z)
+      return(%y) {names=[y]}
+    }"""
+    programs = {cpu: X86(cpu).lower(parse(text)) for cpu in ("avx512bf16", "amx")}
+    texts = {cpu: "".join(k.text for k in p.kernels) for cpu, p in programs.items()}
+    assert "AcdB4b16a4b" in texts["amx"]
+    assert "AcdB4b16a4b" not in texts["avx512bf16"]
+    assert {len(p.steps) for p in programs.values()} == {len(programs["amx"].steps)}
+
+
+def test_the_widest_machine_is_taken() -> None:
+    assert machine.detect(frozenset(AMX.cpu_features)) == AMX
+    assert machine.detect(frozenset({*AMX.cpu_features} - {"amx_int8"})).name == "avx512bf16"
+
+
+@pytest.mark.skipif(NATIVE, reason="Linux gives tiles on this CPU")
+def test_refused_tiles_end_in_a_sentence(tmp_path: Path) -> None:
+    buffers = (Buffer("x", DType.f32, (4,), Input(0)),)
+    program = Program("p", buffers, (0,), (0,), ())
+    path = tmp_path / "libmodel.so"
+    toolchain.link([], generate(program, amx=True), (), path, weight_bytes=0)
+    context = Context(Library(path, "go"), 1)
+    with pytest.raises(GraphoptError, match="Linux does not let this process use the tiles of AMX"):
+        context.run(
+            addresses([aligned((4,), np.dtype("float32"))]),
+            addresses([aligned((4,), np.dtype("float32"))]),
+            0,
+            0,
+        )
+    context.close()
