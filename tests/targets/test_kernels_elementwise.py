@@ -133,6 +133,44 @@ def test_concat_split_gather() -> None:
       return(%y) }""")
 
 
+LAYOUTS = [("aBcd16b", "aBcd16b"), ("aBcd16b", ""), ("", "aBcd16b")]
+FORMS = [
+    ("resize(%x) {sizes=[9,10],scales=[1.5,2.0]}", "9,10"),
+    ("resize(%x) {sizes=[9,10],scales=[1.5,2.0],mode=linear}", "9,10"),
+    ("slice(%x) {starts=[1,4],ends=[6,-100],axes=[2,3],steps=[2,-1]}", "3,5"),
+    ("pad(%x) {pads=[0,0,1,2,0,0,0,3],value=0.5}", "7,10"),
+    ("pad(%x) {pads=[0,0,1,2,0,0,0,3],mode=reflect}", "7,10"),
+    ("transpose(%x) {perm=[0,1,3,2]}", "5,6"),
+]
+
+
+@pytest.mark.parametrize(("source", "target"), LAYOUTS)
+@pytest.mark.parametrize("channels", [20, 32])
+@pytest.mark.parametrize(("form", "size"), FORMS)
+def test_pixels_move_in_any_layout(form: str, size: str, channels: int, source: str, target: str) -> None:
+    tag, to = (f":{t}" if t else "" for t in (source, target))
+    check(f"""graph @k(%x: f32[1,{channels},6,5{tag}]) {{
+      %y = {form} : f32[1,{channels},{size}{to}]
+      return(%y) }}""")
+
+
+@pytest.mark.parametrize(("source", "target"), LAYOUTS)
+@pytest.mark.parametrize("sizes", [(16, 32), (32, 8), (20, 20)])
+def test_channels_move_in_any_layout(sizes: tuple[int, int], source: str, target: str) -> None:
+    tag, to = (f":{t}" if t else "" for t in (source, target))
+    (a, b), c = sizes, sum(sizes)
+    check(f"""graph @k(%a: f32[1,{a},3,5{tag}], %b: f32[1,{b},3,5{tag}]) {{
+      %y = concat(%a, %b) {{axis=1}} : f32[1,{c},3,5{to}]
+      return(%y) }}""")
+    check(f"""graph @k(%x: f32[1,{c},3,5{tag}]) {{
+      %a, %b = split(%x) {{axis=1,sizes=[{a},{b}]}} : f32[1,{a},3,5{to}], f32[1,{b},3,5]
+      return(%a, %b) }}""")
+    check(f"""graph @k(%x: f32[1,{c},3,5{tag}]) {{
+      %s = slice(%x) {{starts=[3],ends=[{a}],axes=[1],steps=[1]}} : f32[1,{a - 3},3,5]
+      %y = pad(%s) {{pads=[0,5,0,0,0,6,0,0]}} : f32[1,{a + 8},3,5{to}]
+      return(%y) }}""")
+
+
 @pytest.mark.parametrize(("source", "target"), [
     ("", ":aBcd16b"), (":aBcd16b", ""), (":aBcd16b", ":aBcd8b"), ("", ":acdb"), (":aBcd8b", ":acdb"),
 ])  # fmt: skip

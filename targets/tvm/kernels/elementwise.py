@@ -8,6 +8,8 @@ import math
 from typing import Any
 
 from graphopt.ir.builtin import Const
+from graphopt.ir.core import Op
+from graphopt.ir.layout import parse_layout
 from graphopt.targets.tvm.legal import is_movement
 from graphopt.targets.tvm.loops import extent, parallel_worth, schedule, simple_stage
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -21,7 +23,7 @@ def build(region: Region) -> Any:
     outputs = region.outputs()
     sch = schedule(region.primfunc(outputs))
     ops = [op for op in region.graph if not isinstance(op.kind, Const)]
-    moves = any(is_movement(op) for op in ops)
+    moves = any(is_movement(op) and not in_lanes(op) for op in ops)
     mixes = any(op.kind.name in MIXING for op in ops)
     for i, value in enumerate(region.graph.outputs):
         work = 2 * len(ops) * math.prod(shape_of(value))
@@ -31,6 +33,32 @@ def build(region: Region) -> Any:
         else:
             simple_stage(sch, block, region.machine, work=work, vector=not moves)
     return sch.mod["main"]
+
+
+def in_lanes(op: Op) -> bool:
+    """Whether an op moves whole vectors: its operands and results are in blocks of channels alike.
+
+    So resizes do, and what moves pixels or whole blocks.
+    """
+    values = [v for v in (*op.operands, *op.results) if v]
+    tags = {static(v).layout for v in values}
+    if len(tags) > 1 or not min(tags).startswith("aB"):
+        return False
+    kind: Any = op.kind
+    rank, block = len(shape_of(values[0])), parse_layout(min(tags)).block(1)
+    match op.kind.name:
+        case "resize":
+            return True
+        case "concat" | "split":
+            parts = op.operands if op.kind.name == "concat" else op.results
+            whole = all(shape_of(v)[1] % block == 0 for v in parts[:-1] if v)
+            return whole or kind.axis % rank != 1
+        case "slice":
+            return all(a % rank != 1 for a in kind.axes)
+        case "pad":
+            return kind.pads[1] == kind.pads[rank + 1] == 0
+        case _:
+            return False
 
 
 def channel_by_channel(sch: Any, block: Any, work: int) -> None:
