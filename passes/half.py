@@ -12,7 +12,7 @@ few rows are multiplied by. The file is half as large everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -42,18 +42,24 @@ class Half(Pass, name="half"):
     """Store weights, and activations if asked, as bfloat16; compute in float32.
 
     `smallest` is the least number of elements that is worth it; of activations, 16 times as many.
+    `products` rounds what rounded weights are multiplied by, too, for CPUs with AMX: it multiplies
+    bfloat16 (sums are float32's).
     """
 
     effect: ClassVar[Effect] = "lossy"
     type: Literal["bf16"] = "bf16"
     activations: bool = False
+    products: bool = False
     smallest: int = 1024
 
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Round every weight of every graph, then the activations of the main one."""
         remarks = list(_weights(module.main, self.smallest, ctx))
         if self.activations:
-            remarks += _activations(module.main, 16 * self.smallest, ctx)
+            reads = lambda op: _is_activation(op, 16 * self.smallest)  # noqa: E731
+            remarks += _activations(module.main, reads, ctx)
+        if self.products:
+            remarks += _activations(module.main, _is_multiplied, ctx)
         return PassResult(any(r.applied for r in remarks), tuple(remarks))
 
 
@@ -117,10 +123,10 @@ def _shape(data: Data) -> str:
     return "x".join(map(str, data.shape))
 
 
-def _activations(graph: Graph, smallest: int, ctx: Context) -> Iterator[Remark]:
+def _activations(graph: Graph, wanted: Callable[[Op], bool], ctx: Context) -> Iterator[Remark]:
     """y = f(x) -> y = widen(round(f(x))), where y goes from one kernel to another."""
     for op in list(graph):
-        if not _is_activation(op, smallest) or not ctx.permit("half-activations", op.loc):
+        if not wanted(op) or not ctx.permit("half-activations", op.loc):
             continue
         uses = [use for use in op.result.uses if not isinstance(use.op.kind, Return)]
         down = Op(Cast(DType.bf16), [op.result], loc=op.loc, hints=[f"{op.result.hint}_half"])
@@ -148,6 +154,22 @@ def _is_activation(op: Op, smallest: int) -> bool:
     if len(users) == 1 and isinstance(users[0].kind, Elementwise):
         return False  # it is computed with that
     return bool(users) and all(isinstance(u.kind, Elementwise) or _by_vectors(u) for u in users)
+
+
+def _is_multiplied(op: Op) -> bool:
+    """Whether a result is only the left side of products with rounded weights."""
+    if isinstance(op.kind, Const | Cast) or len(op.results) != 1 or not op.result.uses:
+        return False
+    t: Any = op.result.type
+    return isinstance(t, TensorType) and t.dtype is DType.f32 and all(
+        use.op.kind.name in ("matmul", "gemm") and use.index == 0 and _is_rounded(use.op.operand(1))
+        for use in op.result.uses)  # fmt: skip
+
+
+def _is_rounded(value: Value) -> bool:
+    op = value.op
+    return op is not None and isinstance(op.kind, Cast) and (
+        op.operand(0).tensor.dtype is DType.bf16)  # fmt: skip
 
 
 def _by_vectors(op: Op) -> bool:

@@ -64,7 +64,9 @@ class KernelCatalog:
 
     def tiled_weights(self, op: Op) -> str:
         """The layout of weights that the op's kernel wants for a matrix unit; empty: none."""
-        return amx.WEIGHTS if self.tiles and amx.convolves(op) and self.family(op) else ""
+        if not self.tiles or not self.family(op):
+            return ""
+        return amx.WEIGHTS if amx.convolves(op) else amx.halves(op)
 
     def reason(self, op: Op) -> str:
         """Why an op is not compiled."""

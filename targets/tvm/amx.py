@@ -1,11 +1,12 @@
-"""Which integer ops run on AMX tiles, and what they want for it. No TVM here.
+"""Which ops run on AMX tiles, and what they want for it. No TVM here.
 
-A tile multiplies up to 16 rows of 16 words (of four 8-bit numbers) by 16 words of 16 columns. Where
-fewer than 8 words can be summed at once, vectors are as fast.
+A tile multiplies up to 16 rows of 16 words (of four 8-bit numbers, or two of bfloat16) by 16 words
+of 16 columns. Where fewer than 8 words can be summed at once, vectors are as fast.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from graphopt.ir.core import Op, Value
@@ -37,6 +38,31 @@ def convolves(op: Op) -> bool:
     outs, ins = (w.static or (1, 0))[:2]
     blocked = _block(op.operand(0)) == _block(op.result) == BLOCK
     return blocked and outs % BLOCK == 0 and together(-(-ins // BLOCK) * BLOCK // 4) > 0
+
+
+def halves(op: Op) -> str:
+    """The layout of a product's weights, if tiles can multiply both sides as bfloat16; else empty.
+
+    The left side is bfloat16 made float32; so are the weights then, or will be.
+    """
+    kind: Any = op.kind
+    if kind.name not in ("matmul", "gemm") or getattr(kind, "trans_a", False):
+        return ""
+    if (getattr(kind, "alpha", 1.0), getattr(kind, "beta", 1.0)) != (1.0, 1.0):
+        return ""
+    a, b, y = op.operand(0).tensor, op.operand(1).tensor, op.result.tensor
+    if a.layout or y.layout or b.rank != 2 or not _is_half(op.operand(0)):
+        return ""
+    sizes = a.static or (1,)
+    if sizes[-1] % 2 or math.prod(sizes[:-1]) < 2 or not together(sizes[-1] // 2):
+        return ""
+    return "AB16a2b" if getattr(kind, "trans_b", False) else "BA16b2a"
+
+
+def _is_half(value: Value) -> bool:
+    """Whether a value is bfloat16 made float32."""
+    op = value.op
+    return op is not None and op.kind.name == "cast" and op.operand(0).tensor.dtype is DType.bf16
 
 
 def _block(value: Value) -> int:

@@ -58,6 +58,11 @@ def readable(tensor: Any, dtype: DType) -> Any:
     return Readable(tensor) if dtype is DType.bf16 else tensor
 
 
+def raw(tensor: Any) -> Any:
+    """The tensor or buffer of stored elements itself."""
+    return tensor.tensor if isinstance(tensor, Readable) else tensor
+
+
 @dataclass(frozen=True)
 class Readable:
     """A tensor of stored elements whose elements read as float32."""

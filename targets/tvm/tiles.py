@@ -2,9 +2,11 @@
 # TVM ships no types.
 """The tiles of AMX: eight registers of up to 16 rows of 64 bytes, and what multiplies them.
 
-    tdpbusd(c, a, b):  c[m, n] += sum over k, i of a[m, 4k + i] * b[k, 4n + i]   (u8, s8, s32)
+    tdpbusd(c, a, b):    c[m, n] += sum over k, i of a[m, 4k + i] * b[k, 4n + i]   (u8, s8, s32)
+    tdpbf16ps(c, a, b):  c[m, n] += sum over k, i of a[m, 2k + i] * b[k, 2n + i]   (bf16, bf16, f32)
 
-as Intel's Software Developer's Manual (volume 2) defines it. Intrinsics name registers by immediate
+as Intel's Software Developer's Manual (volume 2) defines them; the second takes denormals for zero,
+and sums even and odd k apart. Intrinsics name registers by immediate
 numbers. A thread loads its configuration (the sizes of the registers) before it uses tiles, and
 releases them after. Linux gives tiles to a process that asks: the generated driver does.
 """
@@ -58,12 +60,12 @@ def release() -> None:
     instruction("tilerelease")
 
 
-def copy_of(rows: int, columns: int) -> Any:
-    """A buffer of 32-bit words that tiles are stored to.
+def copy_of(rows: int, columns: int, dtype: str) -> Any:
+    """A buffer of 32-bit numbers that tiles are stored to.
 
-    TVM cuts buffers down to what it sees used, so it is shown the last word.
+    TVM cuts buffers down to what it sees used, so it is shown the last one.
     """
-    buffer = ir.alloc_buffer((rows, columns), "int32", scope="local")
+    buffer = ir.alloc_buffer((rows, columns), dtype, scope="local")
     ir.evaluate(_address(buffer, [rows - 1, columns - 1]))
     return buffer
 
@@ -83,9 +85,9 @@ def store(tile: int, buffer: Any, at: list[Expr], stride: int) -> None:
     instruction("tilestored64", _number(tile), _address(buffer, at), tirx.const(stride, "int64"))
 
 
-def multiply(total: int, left: int, right: int) -> None:
-    """total += left * right, of u8 and s8."""
-    instruction("tdpbusd", _number(total), _number(left), _number(right))
+def multiply(how: str, total: int, left: int, right: int) -> None:
+    """total += left * right, by the instruction `how`."""
+    instruction(how, _number(total), _number(left), _number(right))
 
 
 def _number(tile: int) -> Expr:

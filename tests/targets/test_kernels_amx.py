@@ -21,6 +21,8 @@ from tvm.script.ir_builder import tirx as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir.parser import parse
 from graphopt.ir.types import DType
+from graphopt.pipeline import Context as PassContext
+from graphopt.pipeline import parse_pipeline, run_pipeline
 from graphopt.runtime.native import Context, Library, addresses
 from graphopt.runtime.tensors import aligned
 from graphopt.targets import machine
@@ -138,6 +140,44 @@ def test_sums_do_not_saturate(emulated: ctypes.CDLL) -> None:
     check(text, WIDE[0], arrays=arrays)
 
 
+HALVES = [
+    dict(m=32, k=64, n=32),
+    dict(m=197, k=96, n=80),
+    dict(m=5, k=48, n=10, lead=(2,)),
+    dict(m=33, k=40, n=64, kind="gemm"),
+]
+
+
+def halves(m, k, n, lead=(), kind="matmul") -> str:
+    """A product of bfloat16 and an activation, or a gemm of transposed weights."""
+    rows = ",".join(map(str, (*lead, m)))
+    shape, tag = (f"{n},{k}", "AB16a2b") if kind == "gemm" else (f"{k},{n}", "BA16b2a")
+    given, options = (", %c", " {trans_b=true}") if kind == "gemm" else ("", "")
+    return f"""graph @k(%a: bf16[{rows},{k}], %b: bf16[{shape}:{tag}], %c: f32[{n}]) {{
+      %x = cast(%a) {{to=f32}}
+      %w = cast(%b) {{to=f32}} : f32[{shape}:{tag}]
+      %d = {kind}(%x, %w{given}){options}
+      %e = add(%d, %c)
+      %y = relu(%e)
+      return(%y)
+    }}"""
+
+
+@pytest.mark.skipif(not WIDE, reason="this CPU lacks AVX-512, which the rest of the kernel needs")
+@pytest.mark.parametrize("case", HALVES, ids=lambda c: "-".join(map(str, c.values())))
+def test_bfloat16_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
+    """Exact products and float32 sums, in the instruction's order, not numpy's."""
+    check(halves(**case), WIDE[0], tolerance=5e-6)
+    assert emulated.amx_products() > 0
+
+
+@pytest.mark.skipif(not NATIVE, reason="this CPU has no AMX (amx_bf16 in /proc/cpuinfo)")
+@pytest.mark.parametrize("case", HALVES, ids=lambda c: "-".join(map(str, c.values())))
+def test_bfloat16_on_tiles(case: dict) -> None:
+    permit_tiles()
+    check(halves(**case), "amx", tolerance=5e-6)
+
+
 @pytest.mark.skipif(not NATIVE, reason="this CPU has no AMX (amx_int8 in /proc/cpuinfo)")
 @pytest.mark.parametrize("text", TEXTS, ids=NAMES)
 def test_every_bit_on_tiles(text: str) -> None:
@@ -151,15 +191,20 @@ def permit_tiles() -> None:
     assert ctypes.CDLL(None, use_errno=True).syscall(158, 0x1023, 18) == 0
 
 
-MNEMONICS = {"ldtilecfg", "tileloadd", "tilestored", "tilezero", "tilerelease", "tdpbusd"}
+MNEMONICS = {"ldtilecfg", "tileloadd", "tilestored", "tilezero", "tilerelease"}
 
 
-@pytest.mark.parametrize("text", [TEXTS[2], TEXTS[len(PRODUCTS) + 1]], ids=["product", "conv"])
-def test_machine_code(text: str) -> None:
+@pytest.mark.parametrize(("text", "name"), [
+    (TEXTS[2], "tdpbusd"), (TEXTS[len(PRODUCTS) + 1], "tdpbusd"), (halves(**HALVES[0]), "tdpbf16ps"),
+], ids=["product", "conv", "halves"])  # fmt: skip
+def test_machine_code(text: str, name: str) -> None:
     """It has the instructions of AMX that kernels ask for, and none of its later forms."""
     func = build.primfunc(parse(text).main, AMX, "k")
     code = build.compile_module({"k": func}, AMX).inspect_source("asm")
-    assert set(re.findall(r"^\s+((?:ldtile|sttile|tile|td|tcmm|tcvt)\w+)", code, re.M)) == MNEMONICS
+    assert set(re.findall(r"^\s+((?:ldtile|sttile|tile|td|tcmm|tcvt)\w+)", code, re.M)) == {
+        *MNEMONICS,
+        name,
+    }
     assert "zmm" in code
     assert not re.search(r"^\s+v\w+(?:ph|sh)\s", code, re.M)  # AVX512-FP16, which isn't asked for
 
@@ -184,6 +229,25 @@ def test_weights_are_laid_out_for_tiles() -> None:
     assert "AcdB4b16a4b" in texts["amx"]
     assert "AcdB4b16a4b" not in texts["avx512bf16"]
     assert {len(p.steps) for p in programs.values()} == {len(programs["amx"].steps)}
+
+
+def test_products_of_bfloat16_are_laid_out_for_tiles() -> None:
+    """Where both sides are rounded: `half{products=true}`."""
+    text = """graph @main(%x: f32[32,64]) {
+      %r = relu(%x)
+      %w = const rand 1 : f32[64,64]
+      %y = matmul(%r, %w)
+      return(%y) {names=[y]}
+    }"""
+    found = {}
+    for passes in ("half", "half{products=true}"):
+        module = parse(text)
+        run_pipeline(parse_pipeline(passes), module, PassContext())
+        program = X86("amx").lower(module)
+        found[passes] = "".join(k.text for k in program.kernels)
+        assert len(program.steps) == 2
+    assert "BA16b2a" in found["half{products=true}"]
+    assert "BA16b2a" not in found["half"]
 
 
 def test_the_widest_machine_is_taken() -> None:

@@ -337,9 +337,13 @@ def product_tiles(sch: Any, s: Shape, k: Knobs, *, parallel: bool, name: str = "
 
 def build(region: Region) -> Any:
     """The scheduled function of a product and its epilogue."""
+    from graphopt.targets.tvm.kernels import tiled
+
     op = region.anchor
     assert op is not None
-    s = shape(op)
+    s, by_tiles = shape(op), tiled.half_plan(op, region.machine)
+    if by_tiles:
+        return tiled.build(region, op, by_tiles, tiled.HalfProduct, s.macs)
     knobs = region.pick(choose(s, region.machine))
     compute(region, op, s, knobs)
     return apply(region, s, knobs)

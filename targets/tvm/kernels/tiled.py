@@ -1,6 +1,6 @@
 # pyright: basic
 # TVM ships no types.
-"""Products and convolutions of u8 by s8 integers on AMX tiles.
+"""Products and convolutions on AMX tiles: of u8 by s8 integers, or of bfloat16 (products alone).
 
     y[p, ob, oi] = sum over taps, c of x[p at tap, 4c + i] * w[ob, tap, c, oi, i]
 
@@ -25,11 +25,11 @@ from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import physical_shape
 from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, expr, loops, movement, tiles
+from graphopt.targets.tvm import amx, bfloat, expr, loops, movement, tiles
 from graphopt.targets.tvm.amx import BLOCK
 from graphopt.targets.tvm.kernels import conv, matmul
 from graphopt.targets.tvm.kernels.integer import border
-from graphopt.targets.tvm.region import Region, shape_of, static
+from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Expr = Any
 
@@ -83,6 +83,15 @@ def product_plan(op: Op, machine: Machine) -> Plan | None:
     return plan(1, s.m, s.n, s.k // 4, ())
 
 
+def half_plan(op: Op, machine: Machine) -> Plan | None:
+    """How a product of bfloat16 runs on tiles; None where it doesn't."""
+    tag, weights = amx.halves(op), static(op.operand(1))
+    if amx.FEATURE not in machine.cpu_features or not tag or weights.layout != tag:
+        return None
+    s = matmul.shape(op)
+    return None if s.batch else plan(1, s.m, s.n, s.k // 2, ())
+
+
 def conv_plan(op: Op, machine: Machine) -> Plan | None:
     """How a convolution of images runs on tiles; None where it doesn't.
 
@@ -105,7 +114,12 @@ def pointwise(s: conv.Shape) -> bool:
 
 
 class Kernel:
-    """One product: its buffers, and where its operands and results are."""
+    """One product: its buffers, and where its operands and results are.
+
+    `dtype` is what is summed in, `per` the numbers of a word, `multiply` the instruction.
+    """
+
+    dtype, per, multiply = "int32", 4, "tdpbusd"
 
     def __init__(self, region: Region, op: Op, p: Plan, work: int) -> None:
         """Declare arguments; results are stored as the region says."""
@@ -115,11 +129,12 @@ class Kernel:
             region.hold(value, self.argument(f"p{i}", value))
         (self.output,) = region.graph.outputs
         self.out = ir.arg("out0", _buffer(self.output))
-        self.x, self.w = (region.tensors[op.operand(i)] for i in (0, 1))
+        self.x, self.w = (bfloat.raw(region.tensors[op.operand(i)]) for i in (0, 1))
 
     def argument(self, name: str, value: Value) -> Any:
         """A buffer, read at logical indices."""
-        buffer, tag, own = ir.arg(name, _buffer(value)), static(value).layout, shape_of(value)
+        tag, own = static(value).layout, shape_of(value)
+        buffer = bfloat.readable(ir.arg(name, _buffer(value)), static(value).dtype)
         at = lambda index: tuple(self.region.physical(tag, index)) if own else (0,)  # noqa: E731
         self.region.bind(value, lambda index: buffer[at(index)])
         return buffer
@@ -154,7 +169,7 @@ class Kernel:
     def tile(self, line: Expr, group: Expr, panel: Expr) -> None:
         """One register tile: the sums, then the epilogue from their copy in the first cache."""
         p, width = self.p, self.p.columns * BLOCK
-        total = tiles.copy_of(p.across * tiles.ROWS, width)
+        total = tiles.copy_of(p.across * tiles.ROWS, width, self.dtype)
         firsts = [(group * p.across + i) * tiles.ROWS for i in range(p.across)]
         starts = [tirx.min(f, max(0, p.rows - tiles.ROWS)) for f in firsts]
         panels = [tirx.min(panel * p.columns + j, p.panels - 1) for j in range(p.columns)]
@@ -183,7 +198,7 @@ class Kernel:
             for j, panel in enumerate(panels):
                 tiles.load(tiles.RIGHT[j], self.w, self.right(panel, taps, word), 4 * BLOCK)
             for i, j in cells:
-                tiles.multiply(tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j])
+                tiles.multiply(self.multiply, tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j])
 
     def rows(
         self, total: Any, i: int, j: int, line: Expr, first: Expr, start: Expr, panel: Expr
@@ -203,11 +218,15 @@ class Kernel:
             column = panel * BLOCK + lane
             with _when(column < self.columns_total(), not whole):
                 value = total[at[0], at[1] + lane]
-                self.region.bind(self.op.result, lambda index: value)
+                self.region.bind(self.op.result, lambda index: self.summed(value, index))
                 index = self.index(line, row, column)
                 made = self.region.stored(self.output, lambda: self.region.at(self.output, index))
                 place = self.region.physical(static(self.output).layout, index)
                 ir.buffer_store(self.out, made, place)
+
+    def summed(self, value: Expr, index: Any) -> Expr:
+        """What the op makes of its sum."""
+        return value
 
     def columns_total(self) -> int:
         """Columns of the result."""
@@ -219,8 +238,8 @@ class Product(Kernel):
 
     def left(self, line: Expr, row: Expr, taps: list[Expr], word: Expr) -> tuple[list[Expr], int]:
         """Row after row of x."""
-        own = shape_of(self.op.operand(0))
-        return [*movement.unflat(row, own[:-1]), word * 4], own[-1]
+        own, word = shape_of(self.op.operand(0)), word * self.per
+        return [*movement.unflat(row, own[:-1]), word], own[-1] * 4 // self.per
 
     def right(self, panel: Expr, taps: list[Expr], word: Expr) -> list[Expr]:
         """Words of a panel."""
@@ -234,6 +253,20 @@ class Product(Kernel):
     def columns_total(self) -> int:
         """The last axis."""
         return shape_of(self.op.result)[-1]
+
+
+class HalfProduct(Product):
+    """A product of bfloat16, summed in float32; w is [n/16, k/2, 16, 2]."""
+
+    dtype, per, multiply = "float32", 2, "tdpbf16ps"
+
+    def summed(self, value: Expr, index: Any) -> Expr:
+        """A gemm's addend joins."""
+        addend = self.op.operands[2] if self.op.kind.name == "gemm" else None
+        if addend is None:
+            return value
+        at = broadcast(index, shape_of(addend), shape_of(self.op.result))
+        return value + self.region.at(addend, at)
 
 
 class Convolution(Kernel):
