@@ -19,6 +19,7 @@ from graphopt.analysis.memory import check_memory
 from graphopt.data import Feed, load_samples, sample_shapes, seeded_runs
 from graphopt.errors import InputError, LimitError, MismatchError
 from graphopt.exact import check_integers
+from graphopt.generate import Generated
 from graphopt.hooks import Kept, Records, Shifted
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
@@ -39,6 +40,7 @@ from graphopt.verify import Check, Feeds, compare, response, tolerance
 
 SEEDED_SAMPLES = 3
 DATA_SAMPLES = 16
+GENERATED = 32  # inputs that are made up for passes where no data is given
 
 
 @dataclass(frozen=True)
@@ -128,15 +130,9 @@ class Job:
         """The samples as passes see them; those that are verified on where none were given."""
         samples, graph = self.samples, self.original.main
         if samples is None:
-            return SampleRuns(self._seeded, SEEDED_SAMPLES, "seeded")
+            return Generated(self.original, self.request.load, GENERATED)
         count = samples.runs(graph)
         return SampleRuns(lambda: samples.feeds(graph), count, "given")
-
-    def _seeded(self) -> Sequence[Feed]:
-        if self.truth is None:
-            self._run_original()
-        assert self.truth
-        return self.truth.feeds
 
     def timed(self, what: str, work: Callable[[], Any]) -> Any:
         """Do some work and add its time to a stage's."""
@@ -191,6 +187,8 @@ class Job:
         passes, hooks = self.request.passes, self.request.hooks
         run = lambda: run_pipeline(passes, self.module, asked, hooks)  # noqa: E731
         self.records = self.timed("passes", run)
+        if isinstance(self.activations, Generated) and self.activations.used:
+            self.notes.append(self.activations.note)
         verify(self.module)
         if check and asked.before:
             self.progress("verify the model before lossy passes", 0, 1)
