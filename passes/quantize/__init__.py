@@ -9,6 +9,6 @@ runs samples and notes ranges (`calibrated` ops); `quantize` puts `quantize` and
 and around weights; `adaround` and `bias_correct` make up for some of the rounding.
 """
 
-from graphopt.passes.quantize import calibrate, insert
+from graphopt.passes.quantize import adaround, bias_correct, calibrate, equalize, insert, smooth
 
-__all__ = ["calibrate", "insert"]
+__all__ = ["adaround", "bias_correct", "calibrate", "equalize", "insert", "smooth"]

@@ -1,0 +1,156 @@
+"""adaround: round weights so that the results of layers change least, not each weight.
+
+    argmin over integers q of E[(q s x' - w x')^2], x' the quantized inputs on samples
+
+The objective is AdaRound's layer by layer (Nagel et al. 2020, arXiv 2004.10568, equation 13), by
+coordinate descent from the nearest integers instead of a relaxation by gradients; and integers may
+be any on the grid, not only the two around a weight. Inputs count by their covariance: the mean of
+a result is the bias's to keep, which takes up what the new integers would change of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from graphopt.errors import InputError
+from graphopt.ir.core import Module
+from graphopt.ir.types import Array
+from graphopt.passes.quantize.bias import shift
+from graphopt.passes.quantize.pairs import Pair, pairs
+from graphopt.passes.quantize.points import source
+from graphopt.passes.quantize.rounding import cost, damped, descend
+from graphopt.passes.quantize.unfold import columns, positions, rows, unrows
+from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.rewrite import Remark
+
+AT_ONCE = 512 << 20  # bytes of Gram matrices that one go over the samples fills
+EACH = 8  # columns of unfolded inputs for each of a row's numbers
+FEWEST = 4096  # of those
+
+
+@dataclass(frozen=True)
+class AdaRound(Pass, name="adaround"):
+    """Choose the integers of quantized weights by the error of what layers give.
+
+    `samples`: runs of the float model to look at, at most. `iterations`: sweeps over a weight's
+    columns, at most. Memory: the Gram matrices of AT_ONCE bytes (or one layer's), of which a layer
+    with rows of K weights takes 4 K^2 a group, besides the values of one run. Time: a sweep over a
+    layer is M K^2 multiply-adds.
+    """
+
+    effect: ClassVar[Effect] = "lossy"
+    samples: int = 64
+    iterations: int = 8
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """Change integers and biases.
+
+        Raises:
+            InputError: nothing is quantized, no samples, or an option out of its range.
+        """
+        for name, value in (("samples", self.samples), ("iterations", self.iterations)):
+            if value < 1:
+                raise InputError(f"{name}={value} isn't 1 or more")
+        found = pairs(module, ctx, "adaround")
+        if ctx.samples is None or not ctx.samples.runs:
+            raise InputError("there are no samples to round for; give some with --data")
+        remarks: list[Remark] = []
+        for part in _portions(found):
+            for pair, inputs in zip(part, self._inputs(part, ctx), strict=True):
+                if ctx.permit("adaround", pair.op.loc):
+                    remarks.append(self._round(pair, inputs))
+        return PassResult(any(r.applied for r in remarks), tuple(remarks))
+
+    def _inputs(self, part: Sequence[Pair], ctx: Context) -> list[Inputs]:
+        """What the layers read on the samples."""
+        assert ctx.samples and ctx.before
+        runs = min(self.samples, ctx.samples.runs)
+        found = [Inputs(pair, runs) for pair in part]
+        values = [source(pair.twin.operand(0)) for pair in part]
+        for i, x in ctx.samples.watch(ctx.before, values, runs):
+            found[i].add(x)
+        return found
+
+    def _round(self, pair: Pair, inputs: Inputs) -> Remark:
+        """Other integers for one layer, if they are better."""
+        old = rows(pair.op, pair.integers).astype(np.float64)
+        scale = _scales(pair, old)
+        wanted = rows(pair.op, pair.weight).astype(np.float64) / scale
+        new, before, after = old.copy(), 0.0, 0.0
+        most = max(int(np.abs(old).max(initial=0)), 1)
+        for g, h in enumerate(inputs.covariances()):
+            new[g] = descend(wanted[g], old[g], damped(h), most, self.iterations)
+            weigh = scale[g, :, 0] ** 2
+            before += float(weigh @ cost(wanted[g], old[g], h))
+            after += float(weigh @ cost(wanted[g], new[g], h))
+        if not after < before:
+            return Remark("adaround", pair.op.loc, False, "the integers are as good as they get")
+        kept = np.einsum("gmk,gk->gm", (old - new) * scale, inputs.mean())
+        if not shift(pair.op, kept.reshape(-1)):
+            return Remark("adaround", pair.op.loc, False, "the bias can't take up the difference")
+        pair.replace(unrows(pair.op, new.astype(np.int8), pair.weight.shape))
+        told = f"{10 * math.log10(before / max(after, 1e-30)):.1f} dB less noise of its own"
+        return Remark("adaround", pair.op.loc, True, told)
+
+
+def _scales(pair: Pair, grouped: Array) -> Array:
+    """The weight's scales, [groups, M / groups, 1] in float64."""
+    scale = np.broadcast_to(pair.scale.astype(np.float64), (grouped.shape[0] * grouped.shape[1],))
+    return scale.reshape(*grouped.shape[:2], 1)
+
+
+def _portions(found: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Layers whose Gram matrices fit into AT_ONCE bytes together (or one layer)."""
+    part, total = list[Pair](), 0
+    for pair in found:
+        groups, _, size = rows(pair.op, pair.weight).shape
+        bytes_ = 4 * groups * size * size
+        if part and total + bytes_ > AT_ONCE:
+            yield part
+            part, total = [], 0
+        part.append(pair)
+        total += bytes_
+    if part:
+        yield part
+
+
+@dataclass
+class Inputs:
+    """Sums over the unfolded quantized inputs of a layer, at places chosen by a seed.
+
+    `gram`: float32 [groups, K, K]; `sums`: float64 [groups, K].
+    """
+
+    pair: Pair
+    runs: int
+    count: int = 0
+    gram: Array = field(default_factory=lambda: np.zeros(()))
+    sums: Array = field(default_factory=lambda: np.zeros(()))
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def add(self, x: Array) -> None:
+        """Take in what the float layer reads in one run."""
+        op = self.pair.op
+        size, there = rows(op, self.pair.weight).shape[-1], positions(op, x)
+        wanted = math.ceil(max(EACH * size, FEWEST) / self.runs)
+        at = np.arange(there)
+        if wanted < there:
+            at = self.random.choice(there, wanted, replace=False)
+        taken = self.pair.rounded(columns(op, x, at))  # zeros around images stay zeros
+        self.count += len(at)
+        self.gram = self.gram + taken @ taken.transpose(0, 2, 1)
+        self.sums = self.sums + taken.sum(-1, dtype=np.float64)
+
+    def mean(self) -> Array:
+        """float64 [groups, K]."""
+        return self.sums / max(self.count, 1)
+
+    def covariances(self) -> Iterator[Array]:
+        """Those of each group, float64 [K, K]."""
+        for gram, mean in zip(self.gram, self.mean(), strict=True):
+            yield gram.astype(np.float64) / max(self.count, 1) - np.outer(mean, mean)

@@ -1,0 +1,79 @@
+"""Rounding weights so that a layer's result changes least: a quadratic form in integers.
+
+With rows w of a weight in units of their scales and the Gram matrix H of the layer's inputs, the
+squared error of the result is (q - w) H (q - w)^T for each row of integers q (Nagel et al. 2020,
+AdaRound, arXiv 2004.10568, equation 13). Rounding each number to its nearest ignores that errors
+of numbers whose inputs go together can cancel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.ir.types import Array
+
+BLOCK = 64  # columns between two updates of the whole gradient
+DAMPING = 1e-3  # of the mean of the diagonal, added to it: what the samples can't tell
+
+
+def damped(h: Array) -> Array:
+    """A Gram matrix [K, K] with its diagonal raised, so that no input counts for nothing."""
+    size = len(h)
+    return h + (DAMPING * np.trace(h) / size + np.finfo(np.float64).tiny) * np.eye(size)
+
+
+def nearest(w: Array, most: int) -> Array:
+    """The nearest integers, of a magnitude of `most` at most."""
+    return np.clip(np.rint(w), -most, most)
+
+
+def cost(w: Array, q: Array, h: Array) -> Array:
+    """(q - w) H (q - w)^T for each row (float64 [M])."""
+    error = q - w
+    return np.einsum("mk,mk->m", error @ h, error)
+
+
+def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
+    """Coordinate descent on `cost` from integers q: each step can only lower it.
+
+    A column k moves to the integer at which the cost of its row is least, the others being as they
+    are: by d = -round(G[k] / H[k, k]), G = (q - w) H, which changes the cost by 2 d G[k] +
+    d^2 H[k, k]. All rows go through the columns together.
+
+    Args:
+        w: float64 [M, K], in units of the scales.
+        q: whole numbers [M, K] to start from.
+        h: float64 [K, K], with a positive diagonal.
+        most: the largest magnitude of an integer.
+        sweeps: over all columns, at most; fewer if nothing moves any more.
+
+    Returns:
+        float64 [M, K], whole numbers.
+    """
+    q, gradient = q.copy(), (q - w) @ h
+    for _ in range(sweeps):
+        moved = False
+        for start in range(0, len(h), BLOCK):
+            part = slice(start, min(start + BLOCK, len(h)))
+            steps = _steps(q[:, part], gradient[:, part].copy(), h[part, part], most)
+            if steps.any():
+                q[:, part] += steps
+                gradient += steps @ h[part]
+                moved = True
+        if not moved:
+            break
+    return q
+
+
+def _steps(q: Array, gradient: Array, h: Array, most: int) -> Array:
+    """What a block of columns moves by; `gradient` is its own and is changed."""
+    steps = np.zeros_like(q)
+    for k in range(len(h)):
+        g, curve = gradient[:, k], h[k, k]
+        by = np.clip(q[:, k] - np.rint(g / curve), -most, most) - q[:, k]
+        by[2 * by * g + by * by * curve >= 0] = 0
+        (rows,) = np.nonzero(by)
+        if len(rows):
+            steps[rows, k] = by[rows]
+            gradient[rows] += by[rows, None] * h[k]
+    return steps

@@ -1,0 +1,192 @@
+"""smooth: move the scales of channels from activations into the weights that they meet.
+
+    linear(norm(x; g, b)) -> linear'(norm(x; g / s, b / s)), linear' = linear with inputs times s
+
+An activation has one scale for all its channels, a weight one for each of its outputs; so a channel
+that is far larger than the others costs these their bits. SmoothQuant (Xiao et al. 2022, arXiv
+2211.10438, equation 4) shares the burden: s_j = max|x_j|^alpha / max|w_j|^(1 - alpha). What makes
+the channels may be a normalisation, or another layer with weights (`chains`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from graphopt.errors import InputError
+from graphopt.ir.core import Module
+from graphopt.ir.types import Array
+from graphopt.passes.quantize.chains import Chain, chains, scale, spread_over
+from graphopt.passes.quantize.channels import Reader
+from graphopt.passes.quantize.unfold import columns, positions, rows
+from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.rewrite import Remark
+
+GRID = tuple(i / 10 for i in range(1, 10))  # of alpha
+COLUMNS = 1024  # of a layer's unfolded inputs, to try scales on
+BETTER = 0.95  # of the error as it is, above which a layer stays
+FAR = 2.0**16  # the most that a channel is scaled by
+LEVELS, MOST = 255, 127  # steps of activations; the largest integer of weights
+
+
+@dataclass(frozen=True)
+class Smooth(Pass, name="smooth"):
+    """Share the range of activations' channels with the weights that read them.
+
+    `alpha`: how much of the range goes over (0: none of the activation's), for all layers; or
+    auto, for each layer that of a grid with the least squared error of its product in 8 bits on
+    samples, if that is less than without. `samples`: runs to look at, at most. Memory: COLUMNS
+    columns of each layer's unfolded inputs, besides the values of one run.
+    """
+
+    effect: ClassVar[Effect] = "reassociating"
+    alpha: float | Literal["auto"] = "auto"
+    samples: int = 32
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        """Scale the constants.
+
+        Raises:
+            InputError: no samples, or an option out of its range.
+        """
+        tried = self._alphas()
+        if self.samples < 1:
+            raise InputError(f"samples={self.samples} is no number of samples")
+        if ctx.samples is None or not ctx.samples.runs:
+            raise InputError("there are no samples to smooth for; give some with --data")
+        found = list(chains(module.main))
+        taken = self._watch(module, found, ctx)
+        chosen: list[tuple[Chain, Array]] = []
+        remarks: list[Remark] = []
+        for chain, reads in zip(found, taken, strict=True):
+            alpha, gain = _best(chain, reads, tried, self.alpha == "auto")
+            by = 1 / _scales(chain, reads, alpha) if alpha is not None else np.ones(chain.count)
+            if (by == 1).all() or not ctx.permit("smooth", chain.loc):
+                continue
+            chosen.append((chain, by))
+            told = f"alpha {alpha:g}, {gain:.1f} dB less noise of the layers that read it"
+            remarks.append(Remark("smooth", chain.loc, True, told))
+        scale(module.main, chosen)
+        return PassResult(bool(chosen), tuple(remarks))
+
+    def _alphas(self) -> tuple[float, ...]:
+        if self.alpha == "auto":
+            return GRID
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha={self.alpha:g} is neither auto nor a number from 0 to 1")
+        return (self.alpha,)
+
+    def _watch(self, module: Module, found: list[Chain], ctx: Context) -> list[list[Reads]]:
+        """What the readers of each chain read on the samples."""
+        assert ctx.samples
+        runs = min(self.samples, ctx.samples.runs)
+        taken = [[Reads(r, runs) for r in chain.readers] for chain in found]
+        flat = [one for reads in taken for one in reads]
+        values = [one.reader.linear.x for one in flat]
+        for i, x in ctx.samples.watch(module, values, runs):
+            flat[i].add(x)
+        return taken
+
+
+@dataclass
+class Reads:
+    """What a layer reads: the range of each channel, and some columns [groups, K, P]."""
+
+    reader: Reader
+    runs: int
+    low: Array = field(default_factory=lambda: np.zeros(()))
+    high: Array = field(default_factory=lambda: np.zeros(()))
+    parts: list[Array] = field(default_factory=list[Array])
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def add(self, x: Array) -> None:
+        """Take in one run."""
+        at = self.reader.linear
+        others = tuple(a for a in range(x.ndim) if a != at.axis % x.ndim)
+        self.low = np.minimum(self.low, x.min(axis=others, initial=0))
+        self.high = np.maximum(self.high, x.max(axis=others, initial=0))
+        there, wanted = positions(at.op, x), math.ceil(COLUMNS / self.runs)
+        chosen = np.arange(there)
+        if wanted < there:
+            chosen = self.random.choice(there, wanted, replace=False)
+        self.parts.append(columns(at.op, x, chosen))
+
+    @property
+    def reach(self) -> Array:
+        """The largest magnitude of each channel."""
+        return np.maximum(-self.low, self.high)
+
+    def error(self, by: Array) -> float:
+        """The noise-to-signal ratio of the layer in 8 bits, its inputs times `by` [inputs]."""
+        at = self.reader.linear
+        w = at.w.numpy().astype(np.float32)
+        x, plain = np.concatenate(self.parts, axis=2), rows(at.op, w)
+        scaled = rows(at.op, at.input_scaled(w, (1 / by).astype(np.float32)))
+        wide = _spread(at.inputs, by, x.shape)
+        low, high = (float((end * by).min(initial=0)) for end in (self.low, -self.high))
+        wanted = plain @ x
+        got = _weights(scaled) @ _activations(x * wide, low, -high)
+        return float(np.sum((got - wanted) ** 2) / max(float(np.sum(wanted**2)), 1e-30))
+
+
+def _spread(inputs: int, by: Array, shape: tuple[int, ...]) -> Array:
+    """The factor of each row of unfolded inputs, [groups, K, 1]."""
+    groups, size, _ = shape
+    taps = size // (inputs // groups)
+    return np.repeat(by.reshape(groups, -1), taps, axis=1)[:, :, None].astype(np.float32)
+
+
+def _weights(w: Array) -> Array:
+    """Rounded to MOST steps of the largest of each row."""
+    step = np.abs(w).max(axis=-1, keepdims=True, initial=0) / MOST
+    step = np.where(step > 0, step, 1)
+    return np.rint(w / step) * step
+
+
+def _activations(x: Array, low: float, high: float) -> Array:
+    """Rounded to LEVELS steps of a range."""
+    step = (high - low) / LEVELS or 1.0
+    return np.rint(x * np.float32(1 / step)) * np.float32(step)
+
+
+def _scales(chain: Chain, reads: Sequence[Reads], alpha: float) -> Array:
+    """SmoothQuant's s for each channel, its geometric mean 1; 1 where a channel is all 0."""
+    x, w = np.zeros(chain.count), np.zeros(chain.count)
+    for one in reads:
+        x = np.maximum(x, chain.most(one.reach, one.reader.classes))
+        w = np.maximum(w, chain.most(_columns_of(one.reader), one.reader.classes))
+    alive = (x > 0) & (w > 0)
+    if not alive.any():
+        return np.ones(chain.count)
+    s = np.ones(chain.count)
+    s[alive] = x[alive] ** alpha / w[alive] ** (1 - alpha)
+    s[alive] /= math.exp(float(np.log(s[alive]).mean()))
+    return np.clip(s, 1 / FAR, FAR)
+
+
+def _columns_of(reader: Reader) -> Array:
+    """The largest magnitude of a layer's weights by input channel."""
+    at = reader.linear
+    w = np.abs(rows(at.op, at.w.numpy())).max(axis=1, initial=0)  # [groups, K]
+    groups = len(w)
+    return w.reshape(groups, at.inputs // groups, -1).max(axis=-1, initial=0).reshape(-1)
+
+
+def _best(
+    chain: Chain, reads: Sequence[Reads], tried: Sequence[float], choose: bool
+) -> tuple[float | None, float]:
+    """The alpha to use (None: leave the chain), and the noise that it saves in dB."""
+
+    def error(s: Array) -> float:
+        return sum(one.error(1 / spread_over(s, one.reader.classes)) for one in reads)
+
+    errors = [(error(_scales(chain, reads, a)), a) for a in tried]
+    plain = error(np.ones(chain.count))
+    least, alpha = min(errors)
+    if choose and not least < BETTER * plain:
+        return None, 0.0
+    return alpha, 10 * math.log10(max(plain, 1e-30) / max(least, 1e-30))
