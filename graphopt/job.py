@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 import time
@@ -30,7 +31,7 @@ from graphopt.measure import interleave, latency
 from graphopt.onnx.isolated import run_bundle
 from graphopt.pipeline import Context, Hook, Pass, Record, run_pipeline
 from graphopt.profiler import Profile, profile_session
-from graphopt.report.model import Latency, Report, Size
+from graphopt.report.model import Latency, Report, Size, plain
 from graphopt.runtime import Session
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets.base import Build, Progress, Target
@@ -242,7 +243,7 @@ class Job:
             versions=versions(),
             inputs=specs(self.module, outputs=False),
             outputs=specs(self.module, outputs=True),
-            extra={"costs": self.costs.used} if self.costs and self.costs.used else {},
+            extra=self._decided(),
         )
         past = len(self.request.passes)
         hooks = (self.lowering, self.integers, *(Shifted(h, past) for h in self.request.hooks))
@@ -251,6 +252,12 @@ class Job:
             self.module, place, meta=meta, options=self.request.build,
             model=lambda path: onnx_io.save(self.module, path), hooks=hooks,
         ))  # fmt: skip
+
+    def _decided(self) -> dict[str, Any]:
+        """What the manifest keeps: the costs that decided something, what lossy passes lost."""
+        costs = {"costs": self.costs.used} if self.costs and self.costs.used else {}
+        lost = [plain(dataclasses.asdict(one)) for one in self.losses]
+        return {**costs, **({"losses": lost} if lost else {})}
 
     def cleanup(self) -> None:
         """Remove the folder."""

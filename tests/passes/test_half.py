@@ -136,6 +136,9 @@ def test_a_real_model_keeps_its_answers(name: str, loss: float) -> None:
     assert lost.before is not None and lost.after is not None
     assert lost.before - lost.after <= loss
     assert 40 < lost.sqnr_db < 80
+    assert result.manifest
+    (kept,) = result.manifest.extra["losses"]
+    assert (kept["sqnr_db"], kept["samples"]) == (lost.sqnr_db, lost.samples)
     assert report.after.weight_bytes < 0.6 * report.before.weight_bytes
     assert result.program and not list(result.program.fallbacks())
 
