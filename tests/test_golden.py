@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 import graphopt.passes as passes
+from graphopt.activations import SampleRuns
 from graphopt.analysis.interpret import interpret, random_inputs
+from graphopt.ir.clone import clone_module
 from graphopt.ir.parser import parse
 from graphopt.ir.printer import to_text
 from graphopt.ir.types import Array
@@ -27,6 +29,7 @@ from graphopt.rewrite import Rule
 
 FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(FOLDER.rglob("*.gir"))
+SAMPLES = 4  # seeded runs, for passes that look at values
 HEAD, EXPECT = "// passes: ", "// expect:\n"
 
 
@@ -46,7 +49,9 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
     assert to_text(parse(to_text(module))) == to_text(module)
     inputs = random_inputs(module)
     reference = interpret(module, inputs, opaque=evaluate_opaque)
-    ctx = Context(evaluate=evaluate_opaque)
+    original = clone_module(module)
+    seeded = SampleRuns(lambda: [random_inputs(original, s) for s in range(SAMPLES)], SAMPLES, "")
+    ctx = Context(evaluate=evaluate_opaque, samples=seeded)
     records = run_pipeline(pipeline, module, ctx)
     verify(module)
     effects = {p.effect for p in pipeline}

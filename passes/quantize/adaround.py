@@ -24,13 +24,14 @@ from graphopt.passes.quantize.bias import shift
 from graphopt.passes.quantize.pairs import Pair, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.rounding import cost, damped, descend
-from graphopt.passes.quantize.unfold import columns, positions, rows, unrows
+from graphopt.passes.quantize.unfold import columns, places, positions, rows, unrows
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
 AT_ONCE = 512 << 20  # bytes of Gram matrices that one go over the samples fills
 EACH = 8  # columns of unfolded inputs for each of a row's numbers
 FEWEST = 4096  # of those
+TOGETHER = 1024  # that are multiplied at once
 
 
 @dataclass(frozen=True)
@@ -123,28 +124,36 @@ def _portions(found: Sequence[Pair]) -> Iterator[list[Pair]]:
 class Inputs:
     """Sums over the unfolded quantized inputs of a layer, at places chosen by a seed.
 
-    `gram`: float32 [groups, K, K]; `sums`: float64 [groups, K].
+    `gram`: float32 [groups, K, K]; `sums`: float64 [groups, K]; `waiting`: columns not yet in
+    `gram`, since a few large products are faster than many small ones.
     """
 
     pair: Pair
     runs: int
     count: int = 0
-    gram: Array = field(default_factory=lambda: np.zeros(()))
+    gram: Array = field(default_factory=lambda: np.zeros((), np.float32))
     sums: Array = field(default_factory=lambda: np.zeros(()))
+    waiting: list[Array] = field(default_factory=list[Array])
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def add(self, x: Array) -> None:
         """Take in what the float layer reads in one run."""
         op = self.pair.op
-        size, there = rows(op, self.pair.weight).shape[-1], positions(op, x)
+        size = rows(op, self.pair.weight).shape[-1]
         wanted = math.ceil(max(EACH * size, FEWEST) / self.runs)
-        at = np.arange(there)
-        if wanted < there:
-            at = self.random.choice(there, wanted, replace=False)
+        at = places(positions(op, x), wanted, self.random)
         taken = self.pair.rounded(columns(op, x, at))  # zeros around images stay zeros
         self.count += len(at)
-        self.gram = self.gram + taken @ taken.transpose(0, 2, 1)
         self.sums = self.sums + taken.sum(-1, dtype=np.float64)
+        self.waiting.append(taken)
+        if sum(t.shape[-1] for t in self.waiting) >= TOGETHER:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        if self.waiting:
+            taken = np.concatenate(self.waiting, -1)
+            self.gram = self.gram + taken @ taken.transpose(0, 2, 1)
+            self.waiting.clear()
 
     def mean(self) -> Array:
         """float64 [groups, K]."""
@@ -152,5 +161,6 @@ class Inputs:
 
     def covariances(self) -> Iterator[Array]:
         """Those of each group, float64 [K, K]."""
+        self._multiply()
         for gram, mean in zip(self.gram, self.mean(), strict=True):
             yield gram.astype(np.float64) / max(self.count, 1) - np.outer(mean, mean)

@@ -26,6 +26,7 @@ from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
 FAR = 2.0**16  # the most that a channel is scaled by, in all
+LEAST = 0.01  # relative change of a channel that is worth it
 NEAR = 1e-3  # relative changes below which nothing moves any more
 
 
@@ -56,7 +57,7 @@ class Equalize(Pass, name="equalize"):
         chosen: list[tuple[Chain, Array]] = []
         remarks: list[Remark] = []
         for chain, by in zip(found, scales, strict=True):
-            if (by == 1).all() or not ctx.permit("equalize", chain.loc):
+            if (np.abs(np.log(by)) < LEAST).all() or not ctx.permit("equalize", chain.loc):
                 continue
             chosen.append((chain, by))
             told = f"channels times {by.min():.3g} to {by.max():.3g}"
@@ -123,7 +124,7 @@ class Ranges:
 
     def _grouped(self) -> Array:
         """[groups, outputs of a group, inputs of a group]."""
-        return self.most.reshape(self.groups, -1, self.most.shape[1])
+        return self.most.reshape(self.groups, len(self.most) // self.groups, -1)
 
     def outputs(self) -> Array:
         """The range of each output channel's weights."""

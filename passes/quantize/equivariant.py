@@ -93,8 +93,8 @@ def _scaled(op: Op, given: Given) -> tuple[list[Array], tuple[int, ...]]:
 def _by_channel(op: Op, x: Array, fresh: Fresh) -> list[Array]:
     """Pools and sums over whole channels, and zeros around them or as more of them."""
     kind, shape = op.kind, op.result.tensor.static if len(op.results) == 1 else None
-    line = constant_but(x, 1) if x.ndim > 2 and shape and len(shape) > 1 else None
-    if line is None or shape is None:
+    line = constant_but(x, 1) if x.ndim > 2 else None
+    if line is None or shape is None or len(shape) < 2:
         return []
     match kind:
         case MaxPool() | AvgPool():

@@ -12,19 +12,14 @@ import numpy as np
 
 from graphopt.ir.types import Array
 
-BLOCK = 64  # columns between two updates of the whole gradient
+BLOCK = 128  # columns between two updates of the whole gradient
 DAMPING = 1e-3  # of the mean of the diagonal, added to it: what the samples can't tell
 
 
 def damped(h: Array) -> Array:
     """A Gram matrix [K, K] with its diagonal raised, so that no input counts for nothing."""
     size = len(h)
-    return h + (DAMPING * np.trace(h) / size + np.finfo(np.float64).tiny) * np.eye(size)
-
-
-def nearest(w: Array, most: int) -> Array:
-    """The nearest integers, of a magnitude of `most` at most."""
-    return np.clip(np.rint(w), -most, most)
+    return h + (DAMPING * np.trace(h) / size + np.finfo(np.float32).tiny) * np.eye(size)
 
 
 def cost(w: Array, q: Array, h: Array) -> Array:
@@ -48,9 +43,10 @@ def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
         sweeps: over all columns, at most; fewer if nothing moves any more.
 
     Returns:
-        float64 [M, K], whole numbers.
+        float64 [M, K], whole numbers. Steps are chosen in float32, for speed.
     """
-    q, gradient = q.copy(), (q - w) @ h
+    q, h = q.astype(np.float32), h.astype(np.float32)
+    gradient = (q - w).astype(np.float32) @ h
     for _ in range(sweeps):
         moved = False
         for start in range(0, len(h), BLOCK):
@@ -62,7 +58,7 @@ def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
                 moved = True
         if not moved:
             break
-    return q
+    return q.astype(np.float64)
 
 
 def _steps(q: Array, gradient: Array, h: Array, most: int) -> Array:

@@ -22,13 +22,14 @@ from graphopt.ir.core import Module
 from graphopt.ir.types import Array
 from graphopt.passes.quantize.chains import Chain, chains, scale, spread_over
 from graphopt.passes.quantize.channels import Reader
-from graphopt.passes.quantize.unfold import columns, positions, rows
+from graphopt.passes.quantize.unfold import columns, places, positions, rows
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
 GRID = tuple(i / 10 for i in range(1, 10))  # of alpha
 COLUMNS = 1024  # of a layer's unfolded inputs, to try scales on
 BETTER = 0.95  # of the error as it is, above which a layer stays
+LEAST = 0.01  # relative change of a channel that is worth it
 FAR = 2.0**16  # the most that a channel is scaled by
 LEVELS, MOST = 255, 127  # steps of activations; the largest integer of weights
 
@@ -65,7 +66,7 @@ class Smooth(Pass, name="smooth"):
         for chain, reads in zip(found, taken, strict=True):
             alpha, gain = _best(chain, reads, tried, self.alpha == "auto")
             by = 1 / _scales(chain, reads, alpha) if alpha is not None else np.ones(chain.count)
-            if (by == 1).all() or not ctx.permit("smooth", chain.loc):
+            if (np.abs(np.log(by)) < LEAST).all() or not ctx.permit("smooth", chain.loc):
                 continue
             chosen.append((chain, by))
             told = f"alpha {alpha:g}, {gain:.1f} dB less noise of the layers that read it"
@@ -109,10 +110,7 @@ class Reads:
         others = tuple(a for a in range(x.ndim) if a != at.axis % x.ndim)
         self.low = np.minimum(self.low, x.min(axis=others, initial=0))
         self.high = np.maximum(self.high, x.max(axis=others, initial=0))
-        there, wanted = positions(at.op, x), math.ceil(COLUMNS / self.runs)
-        chosen = np.arange(there)
-        if wanted < there:
-            chosen = self.random.choice(there, wanted, replace=False)
+        chosen = places(positions(at.op, x), math.ceil(COLUMNS / self.runs), self.random)
         self.parts.append(columns(at.op, x, chosen))
 
     @property

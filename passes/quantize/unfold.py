@@ -43,6 +43,13 @@ def positions(op: Op, x: Array) -> int:
     return x.shape[0] * math.prod(_outputs(op.kind, x, op.operand(1).tensor.static or ()))
 
 
+def places(there: int, wanted: int, random: np.random.Generator) -> Array:
+    """Some of the columns that there are, each at most once; all where no more are wanted."""
+    if there <= wanted:
+        return np.arange(there)
+    return np.asarray(random.choice(there, wanted, replace=False))
+
+
 def _outputs(kind: Conv, x: Array, w: tuple[int, ...]) -> tuple[int, ...]:
     """The spatial sizes of a convolution's result."""
     n = len(kind.strides)
