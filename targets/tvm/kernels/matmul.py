@@ -24,7 +24,7 @@ from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 Ints = tuple[int, ...]
 FEW = 4  # times fewer elements of b than of a: then some rows of a stay while all of b passes
 STEP = 16  # turns of a sum between fetches ahead
-PASSES_WORTH = 3  # of a panel of bfloat16, from which on it is converted once for all of them
+PASSES_WORTH = 7  # of a panel of bfloat16, from which on it is converted once for all of them
 TILES = 16  # that tuning may choose from
 
 
