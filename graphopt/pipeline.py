@@ -43,6 +43,13 @@ class Catalog(Protocol):
         """Whether the op (element-wise) may be the epilogue of a kernel."""
         ...
 
+    def together(self, ops: Sequence[Op]) -> str | None:
+        """The family of a kernel that computes several kernels' ops, sooner than they would.
+
+        None where there is none.
+        """
+        ...
+
     def any_order(self, op: Op) -> bool:
         """Whether the op's kernel reads the channels of its operand in any order for nothing."""
         ...

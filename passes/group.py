@@ -31,6 +31,7 @@ from graphopt.rewrite import Remark
 
 VIEWS = (Reshape, Squeeze, Unsqueeze)
 MOVES = (*VIEWS, Reorder, Transpose, Concat, Split, Slice, Pad)  # read each element once at most
+LONGEST = 3  # kernels that may become one
 MOST_MOVES = 16  # ops in a kernel: each read of its result goes through all of them
 
 
@@ -188,9 +189,7 @@ def _groups(graph: Graph, catalog: Catalog) -> Iterable[tuple[list[Op], str]]:
         family = catalog.family(op)
         if family is None:
             continue
-        ops = trees.get(op, [op])
-        while follower := _follower(ops[-1], taken, catalog):
-            ops.append(follower)
+        ops, family = _chained(trees.get(op, [op]), family, taken, catalog)
         makers = dict.fromkeys(v.op for o in ops for v in o.operands if v and v.op)
         ops = [*(m for m in makers if m not in ops and _pulled(m, catalog)), *ops]
         taken.update(ops)
@@ -255,6 +254,36 @@ def _follower(op: Op, taken: set[Op], catalog: Catalog) -> Op | None:
     if not same and not _retypes(user, op):
         return None
     return user if catalog.joins(user) and catalog.family(user) is not None else None
+
+
+def _followed(ops: list[Op], taken: set[Op], catalog: Catalog) -> list[Op]:
+    """Ops with all that may join their kernel after them."""
+    ops = list(ops)
+    while follower := _follower(ops[-1], taken, catalog):
+        ops.append(follower)
+    return ops
+
+
+def _chained(ops: list[Op], family: str, taken: set[Op], catalog: Catalog) -> tuple[list[Op], str]:
+    """Ops with their epilogue, and the kernels after them that one computes together with them.
+
+    Each of those reads as its first operand what nothing else reads. The longest chain is taken.
+    """
+    links = [_followed(ops, taken, catalog)]
+    while len(links) < LONGEST:
+        last = links[-1][-1]
+        use = last.result.uses[0] if len(last.results) == 1 and last.result.use_count == 1 else None
+        if not use or use.index or use.op in taken or use.op.graph is not last.graph:
+            break
+        if isinstance(use.op.kind, Return) or not catalog.family(use.op):
+            break
+        links.append(_followed([use.op], taken, catalog))
+    while len(links) > 1:
+        chain = [op for link in links for op in link]
+        if joint := catalog.together(chain):
+            return chain, joint
+        links.pop()
+    return links[0], family
 
 
 def _retypes(user: Op, op: Op) -> bool:

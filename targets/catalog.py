@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from graphopt.errors import UnsupportedError
@@ -10,7 +10,8 @@ from graphopt.ir.builtin import Const, Return
 from graphopt.ir.core import Op
 from graphopt.ir.parser import parse
 from graphopt.ir.types import TensorType
-from graphopt.targets.tvm import amx, halves, legal
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import amx, chains, halves, legal
 
 Refused = Mapping[tuple[str, ...], str]
 
@@ -20,16 +21,19 @@ class KernelCatalog:
     """The TVM kernels of `graphopt.targets.tvm`, but for ops that the compiler has refused.
 
     `refused` maps the signature of an op (kind, attributes, types) to the reason; `tiles` says
-    whether the machine has AMX.
+    whether the machine has AMX. `machine` tells whether computing several convolutions by one
+    kernel pays; None: it isn't asked for.
     """
 
     refused: Refused = field(default_factory=dict[tuple[str, ...], str])
     tiles: bool = False
+    machine: Machine | None = None
 
     def refusing(self, text: str, why: str) -> KernelCatalog:
-        """This catalog without the ops of a kernel's text."""
-        ops = (op for op in parse(text).main if not isinstance(op.kind, Const | Return))
-        return replace(self, refused={**self.refused, **{_signature(op): why for op in ops}})
+        """This catalog without the ops of a kernel's text; of a chain, without the chain."""
+        ops = [op for op in parse(text).main if not isinstance(op.kind, Const | Return)]
+        found = [_joint(ops)] if chains.chain_of(ops) else [_signature(op) for op in ops]
+        return replace(self, refused={**self.refused, **dict.fromkeys(found, why)})
 
     def family(self, op: Op) -> str | None:
         """The kernel family that computes the op; None where there is none."""
@@ -47,6 +51,13 @@ class KernelCatalog:
     def joins(self, op: Op) -> bool:
         """Whether the op may be the epilogue of a kernel."""
         return legal.joins_epilogue(op)
+
+    def together(self, ops: Sequence[Op]) -> str | None:
+        """The family of a kernel that computes several kernels' ops, sooner than they would."""
+        chain = chains.chain_of(ops) if self.machine else None
+        if chain is None or self.machine is None or _joint(ops) in self.refused:
+            return None
+        return chains.FAMILY if chains.pays(chain, self.machine) else None
 
     def any_order(self, op: Op) -> bool:
         """Whether the op's kernel reads the channels of its operand in any order for nothing."""
@@ -78,6 +89,11 @@ def _signature(op: Op) -> tuple[str, ...]:
     """An op's kind, attributes and types, whatever their layouts."""
     types = [v.type for v in (*op.operands, *op.results) if v]
     return (str(op.kind), *(str(t.logical if isinstance(t, TensorType) else t) for t in types))
+
+
+def _joint(ops: Iterable[Op]) -> tuple[str, ...]:
+    """The signature of several ops together."""
+    return tuple(part for op in ops for part in _signature(op))
 
 
 KERNELS = KernelCatalog()

@@ -78,7 +78,8 @@ class X86(Target, name="x86"):
 
     def catalog(self) -> KernelCatalog:
         """What there are kernels for."""
-        return replace(KERNELS, tiles=FEATURE in self.machine().cpu_features)
+        m = self.machine()
+        return replace(KERNELS, tiles=FEATURE in m.cpu_features, machine=m)
 
     def describe(self) -> str:
         """The machine on one line."""

@@ -26,10 +26,13 @@ from graphopt.onnx.evaluate import evaluate_opaque
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Pass, parse_pipeline, run_pipeline
 from graphopt.rewrite import Rule
+from graphopt.targets import machine
+from graphopt.targets.catalog import KernelCatalog
 
 FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(FOLDER.rglob("*.gir"))
 SAMPLES = 4  # seeded runs, for passes that look at values
+CATALOGS = {"group": KernelCatalog(machine=machine.load("avx512vnni"))}  # for passes that ask one
 HEAD, EXPECT = "// passes: ", "// expect:\n"
 
 
@@ -51,7 +54,7 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
     reference = interpret(module, inputs, opaque=evaluate_opaque)
     original = clone_module(module)
     seeded = SampleRuns(lambda: [random_inputs(original, s) for s in range(SAMPLES)], SAMPLES, "")
-    ctx = Context(evaluate=evaluate_opaque, samples=seeded)
+    ctx = Context(evaluate=evaluate_opaque, catalog=CATALOGS.get(path.parent.name), samples=seeded)
     records = run_pipeline(pipeline, module, ctx)
     verify(module)
     effects = {p.effect for p in pipeline}

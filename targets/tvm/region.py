@@ -138,10 +138,14 @@ class Region:
     def _load(self, tensor: Any, tag: str, shape: tuple[int, ...], index: Index) -> Expr:
         if not shape:
             return tensor(ZERO)
+        return tensor(*self.place(tensor, tag, index))
+
+    def place(self, tensor: Any, tag: str, index: Index) -> list[Expr]:
+        """Where a logical index is stored in a tensor; some element of it, where it is past it."""
         at = self.physical(tag, index)
-        if self.clamping:
-            at = [self._clamped(i, int(d)) for i, d in zip(at, tensor.shape, strict=True)]
-        return tensor(*at)
+        if not self.clamping:
+            return at
+        return [self._clamped(i, int(d)) for i, d in zip(at, tensor.shape, strict=True)]
 
     def _clamped(self, i: Expr, size: int) -> Expr:
         bound: Any = self.analyzer.const_int_bound(i)
@@ -267,17 +271,20 @@ class Region:
 
     def store(self, value: Value, name: str, tag: str | None = None) -> Any:
         """A stage that stores a value in its layout (or another), padding zeroed."""
-        t, shape = static(value), shape_of(value)
-        tag = t.layout if tag is None else tag
-        layout = parse_layout(tag) if tag else None
-        split = dict.fromkeys(a for a, _ in layout.blocks) if layout else ()
-        ragged = [(a, shape[a]) for a in split if layout and shape[a] % layout.block(a)]
+        shape = shape_of(value)
+        kept = static(value).layout if tag is None else tag
 
         def body(*at: Any) -> Expr:
-            index = self.logical(tag, at) if shape else []
-            return self.stored(value, lambda: self._padded(value, index, ragged))
+            return self.element(value, self.logical(kept, at) if shape else [], kept)
 
-        return self.compute(physical_shape(shape, tag) or (1,), body, name)
+        return self.compute(physical_shape(shape, kept) or (1,), body, name)
+
+    def element(self, value: Value, index: Index, tag: str) -> Expr:
+        """What memory keeps at an index of a layout: 0 in its padding."""
+        shape, layout = shape_of(value), parse_layout(tag) if tag else None
+        split = dict.fromkeys(a for a, _ in layout.blocks) if layout else ()
+        ragged = [(a, shape[a]) for a in split if layout and shape[a] % layout.block(a)]
+        return self.stored(value, lambda: self._padded(value, index, ragged))
 
     def stored(self, value: Value, make: Callable[[], Expr]) -> Expr:
         """An expression of a value, made by `make`, as the element that memory keeps."""

@@ -64,14 +64,18 @@ def choose(s: Window, op: Op, machine: Machine) -> Knobs:
     """The schedule for a shape, by rule."""
     stored = channel_block(op.operand(0))
     block = stored if stored > 1 else max(machine.lanes, 8)
-    width = s.out[-1]
+    width = columns(s.out[-1], block, machine)
+    ragged = s.out[-1] % width != 0
+    rows = 1 if len(s.out) == 1 else band(s, block, machine)
+    return Knobs(block, width, rows, stored == 1 or any(s.pads) or ragged)
+
+
+def columns(width: int, block: int, machine: Machine) -> int:
+    """The columns of a tile of a row: half of the registers, little waste."""
     per = max(1, block // machine.lanes)
     most = max(1, (machine.registers - 4) // (2 * per))
-    columns = min((c for c in range(1, min(width, most) + 1)),
-                  key=lambda c: (-(-width // c) * (c + 2), -c))  # fmt: skip
-    ragged = width % columns != 0
-    rows = 1 if len(s.out) == 1 else band(s, block, machine)
-    return Knobs(block, columns, rows, stored == 1 or any(s.pads) or ragged)
+    return min((c for c in range(1, min(width, most) + 1)),
+               key=lambda c: (-(-width // c) * (c + 2), -c))  # fmt: skip
 
 
 def band(s: Window, block: int, machine: Machine) -> int:

@@ -19,12 +19,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
-from graphopt.ir.core import Op, Value
-from graphopt.ir.layout import physical_shape
+from graphopt.ir.core import Op
 from graphopt.ops.winograd import AT, BT, REACH, TILE
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import bfloat, expr, loops
+from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.kernels import conv
+from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 POINTS = REACH * REACH
@@ -253,22 +253,6 @@ def build(region: Region) -> Any:
     k = region.pick(choose(s, op, region.machine))
     with IRBuilder() as builder, ir.prim_func(s_tir=True):
         ir.func_name("kernel")
-        for i, value in enumerate(region.graph.args):
-            region.hold(value, _argument(region, f"p{i}", value))
-        (output,) = region.graph.outputs
-        region.result = ir.arg("out0", _buffer(output))
+        declare(region)
         Kernel(region, op, s, k).run()
     return builder.get()
-
-
-def _buffer(value: Value) -> Any:
-    stored = physical_shape(shape_of(value), static(value).layout) or (1,)
-    return ir.Buffer(stored, expr.stored_dtype(static(value).dtype))
-
-
-def _argument(region: Region, name: str, value: Value) -> Any:
-    """A buffer for an argument, read at logical indices."""
-    buffer = bfloat.readable(ir.arg(name, _buffer(value)), static(value).dtype)
-    tag, own = static(value).layout, shape_of(value)
-    region.bind(value, lambda index: buffer[tuple(region.physical(tag, index)) if own else (0,)])
-    return buffer
