@@ -189,7 +189,7 @@ def test_a_value_that_something_else_reads_is_stored() -> None:
 
 def test_end_to_end_on_two_threads(tmp_path: Path) -> None:
     module = residual(53)  # bands of uneven heights
-    module.save(tmp_path / "m.onnx")
+    module.save(str(tmp_path / "m.onnx"))
     result = graphopt.optimize(tmp_path / "m.onnx", "x86", threads=2)
     result.save(tmp_path / "out")
     families = [layer.family for layer in graphopt.profile(tmp_path / "out", runs=3).layers]
