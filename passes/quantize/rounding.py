@@ -43,22 +43,24 @@ def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
         sweeps: over all columns, at most; fewer if nothing moves any more.
 
     Returns:
-        float64 [M, K], whole numbers. Steps are chosen in float32, for speed.
+        float64 [M, K], whole numbers: those of a row are as given where others cost more (steps are
+        chosen in float32, for speed).
     """
-    q, h = q.astype(np.float32), h.astype(np.float32)
-    gradient = (q - w).astype(np.float32) @ h
+    found, narrow = q.astype(np.float32), h.astype(np.float32)
+    gradient = (q - w).astype(np.float32) @ narrow
     for _ in range(sweeps):
         moved = False
         for start in range(0, len(h), BLOCK):
             part = slice(start, min(start + BLOCK, len(h)))
-            steps = _steps(q[:, part], gradient[:, part].copy(), h[part, part], most)
+            steps = _steps(found[:, part], gradient[:, part].copy(), narrow[part, part], most)
             if steps.any():
-                q[:, part] += steps
-                gradient += steps @ h[part]
+                found[:, part] += steps
+                gradient += steps @ narrow[part]
                 moved = True
         if not moved:
             break
-    return q.astype(np.float64)
+    better = cost(w, found.astype(np.float64), h) < cost(w, q, h)
+    return np.where(better[:, None], found, q)
 
 
 def _steps(q: Array, gradient: Array, h: Array, most: int) -> Array:

@@ -40,12 +40,14 @@ class Smooth(Pass, name="smooth"):
 
     `alpha`: how much of the range goes over (0: none of the activation's), for all layers; or
     auto, for each layer that of a grid with the least squared error of its product in 8 bits on
-    samples, if that is less than without. `samples`: runs to look at, at most. Memory: COLUMNS
-    columns of each layer's unfolded inputs, besides the values of one run.
+    samples, if that is less than without. `makers`: whether only channels that normalisations make
+    are scaled, or those of layers with weights, too. `samples`: runs to look at, at most. Memory:
+    COLUMNS columns of each layer's unfolded inputs, besides the values of one run.
     """
 
     effect: ClassVar[Effect] = "reassociating"
     alpha: float | Literal["auto"] = "auto"
+    makers: Literal["norms", "all"] = "norms"
     samples: int = 32
 
     def run(self, module: Module, ctx: Context) -> PassResult:
@@ -59,7 +61,7 @@ class Smooth(Pass, name="smooth"):
             raise InputError(f"samples={self.samples} is no number of samples")
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to smooth for; give some with --data")
-        found = list(chains(module.main))
+        found = [c for c in chains(module.main) if self.makers == "all" or _of_norms(c)]
         taken = self._watch(module, found, ctx)
         chosen: list[tuple[Chain, Array]] = []
         remarks: list[Remark] = []
@@ -91,6 +93,11 @@ class Smooth(Pass, name="smooth"):
         for i, x in ctx.samples.watch(module, values, runs):
             flat[i].add(x)
         return taken
+
+
+def _of_norms(chain: Chain) -> bool:
+    """Whether normalisations make all of its channels."""
+    return not any(maker.linear for maker in chain.makers)
 
 
 @dataclass
