@@ -22,7 +22,8 @@ from graphopt.ops.quant import Dequantize
 from graphopt.passes.quantize.rounding import cost, damped, descend
 from graphopt.passes.quantize.unfold import columns, positions, rows, unrows
 from graphopt.pipeline import Context, parse_pipeline, run_pipeline
-from graphopt.rewrite import Remarkfrom graphopt.rewrite.match import array
+from graphopt.rewrite import Remark
+from graphopt.rewrite.match import array
 
 RUNS = 24
 
