@@ -15,11 +15,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import linalg
 
 from graphopt.activations import SampleRuns
 from graphopt.analysis.bind import bind
 from graphopt.analysis.interpret import random_inputs
-from graphopt.data import Feed
+from graphopt.data import Feed, Samples
 from graphopt.errors import InputError
 from graphopt.ir.builtin import Const
 from graphopt.ir.clone import clone_module
@@ -31,6 +32,7 @@ from graphopt.ops.movement import Reshape
 from graphopt.ops.nn import BatchNorm, Conv
 from graphopt.ops.reduce import ReduceMean
 
+GENERATED = 32  # inputs that are made up for passes where no data is given
 BATCH = 32  # images that statistics are taken of
 LEAST = 64  # numbers a channel that tell its variance
 NOISE = "generated"
@@ -113,6 +115,23 @@ def _is_float(value: Value) -> bool:
     return isinstance(value.type, TensorType) and value.type.dtype is DType.f32
 
 
+def sample_runs(
+    module: Module, samples: Samples | None, load: Callable[[], Module], runs: int = GENERATED
+) -> SampleRuns:
+    """What passes see: the user's samples, else generated ones.
+
+    Args:
+        module: its shapes bound as far as they will be.
+        samples: checked against it; None: there are none.
+        load: reads the model once more.
+        runs: how many inputs to generate.
+    """
+    if samples is None:
+        return Generated(module, load, runs)
+    graph = clone_module(module).main
+    return SampleRuns(lambda: samples.feeds(graph), samples.runs(graph), "given")
+
+
 def batched(module: Module) -> dict[str, tuple[int, ...]]:
     """A batch of BATCH for the inputs whose first size is open and the rest known."""
     found: dict[str, tuple[int, ...]] = {}
@@ -193,8 +212,8 @@ def expected(arg: Value, images: Array) -> tuple[Array, float]:
     bias = _constant(conv, 2)
     target: Array = mean if bias is None else mean - bias
     sums = w.reshape(*w.shape[:2], -1).sum(2)
-    inverse: Array = np.linalg.pinv(sums.astype(np.float64), rcond=1e-3)
-    found: Array = inverse @ target.astype(np.float64)
+    inverse: Array = linalg.pinv(sums.astype(np.float64), rtol=1e-3)  # pyright: ignore
+    found: Array = inverse @ target
     few = images[:4].astype(np.float32)
     (y,) = conv.kind.evaluate(few, w, None)
     own = y.var(axis=(0, *range(2, y.ndim)))

@@ -14,13 +14,12 @@ from typing import Any
 
 from graphopt import onnx as onnx_io
 from graphopt.account import describe_build, is_gir, name_of, specs, target_text, versions
-from graphopt.activations import SampleRuns
 from graphopt.analysis.bind import Shapes, bind
 from graphopt.analysis.memory import check_memory
 from graphopt.data import Feed, load_samples, sample_shapes, seeded_runs
 from graphopt.errors import InputError, LimitError, MismatchError
 from graphopt.exact import check_integers
-from graphopt.generate import Generated
+from graphopt.generate import Generated, sample_runs
 from graphopt.hooks import Kept, Records, Shifted
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
@@ -41,7 +40,6 @@ from graphopt.verify import Check, Feeds, compare, response, tolerance
 
 SEEDED_SAMPLES = 3
 DATA_SAMPLES = 16
-GENERATED = 32  # inputs that are made up for passes where no data is given
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Job:
         self.original = clone_module(self.module)
         self.before = Size.of(self.module)
         self.truth: Truth | None = None
-        self.activations = self._activations()
+        self.activations = sample_runs(self.original, self.samples, request.load)
         self.judge = SampleJudge(self.original, self._answer, self.samples, self.activations)
         self.program: Program | None = None
         self.manifest: Manifest | None = None
@@ -126,14 +124,6 @@ class Job:
                     text = "x".join(map(str, shape))
                     notes.append(f"input {name!r} takes the shape {text} of the samples")
         return notes + bind(self.module, shapes)
-
-    def _activations(self) -> SampleRuns:
-        """The samples as passes see them; those that are verified on where none were given."""
-        samples, graph = self.samples, self.original.main
-        if samples is None:
-            return Generated(self.original, self.request.load, GENERATED)
-        count = samples.runs(graph)
-        return SampleRuns(lambda: samples.feeds(graph), count, "given")
 
     def timed(self, what: str, work: Callable[[], Any]) -> Any:
         """Do some work and add its time to a stage's."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt.cli import console
-from graphopt.cli.options import Either, Json, Shapes, existing, parse_shapes
+from graphopt.cli.options import Data, Either, Json, Shapes, existing, parse_shapes
+from graphopt.errors import InputError
 from graphopt.report.units import at_least, count, size
 
 if TYPE_CHECKING:
@@ -20,10 +21,23 @@ if TYPE_CHECKING:
 def inspect(
     path: Either,
     layers: Annotated[bool, typer.Option("--layers", help="A line for each op, or layer.")] = False,
+    quant: Annotated[
+        Path | None,
+        typer.Option(metavar="ORIGINAL", help="The float model: how far is each quantized layer "
+                     "from it, the worst first?"),
+    ] = None,
+    data: Data = None,
     input_shape: Shapes = None,
     json: Json = False,
 ) -> None:
     """Count ops, parameters, multiply-accumulates (MACs), bytes and memory."""
+    if quant:
+        from graphopt.cli.inspect_quant import inspect_quant
+
+        inspect_quant(existing(path), quant, data, parse_shapes(input_shape), json)
+        return
+    if data:
+        raise InputError("--data goes with --quant")
     if existing(path).is_dir():
         from graphopt.runtime import Manifest
 

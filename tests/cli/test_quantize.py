@@ -1,0 +1,83 @@
+"""Quantization through the command line: the account, the limit, and what is told of bad data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Cli
+
+MODELS = Path(__file__).parents[2] / "models"
+MODEL, DATA = MODELS / "fmnist_resnet8.onnx", MODELS / "data" / "fmnist.npz"
+INT8 = "default,calibrate{samples=32},quantize"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred samples and forty, with labels."""
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    with np.load(DATA) as file:
+        np.savez(path, input=file["input"][:140], labels=file["labels"][:140])
+    return path
+
+
+def test_opt_writes_qdq_and_inspect_tells_each_layers_error(
+    cli: Cli, tmp_path: Path, small: Path
+) -> None:
+    out = tmp_path / "q.onnx"
+    done = cli("opt", MODEL, "--passes", INT8, "--data", small, "-o", out)
+    assert done.code == 0, done.err
+    told = cli("inspect", out, "--quant", MODEL, "--data", small, "--json")
+    layers = json.loads(told.out)["layers"]
+    own = [row["own_db"] for row in layers]
+    assert len(layers) == sum(row["kind"] in ("conv", "gemm") for row in layers) >= 9
+    assert own == sorted(own)
+    assert 25 < own[0] < own[-1] < 60
+    assert all(row["cosine"] > 0.99 for row in layers)
+    shown = cli("inspect", out, "--quant", MODEL, "--data", small)
+    assert "total SQNR" in shown.out
+
+
+def test_a_limit_keeps_layers_in_float(cli: Cli, tmp_path: Path, small: Path) -> None:
+    done = cli("optimize", MODEL, "--target", "x86", "--passes", INT8, "--data", small,
+               "--max-drop", "100", "-o", tmp_path / "out", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["max_drop"] == 100
+    assert any("in int8" in note for note in told["notes"])
+    (loss,) = told["losses"]
+    assert loss["samples"] == (140 - 32) // 2  # half of what calibration left; half chose
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: {"image": x}, "no data for input 'input'; it has image"),
+        (lambda x: {"input": x[:, :, :20]}, "has shape [140, 1, 20, 28], but a sample is"),
+        (lambda x: {"input": x.astype(np.float64)}, "is f64, but the model takes f32"),
+        (lambda x: {"input": np.where(x > 1, np.nan, x)}, "has NaN or infinite values"),
+        (lambda x: {"input": x[:0]}, "has no samples"),
+    ],
+)  # fmt: skip
+def test_bad_calibration_data_is_one_sentence(
+    cli: Cli, tmp_path: Path, small: Path, change: object, message: str
+) -> None:
+    with np.load(small) as file:
+        np.savez(tmp_path / "bad.npz", **change(file["input"]))  # type: ignore[operator]  # pyright: ignore
+    out = tmp_path / "q.onnx"
+    out.write_bytes(b"mine")
+    done = cli("opt", MODEL, "--passes", INT8, "--data", tmp_path / "bad.npz", "-o", out)
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert out.read_bytes() == b"mine"
+
+
+def test_inspect_quant_wants_a_quantized_model(cli: Cli) -> None:
+    done = cli("inspect", MODEL, "--quant", MODEL)
+    assert done.code == 2
+    assert "no layer is quantized" in done.err
+    assert cli("inspect", MODEL, "--data", DATA).code == 2
