@@ -5,9 +5,11 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
+from graphopt.analysis.price import Costs
 from graphopt.errors import UnsupportedError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Module
@@ -26,7 +28,7 @@ from graphopt.targets import bundle, machine
 from graphopt.targets.base import Build, Progress, Target
 from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.catalog import KERNELS, KernelCatalog
-from graphopt.targets.costs import TargetCosts
+from graphopt.targets.costs import ModelCosts, TargetCosts, reference_model
 from graphopt.targets.lower import NONE, lower, text_key
 from graphopt.targets.program import Program, check_size
 from graphopt.targets.tuning import Database, Tuner
@@ -99,8 +101,20 @@ class X86(Target, name="x86"):
         plan: Mapping[str, str] = NONE,
     ) -> Program:
         """Choose layouts, group ops into kernels, plan memory; `plan` has the kernels' knobs."""
+        return self.lower_priced(module, _described(self), hooks, catalog, plan)
+
+    def lower_priced(
+        self,
+        module: Module,
+        costs: Costs | None,
+        hooks: tuple[Hook, ...] = (),
+        catalog: KernelCatalog | None = None,
+        plan: Mapping[str, str] = NONE,
+    ) -> Program:
+        """Lower; `costs` are the prices that algorithms are chosen by, None: none are chosen."""
         m, catalog = self.machine(), catalog or self.catalog()
-        run_pipeline(self.lowering(), module, Context(catalog=catalog, lanes=m.lanes), hooks)
+        ctx = Context(catalog=catalog, lanes=m.lanes, costs=costs)
+        run_pipeline(self.lowering(), module, ctx, hooks)
         return lower(module, salt=salt(m), reason=catalog.reason, segment=_segment, plan=plan)
 
     def costs(self, threads: int) -> TargetCosts | None:
@@ -169,3 +183,20 @@ class X86(Target, name="x86"):
         options.progress("link", 0, 1)
         return program, bundle.write(program, objects, directory, model=model, meta=meta,
                                      amx=FEATURE in m.cpu_features)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _AsWritten:
+    """The target, but that no algorithm is chosen: what prices of algorithms are made of."""
+
+    target: X86
+
+    def lower(self, module: Module) -> Program:
+        """Make a Program of a module."""
+        return self.target.lower_priced(module, None)
+
+
+@lru_cache(maxsize=8)
+def _described(target: X86) -> ModelCosts:
+    """Prices for lowering: of the machine as described, so that all computers choose alike."""
+    return ModelCosts(_AsWritten(target), lambda: reference_model(target.machine()))

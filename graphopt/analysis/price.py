@@ -36,8 +36,10 @@ class Costs(Protocol):
 
     used: dict[str, float]
 
-    def price(self, graph: Graph) -> Price:
+    def price(self, graph: Graph, footprint: int = 0) -> Price:
         """What one run of a graph of static types takes, its inputs and outputs where they are.
+
+        Its constants are as far away as `footprint` bytes are, those of the whole model.
 
         Raises:
             UnsupportedError: this computer can't tell.

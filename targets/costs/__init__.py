@@ -2,6 +2,7 @@
 
 from graphopt.targets.costs.database import Database, Row, row_of
 from graphopt.targets.costs.model import Model
-from graphopt.targets.costs.service import TargetCosts
+from graphopt.targets.costs.reference import reference_model
+from graphopt.targets.costs.service import ModelCosts, TargetCosts
 
-__all__ = ["Database", "Model", "Row", "TargetCosts", "row_of"]
+__all__ = ["Database", "Model", "ModelCosts", "Row", "TargetCosts", "reference_model", "row_of"]

@@ -2,7 +2,8 @@
 
     seconds = call + least(work) / efficiency
 
-`least` is the machine's roofline. The efficiency is that of the most similar kernels of the same
+`least` is the machine's roofline; of families that compute and wait for memory in turn, the sum of
+both times instead of the larger one. The efficiency is that of the most similar kernels of the same
 family that were measured on this machine: a weighted geometric mean over the nearest in operations,
 bytes and kinds of ops, with what the family typically reaches as one more, far away.
 """
@@ -27,6 +28,7 @@ SLOWEST = 0.01  # of the roofline: below it a time says nothing about a family
 # Of the roofline, where nothing was measured: the medians of 16 models' kernels on one thread of a
 # server with AVX-512, rounded.
 TYPICAL = {
+    "winograd": 0.85,
     "conv": 0.75,
     "conv_integer": 0.7,
     "matmul_integer": 0.5,
@@ -41,6 +43,7 @@ TYPICAL = {
     "norm": 0.15,
 }
 OTHERS = 0.15
+IN_TURN = {"winograd"}  # transforms, then products with all filters, tile by tile
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,9 @@ class Model:
             model.learn(row)
         return model
 
-    def learn(self, row: Row) -> None:
-        """Take one more kernel into account."""
-        least = self.roofline.bound(row.work).seconds
+    def learn(self, row: Row, footprint: int = 0) -> None:
+        """Take one more kernel into account, timed in a model of `footprint` bytes."""
+        least = self.least(row.family, row.work, footprint)
         spent = max(1e-6 * row.us - CALL, 1e-9)
         if least <= 0:
             return
@@ -78,10 +81,14 @@ class Model:
         point = _Point(*_place(row.work), frozenset(row.ops.split()), efficiency)
         self.points.setdefault(row.family, []).append(point)
 
-    def seconds(self, family: str, ops: Iterable[str], work: Work) -> float:
-        """The time of a kernel of a family."""
-        least = self.roofline.bound(work).seconds
-        return CALL + least / self.efficiency(family, ops, work)
+    def seconds(self, family: str, ops: Iterable[str], work: Work, footprint: int = 0) -> float:
+        """The time of a kernel of a family; `footprint` as in `Roofline.bound`."""
+        return CALL + self.least(family, work, footprint) / self.efficiency(family, ops, work)
+
+    def least(self, family: str, work: Work, footprint: int = 0) -> float:
+        """The time of a kernel that does all that the machine can."""
+        parts = self.roofline.parts(work, footprint)
+        return sum(parts) if family in IN_TURN else max(parts)
 
     def efficiency(self, family: str, ops: Iterable[str], work: Work) -> float:
         """How much of the roofline a kernel reaches."""

@@ -8,7 +8,7 @@ neighbours have the same layout.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,12 +34,16 @@ ROUNDS = 30  # runs of a kernel that is measured alone
 SEGMENT = "onnxruntime"
 
 
-class Compiles(Protocol):
-    """What of a target is needed here."""
+class Lowers(Protocol):
+    """What of a target prices need."""
 
     def lower(self, module: Module) -> Program:
         """Make a Program of a module."""
         ...
+
+
+class Compiles(Lowers, Protocol):
+    """What of a target measuring needs besides."""
 
     def compile(
         self, module: Module, directory: Path, *, model: Content, meta: Meta, options: Build
@@ -48,11 +52,60 @@ class Compiles(Protocol):
         ...
 
 
-class TargetCosts:
+class ModelCosts:
+    """Prices from a model alone. `used` has the seconds of every kernel asked about, by key."""
+
+    def __init__(self, target: Lowers, model: Callable[[], Model]) -> None:
+        """The model is made when it is first asked for."""
+        self._lowers, self._model = target, model
+        self.used: dict[str, float] = {}
+        self._known: dict[tuple[object, ...], Price] = {}
+
+    @cached_property
+    def model(self) -> Model:
+        """For kernels that nobody has timed."""
+        return self._model()
+
+    def timed(self, key: str) -> float | None:
+        """The seconds of a kernel that was timed."""
+        return None
+
+    def price(self, graph: Graph, footprint: int = 0) -> Price:
+        """What one run of the graph takes; equal questions are answered once.
+
+        Args:
+            graph: of static types.
+            footprint: bytes of the model that it is a part of: its constants are as far away as
+                these are.
+
+        Raises:
+            UnsupportedError: the roofline can't be measured here.
+        """
+        key = (_signature(graph), footprint)
+        if key not in self._known:
+            program = self._lowers.lower(_module(graph))
+            prices = (self._step(program, step, footprint) for step in program.steps)
+            self._known[key] = sum(prices, FREE)
+        return self._known[key]
+
+    def _step(self, program: Program, step: Step, footprint: int) -> Price:
+        if not isinstance(step, KernelCall):
+            return Price(self.model.seconds(SEGMENT, step.ops, step.work, footprint))
+        if _only_reorders(program, step):
+            return FREE
+        kernel = next(k for k in program.kernels if k.symbol == step.kernel)
+        known = self.timed(kernel.key)
+        seconds = known
+        if seconds is None:
+            seconds = self.model.seconds(kernel.family, step.ops, step.work, footprint)
+        self.used[kernel.key] = seconds
+        return Price(seconds, known or 0.0)
+
+
+class TargetCosts(ModelCosts):
     """Prices on this computer, for a number of threads.
 
-    `used` has the seconds of every kernel that a price was made of, by key; given back as `fixed`
-    they give the same prices again, on any computer.
+    The prices `used`, given back as `fixed`, are the same again on any computer.
     """
 
     def __init__(
@@ -64,33 +117,20 @@ class TargetCosts:
         fixed: Mapping[str, float] | None = None,
     ) -> None:
         """Nothing is measured or read before the first price."""
+        super().__init__(target, lambda: Model.of(host_roofline(threads), self.rows.values()))
         self.target, self.threads = target, threads
         self.database = database or Database(threads)
         self.fixed = dict(fixed or {})
-        self.used: dict[str, float] = {}
-        self._known: dict[tuple[object, ...], Price] = {}
 
     @cached_property
     def rows(self) -> dict[str, Row]:
         """Measured kernels, by key."""
         return self.database.rows()
 
-    @cached_property
-    def model(self) -> Model:
-        """For the others."""
-        return Model.of(host_roofline(self.threads), self.rows.values())
-
-    def price(self, graph: Graph) -> Price:
-        """What one run of the graph takes; equal questions are answered once.
-
-        Raises:
-            UnsupportedError: the roofline can't be measured here.
-        """
-        key = _signature(graph)
-        if key not in self._known:
-            program = self.target.lower(_module(graph))
-            self._known[key] = sum((self._step(program, s) for s in program.steps), FREE)
-        return self._known[key]
+    def timed(self, key: str) -> float | None:
+        """As fixed, else as measured."""
+        row = self.rows.get(key)
+        return self.fixed.get(key, 1e-6 * row.us if row else None)
 
     def measure(self, graphs: Iterable[Graph], options: Build) -> None:
         """Compile the graphs' kernels that nobody has measured, time them, remember the times."""
@@ -105,20 +145,6 @@ class TargetCosts:
         for row in rows:
             self.rows[row.key] = row
             self.model.learn(row)
-
-    def _step(self, program: Program, step: Step) -> Price:
-        if not isinstance(step, KernelCall):
-            return Price(self.model.seconds(SEGMENT, step.ops, step.work))
-        if _only_reorders(program, step):
-            return FREE
-        kernel = next(k for k in program.kernels if k.symbol == step.kernel)
-        row = self.rows.get(kernel.key)
-        seconds = self.fixed.get(kernel.key, 1e-6 * row.us if row else None)
-        known = seconds is not None
-        if seconds is None:
-            seconds = self.model.seconds(kernel.family, step.ops, step.work)
-        self.used[kernel.key] = seconds
-        return Price(seconds, seconds if known else 0.0)
 
 
 def _module(graph: Graph) -> Module:

@@ -72,11 +72,15 @@ class Roofline:
             footprint: bytes that the whole model touches in a run. Constants were last read a run
                 ago, so they are as far as that many bytes are.
         """
-        compute = work.flops / self.peak(work.unit)
+        compute, memory = self.parts(work, footprint)
+        return Bound(compute, "compute") if compute >= memory else Bound(memory, "memory")
+
+    def parts(self, work: Work, footprint: int = 0) -> tuple[float, float]:
+        """The seconds that the operations take, and those that the bytes take."""
         far = max(footprint, work.bytes)
         memory = work.data_bytes / self.bytes_a_second(work.bytes)
         memory += work.weight_bytes / self.bytes_a_second(far)
-        return Bound(compute, "compute") if compute >= memory else Bound(memory, "memory")
+        return work.flops / self.peak(work.unit), memory
 
     def to_json(self) -> str:
         """One line of JSON."""
