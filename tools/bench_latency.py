@@ -1,7 +1,7 @@
 """Latency of compiled bundles against ONNX Runtime and OpenVINO, on the same threads.
 
     python tools/bench_latency.py --zoo DIR [MODEL...] [--threads 1,2] [--batch 8] [--cold]
-                                  [--type bf16] [--json FILE]
+                                  [--type bf16|int8] [--json FILE]
 
 Inputs that stay dynamic get fixed sizes; --batch changes a symbolic batch. All run the same seeded
 input in this process, in turns (A B C A B C ...), so that drift of the machine hits all; before
@@ -12,8 +12,10 @@ quantized model (QDQ) is timed as it is in all of them. `x` is the better peer's
 above 1 we are faster. The geometric means are over models with a square image as input (`vision`),
 and over all. --type bf16 times our `half` and OpenVINO's bfloat16 instead (ONNX Runtime has none on
 CPUs and stays float32), and prints the error of each against ONNX Runtime's float32: its largest,
-of an output's range, and the ratio of signal to error. `compile s` is the time to plan, compile and link; with --cold from an empty cache of
-kernels.
+of an output's range, and the ratio of signal to error. --type int8 quantizes by
+`calibrate,quantize` on seeded inputs; the peers get that file (ONNX, QDQ) and one by ONNX Runtime's
+own quantizer (u8 activations, s8 weights by channel) on the same inputs, and the faster counts.
+`compile s` is the time to plan, compile and link; with --cold from an empty cache of kernels.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import peers
 
 import graphopt
 from graphopt.analysis.bind import bind
+from graphopt.analysis.interpret import random_inputs
 from graphopt.data import seeded_runs
 from graphopt.measure import interleave
 from graphopt.onnx import Reference
@@ -44,7 +47,8 @@ from graphopt.targets.base import Build
 
 ort: Any = onnxruntime  # its annotations are incomplete
 Feed = Mapping[str, Any]
-PASSES = {"f32": "default", "bf16": "default,half"}  # by the type of weights
+PASSES = {"f32": "default", "bf16": "default,half", "int8": "default,calibrate,quantize"}
+SAMPLES = 8  # seeded inputs that ranges come from: their times don't depend on the numbers
 
 
 @dataclass
@@ -108,16 +112,51 @@ def is_vision(feed: Feed) -> bool:
     return any(len(s) == 4 and s[2] >= 28 and s[2] in (s[1], s[3]) for s in shapes)
 
 
-def peer_runs(path: Path, feed: Feed, threads: int, hint: str) -> dict[str, Callable[[], Any]]:
+def peer_runs(
+    bundle: Path, path: Path, feed: Feed, threads: int, hint: str
+) -> dict[str, Callable[[], Any]]:
     """Runs of the model with its shapes fixed, in each peer at its best."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         module = graphopt.load(path, input_shapes={k: tuple(v.shape) for k, v in feed.items()})
         fixed = str(Path(folder) / "fixed.onnx")
         module.save(fixed)
-        found = {"ORT": onnxruntime_run(fixed, feed, threads)}
-        if importlib.util.find_spec("openvino"):
-            found["OpenVINO"] = openvino_run(fixed, feed, threads, hint)
+        files = {"": fixed}
+        if hint == "int8":
+            own = str(Path(folder) / "own.onnx")
+            quantize(fixed, own)
+            files = {"": own, " on our QDQ": str(bundle / "model.onnx")}
+        found: dict[str, Callable[[], Any]] = {}
+        for name, file in files.items():
+            found[f"ORT{name}"] = onnxruntime_run(file, feed, threads)
+            if importlib.util.find_spec("openvino"):
+                found[f"OpenVINO{name}"] = openvino_run(file, feed, threads, hint)
+        if hint != "f32":
+            found["float32"] = onnxruntime_run(fixed, feed, threads)
     return found
+
+
+def samples(path: Path, feed: Feed | None = None) -> list[Feed]:
+    """Seeded inputs that ranges are taken of, of the shapes of `feed`."""
+    shapes = {k: tuple(v.shape) for k, v in feed.items()} if feed else None
+    module = graphopt.load(path, input_shapes=shapes)
+    bind(module)
+    return [random_inputs(module, seed) for seed in range(SAMPLES)]
+
+
+def quantize(path: str, out: str) -> None:
+    """By ONNX Runtime's quantizer."""
+    tools: Any = importlib.import_module("onnxruntime.quantization")
+    feeds = iter(samples(Path(path)))
+
+    class Reader(tools.CalibrationDataReader):
+        def get_next(self) -> Feed | None:
+            return next(feeds, None)
+
+    before = f"{out}.pre"
+    tools.shape_inference.quant_pre_process(path, before, skip_symbolic_shape=True)
+    u8, s8 = tools.QuantType.QUInt8, tools.QuantType.QInt8
+    tools.quantize_static(before, out, Reader(), quant_format=tools.QuantFormat.QDQ,
+                          per_channel=True, activation_type=u8, weight_type=s8)  # fmt: skip
 
 
 def onnxruntime_run(path: str, feed: Feed, threads: int) -> Callable[[], Any]:
@@ -130,10 +169,10 @@ def onnxruntime_run(path: str, feed: Feed, threads: int) -> Callable[[], Any]:
 
 
 def openvino_run(path: str, feed: Feed, threads: int, hint: str) -> Callable[[], Any]:
-    """OpenVINO with its latency hint, in float32 (`f32`) or `bf16`."""
+    """OpenVINO with its latency hint, in float32 (`f32`, and what isn't `int8`) or `bf16`."""
     openvino: Any = importlib.import_module("openvino")
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
-               "INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}  # fmt: skip
+               "INFERENCE_PRECISION_HINT": hint if hint == "bf16" else "f32", "NUM_STREAMS": 1}  # fmt: skip
     request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
     given = {k: np.ascontiguousarray(v) for k, v in feed.items()}
     return lambda: request.infer(given, share_inputs=True, share_outputs=True)
@@ -143,12 +182,13 @@ def time_all(
     bundle: Path, path: Path, feed: Feed, threads: int, o: argparse.Namespace
 ) -> tuple[Timing, dict[str, tuple[float, float]]]:
     """All on some threads, in turns; the errors of all but ONNX Runtime."""
-    runs = peer_runs(path, feed, threads, o.type)
+    runs = peer_runs(bundle, path, feed, threads, o.type)
     with graphopt.Session(bundle, threads=threads) as session:
         runs = {"ours": lambda: session.run(feed), **runs}
         found = {name: list(map(np.asarray, _values(run()))) for name, run in runs.items()}
+        reference = found.pop("float32", None) or found.pop("ORT")
+        runs.pop("float32", None)
         rows = interleave(runs, o.seconds)
-    reference = found.pop("ORT")
     errors = {name: _error(reference, got) for name, got in found.items()}
     ms = {name: [1000 * s for s in times] for name, times in rows.items()}
     median = {name: statistics.median(times) for name, times in ms.items()}
@@ -179,7 +219,8 @@ def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:
         feed = fixed_feed(path, o.batch)
         row.vision = is_vision(feed)
         result = graphopt.optimize(
-            path, o.target, PASSES[o.type], input_shapes={k: tuple(v.shape) for k, v in feed.items()},
+            path, o.target, PASSES[o.type], samples(path, feed) if o.type == "int8" else None,
+            {k: tuple(v.shape) for k, v in feed.items()},
             build=Build(jobs=o.jobs, cache=cache), check=False,
         )  # fmt: skip
     except graphopt.GraphoptError as why:
