@@ -14,6 +14,8 @@ from graphopt.ops.quant import Dequantize
 from graphopt.passes.quantize.weights import ROOM, bias_integers
 from graphopt.rewrite import const
 
+SHIFTED = "_shifted"  # ends the name of what was a product's result
+
 
 def shift(op: Op, by: Array) -> bool:
     """Add numbers to a layer's result, by output channel, in the form that integers sum.
@@ -45,6 +47,15 @@ def shift(op: Op, by: Array) -> bool:
     moved = data.numpy().astype(np.float64) + by
     _put(Use(op, 2), moved.astype(np.float32))
     return True
+
+
+def shifted(op: Op) -> Value:
+    """The value that `shift` moves: a layer's result, or that of the addition after a product."""
+    uses = op.result.uses
+    if not isinstance(op.kind, MatMul) or len(uses) != 1 or not isinstance(uses[0].op.kind, Add):
+        return op.result
+    added = const(uses[0].op.operand(1 - uses[0].index))
+    return op.result if added is None else uses[0].op.result
 
 
 def _shift_integers(made: Op, stored: Data, unit: Array, by: Array) -> bool:
@@ -104,7 +115,7 @@ def _shift_after(op: Op, by: Array) -> bool:
             return True
     made = Op(Const(Inline(by.astype(np.float32))), loc=op.loc)
     row = graph.insert(made, op.next)
-    name = f"{op.result.hint}_shifted" if op.result.hint else ""
+    name = f"{op.result.hint}{SHIFTED}" if op.result.hint else ""
     add = graph.insert(Op(Add(), [op.result, row.result], loc=op.loc, hints=[name]), row.next)
     for use in uses:
         use.op.set_operand(use.index, add.result)

@@ -5,26 +5,28 @@
 Rounded weights and clipped activations shift a layer's mean (Nagel et al. 2019, arXiv 1906.04721,
 section 3.2). The shift is measured on samples (its appendix D), each layer by itself: beside the
 float layer and on its inputs, quantized (`beside`), so that layers don't correct each other's
-errors twice.
+errors twice. What noise does to means in the non-linear ops between layers is left; the last layers
+take up its sum, as the whole model gives it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from graphopt.errors import InputError
-from graphopt.ir.core import Module, Value
+from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.types import Array
 from graphopt.ops.elementwise import Sub
 from graphopt.ops.nn import Conv
 from graphopt.ops.reduce import ReduceMean
-from graphopt.passes.quantize.beside import Beside, layers, watch
-from graphopt.passes.quantize.bias import shift
-from graphopt.pipeline import Context, Effect, Pass, PassResult
-from graphopt.rewrite import Remark
+from graphopt.passes.quantize.beside import Beside, Layer, layers, watch
+from graphopt.passes.quantize.bias import SHIFTED, shift, shifted
+from graphopt.pipeline import Activations, Context, Effect, Pass, PassResult
+from graphopt.rewrite import Remark, const
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,86 @@ class BiasCorrect(Pass, name="bias_correct"):
             raise InputError("nothing is quantized; put `quantize` before `bias_correct`")
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to take means of; give some with --data")
-        sums: dict[int, Array] = {}
-        turns: dict[int, int] = {}
-        for i, error in watch(ctx.before, found, _mean_error, ctx.samples, self.samples):
-            sums[i] = sums.get(i, 0) + error.astype(np.float64)
-            turns[i] = turns.get(i, 0) + 1
-        remarks: list[Remark] = []
-        for i, total in sums.items():
-            op, mean = found[i].op, total / turns[i]
-            if mean.any() and ctx.permit("bias_correct", op.loc) and shift(op, -mean):
-                told = f"a shift of up to {np.abs(mean).max():.1e}"
-                remarks.append(Remark("bias_correct", op.loc, True, told))
+        remarks = self._each(found, ctx, ctx.before, ctx.samples)
+        remarks += self._last(module, ctx, ctx.before, ctx.samples)
         return PassResult(bool(remarks), tuple(remarks))
+
+    def _each(
+        self, found: list[Layer], ctx: Context, before: Module, samples: Activations
+    ) -> list[Remark]:
+        """Correct what each layer does to the float model's values."""
+        means = Means()
+        for i, error in watch(before, found, _mean_error, samples, self.samples):
+            means.add(i, error)
+        return [r for i, mean in means.of() for r in _corrected(found[i].op, mean, ctx)]
+
+    def _last(
+        self, module: Module, ctx: Context, before: Module, samples: Activations
+    ) -> list[Remark]:
+        """Correct what the layers before the outputs give, as the whole models give it."""
+        twins = {r.hint: r for op in before.main for r in op.results}
+        ends = [op for op in last(module.main) if _name(op) in twins]
+        means = [Means(), Means()]
+        pairs = [(shifted(op), twins[_name(op)]) for op in ends]
+        for side, whole in enumerate((module, before)):
+            values = [pair[side] for pair in pairs]
+            for i, x in samples.watch(whole, values, self.samples) if values else ():
+                means[side].add(i, x.mean(_others(ends[i], x.ndim), dtype=np.float64))
+        found = zip(ends, means[0].of(), means[1].of(), strict=True)
+        return [r for op, (_, a), (_, b) in found for r in _corrected(op, a - b, ctx)]
+
+
+@dataclass
+class Means:
+    """Running means by number."""
+
+    sums: dict[int, Array] = field(default_factory=dict[int, Array])
+    turns: dict[int, int] = field(default_factory=dict[int, int])
+
+    def add(self, i: int, x: Array) -> None:
+        """Take in one run's."""
+        self.sums[i] = self.sums.get(i, 0) + x.astype(np.float64)
+        self.turns[i] = self.turns.get(i, 0) + 1
+
+    def of(self) -> list[tuple[int, Array]]:
+        """All of them, in order."""
+        return [(i, self.sums[i] / self.turns[i]) for i in sorted(self.sums)]
+
+
+def _corrected(op: Op, mean: Array, ctx: Context) -> Iterator[Remark]:
+    """Take a mean error out of a layer's bias, if it can take it."""
+    if mean.any() and ctx.permit("bias_correct", op.loc) and shift(op, -mean):
+        told = f"a shift of up to {np.abs(mean).max():.1e}"
+        yield Remark("bias_correct", op.loc, True, told)
+
+
+def last(graph: Graph) -> list[Op]:
+    """The quantized layers that an output comes from through ops of one operand that varies."""
+    quantized = {layer.op for layer in layers(Module(graph))}
+    found: dict[Op, None] = {}
+    for value in graph.outputs:
+        op = value.op
+        while op and op not in quantized and not op.regions:
+            vary = [v for v in op.operands if v and const(v) is None]
+            op = vary[0].op if len(vary) == 1 else None
+        if op and op in quantized:
+            found[op] = None
+    return list(found)
+
+
+def _name(op: Op) -> str:
+    """What the float model calls the value that is corrected."""
+    return shifted(op).hint.removesuffix(SHIFTED)
+
+
+def _others(op: Op, rank: int) -> tuple[int, ...]:
+    """The axes of a layer's result that aren't its output channels."""
+    channel = 1 if isinstance(op.kind, Conv) else rank - 1
+    return tuple(a for a in range(rank) if a != channel)
 
 
 def _mean_error(beside: Beside, wanted: Value, got: Value) -> tuple[Value]:
     """The mean of the difference, by output channel."""
-    rank = wanted.tensor.rank or 0
-    channel = 1 if wanted.op and isinstance(wanted.op.kind, Conv) else rank - 1
-    axes = tuple(a for a in range(rank) if a != channel)
+    assert wanted.op
+    axes = _others(wanted.op, wanted.tensor.rank or 0)
     return (beside.add(ReduceMean(axes, False), beside.add(Sub(), got, wanted)),)
