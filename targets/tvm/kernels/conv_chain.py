@@ -273,20 +273,15 @@ class Kernel:
             with self.lanes() as lane:
                 ir.buffer_store(acc, ZERO, [b * columns + c, lane])
 
-        def step(cb: Any, ci: Any) -> None:
+        ins = (op.operand(1).tensor.static or (0, 0))[1]
+        part = conv.together(ins, width)  # one loop of a length that LLVM won't mix with the rest
+        with ir.serial(0, -(-ins // part)) as q, ir.serial(0, part) as i:
+            cb, ci = tirx.floordiv(q * part, width), tirx.floormod(q * part, width) + i
             for b, c in cells:
                 with self.lanes() as lane:
                     at = [b * columns + c, lane]
                     weight = w[group * blocks + b, cb, 0, 0, ci, lane]
                     ir.buffer_store(acc, acc[tuple(at)] + source(c, cb, ci) * weight, at)
-
-        whole, rest = divmod((op.operand(1).tensor.static or (0, 0))[1], width)
-        if whole:
-            with ir.serial(0, whole) as cb, ir.serial(0, width) as ci:
-                step(cb, ci)
-        if rest:
-            with ir.serial(0, rest) as ci:
-                step(whole, ci)
         for b, c in cells:
             put(b, c, lambda lane, b=b, c=c: acc[b * columns + c, lane])
 
