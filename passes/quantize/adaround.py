@@ -28,6 +28,7 @@ from graphopt.passes.quantize.unfold import columns, places, positions, rows, un
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
+LONGEST = 6144  # weights of a row that is rounded: 32 times its square is 1.2 GB
 AT_ONCE = 512 << 20  # bytes of Gram matrices that one go over the samples fills
 EACH = 8  # columns of unfolded inputs for each of a row's numbers
 FEWEST = 4096  # of those
@@ -39,9 +40,9 @@ class AdaRound(Pass, name="adaround"):
     """Choose the integers of quantized weights by the error of what layers give.
 
     `samples`: runs of the float model to look at, at most. `iterations`: sweeps over a weight's
-    columns, at most. Memory: the Gram matrices of AT_ONCE bytes (or one layer's), of which a layer
-    with rows of K weights takes 4 K^2 a group, besides the values of one run. Time: a sweep over a
-    layer is M K^2 multiply-adds.
+    columns, at most. Memory: Gram matrices of AT_ONCE bytes together, a layer with rows of K
+    weights having 4 K^2 a group, and 32 K^2 while it is solved, besides the values of one run.
+    Layers with K over LONGEST stay as they are. Time: a sweep over a layer is M K^2 multiply-adds.
     """
 
     effect: ClassVar[Effect] = "lossy"
@@ -60,8 +61,12 @@ class AdaRound(Pass, name="adaround"):
         found = pairs(module, ctx, "adaround")
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to round for; give some with --data")
-        remarks: list[Remark] = []
-        for part in _portions(found):
+        remarks = [
+            Remark("adaround", pair.op.loc, False, f"rows of more than {LONGEST} weights")
+            for pair in found
+            if _length(pair) > LONGEST
+        ]
+        for part in _portions([pair for pair in found if _length(pair) <= LONGEST]):
             for pair, inputs in zip(part, self._inputs(part, ctx), strict=True):
                 if ctx.permit("adaround", pair.op.loc):
                     remarks.append(self._round(pair, inputs))
@@ -84,8 +89,8 @@ class AdaRound(Pass, name="adaround"):
         wanted = rows(pair.op, pair.weight).astype(np.float64) / scale
         new, before, after = old.copy(), 0.0, 0.0
         most = max(int(np.abs(old).max(initial=0)), 1)
-        for g, h in enumerate(inputs.covariances()):
-            new[g] = descend(wanted[g], old[g], damped(h), most, self.iterations)
+        for g, h in enumerate(map(damped, inputs.covariances())):
+            new[g] = descend(wanted[g], old[g], h, most, self.iterations)
             weigh = scale[g, :, 0] ** 2
             before += float(weigh @ cost(wanted[g], old[g], h))
             after += float(weigh @ cost(wanted[g], new[g], h))
@@ -97,6 +102,11 @@ class AdaRound(Pass, name="adaround"):
         pair.replace(unrows(pair.op, new.astype(np.int8), pair.weight.shape))
         told = f"{10 * math.log10(before / max(after, 1e-30)):.1f} dB less noise of its own"
         return Remark("adaround", pair.op.loc, True, told)
+
+
+def _length(pair: Pair) -> int:
+    """The weights of a row."""
+    return rows(pair.op, pair.weight).shape[-1]
 
 
 def _scales(pair: Pair, grouped: Array) -> Array:
@@ -163,4 +173,7 @@ class Inputs:
         """Those of each group, float64 [K, K]."""
         self._multiply()
         for gram, mean in zip(self.gram, self.mean(), strict=True):
-            yield gram.astype(np.float64) / max(self.count, 1) - np.outer(mean, mean)
+            found = gram.astype(np.float64)
+            found /= max(self.count, 1)
+            found -= np.outer(mean, mean)
+            yield found

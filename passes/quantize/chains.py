@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from graphopt.ir.data import Computed
 from graphopt.ir.types import Array
 from graphopt.ops.linalg import Gemm
 from graphopt.passes.fuse.weights import Linear, wide
+from graphopt.passes.quantize.calibrate import erase_notes
 from graphopt.passes.quantize.channels import FIXED, Channels, Maker, Reader, channels
 from graphopt.passes.quantize.equivariant import thin
 from graphopt.rewrite import const
@@ -60,7 +61,7 @@ def chains(graph: Graph) -> list[Chain]:
     """All chains of a graph that layers read, in the order of their first makers."""
     found = channels(graph)
     groups = _Groups(found)
-    made = [groups.chain(key) for key in groups.all()]
+    made = [groups.chain(key) for key in groups.members]
     return [c for c in made if c.readers]
 
 
@@ -69,14 +70,21 @@ class _Groups:
 
     def __init__(self, found: Channels) -> None:
         """Merge the classes of each maker."""
-        self.found, self.roots = found, found.classes.roots
+        roots = found.classes.roots
+        self.total = len(found.classes.parent)
+        self.makers = [replace(m, classes=roots(m.classes)) for m in found.makers]
+        self.readers = [replace(r, classes=roots(r.classes)) for r in found.readers]
+        self.added = [(use, roots(classes)) for use, classes in found.added]
         self.group: dict[int, int] = {}
-        for maker in found.makers:
-            own = [int(r) for r in np.unique(self.roots(maker.classes)) if r != FIXED]
+        for maker in self.makers:
+            own = [int(r) for r in np.unique(maker.classes) if r != FIXED]
             for r in own:
                 self._join(own[0], r)
+        self.members: dict[int, list[int]] = {}
+        for r in sorted(self.group):
+            self.members.setdefault(self._find(r), []).append(r)
         self.values = {
-            v: {self._find(int(r)) for r in np.unique(self.roots(thin(c))) if r != FIXED}
+            v: {self._find(int(r)) for r in np.unique(roots(thin(c))) if r in self.group}
             for v, c in found.of.items()
         }
 
@@ -90,22 +98,14 @@ class _Groups:
         a, b = sorted((self._find(a), self._find(b)))
         self.group[b] = a
 
-    def all(self) -> Iterator[int]:
-        """What stands for each group, in order."""
-        yield from dict.fromkeys(self._find(r) for r in sorted(self.group))
-
     def chain(self, key: int) -> Chain:
         """One group as a chain."""
-        own = [r for r in sorted(self.group) if self._find(r) == key]
-        place = np.full(len(self.found.classes.parent), -1, np.int64)
+        own = self.members[key]
+        place = np.full(self.total, -1, np.int64)
         place[own] = np.arange(len(own))
-
-        def placed(classes: Array) -> Array:
-            return place[self.roots(classes)]
-
-        makers = [replace(m, classes=placed(m.classes)) for m in self.found.makers]
-        readers = [replace(r, classes=placed(r.classes)) for r in self.found.readers]
-        added = [(use, placed(classes)) for use, classes in self.found.added]
+        makers = (replace(m, classes=place[m.classes]) for m in self.makers)
+        readers = (replace(r, classes=place[r.classes]) for r in self.readers)
+        added = ((use, place[classes]) for use, classes in self.added)
         return Chain(
             len(own),
             tuple(m for m in makers if (m.classes >= 0).any()),
@@ -120,6 +120,7 @@ def scale(graph: Graph, scales: Sequence[tuple[Chain, Array]]) -> None:
 
     New constants are computed in float64 and rounded once, also those of a layer that reads one
     chain and makes another. Values that change get other names: equal names mean equal numbers.
+    Notes of an earlier calibration go.
     """
     layers: dict[Op, Linear] = {}
     into, out = dict[Op, Array](), dict[Op, Array]()
@@ -136,6 +137,8 @@ def scale(graph: Graph, scales: Sequence[tuple[Chain, Array]]) -> None:
             _gather(added, use, spread_over(by, classes))
         for value in chain.values:
             value.hint = f"{value.hint}_scaled" if value.hint else ""
+    if scales:
+        erase_notes(graph)
     for op, at in layers.items():
         _rescale(graph, at, into.get(op), out.get(op))
     for op, by in out.items():

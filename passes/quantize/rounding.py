@@ -18,8 +18,9 @@ DAMPING = 1e-3  # of the mean of the diagonal, added to it: what the samples can
 
 def damped(h: Array) -> Array:
     """A Gram matrix [K, K] with its diagonal raised, so that no input counts for nothing."""
-    size = len(h)
-    return h + (DAMPING * np.trace(h) / size + np.finfo(np.float32).tiny) * np.eye(size)
+    raised, size = h.copy(), len(h)
+    raised.flat[:: size + 1] += DAMPING * np.trace(h) / size + np.finfo(np.float32).tiny
+    return raised
 
 
 def cost(w: Array, q: Array, h: Array) -> Array:

@@ -155,6 +155,13 @@ def test_values_that_are_scaled_have_other_names() -> None:
     assert kept == {"b4", "o"}
 
 
+@pytest.mark.parametrize("passes", ["equalize", "smooth{makers=all}"])
+def test_ranges_noted_before_are_no_more(passes: str) -> None:
+    module = parse(NETWORK)
+    with pytest.raises(InputError, match="put `calibrate` before `quantize`"):
+        run(module, f"calibrate,{passes},quantize", samples(module))
+
+
 def test_smoothing_moves_outliers_into_weights() -> None:
     text = NORM.replace("%g = const rand 1", "%g = const dense [40.0" + ", 1.0" * 15 + "]")
     original, plain, smooth = parse(text), parse(text), parse(text)
