@@ -30,6 +30,7 @@ SLOWEST = 0.01  # of the roofline: below it a time says nothing about a family
 TYPICAL = {
     "winograd": 0.85,
     "conv": 0.75,
+    "conv_chain": 0.65,
     "conv_integer": 0.7,
     "matmul_integer": 0.5,
     "depthwise_integer": 0.3,
