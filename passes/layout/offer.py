@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from graphopt.ir.core import Op, Value
 from graphopt.passes.layout import tags
 
-INSIDE = 0.75  # of a reorder: a window kernel that reads or writes a dense tensor repacks it itself
+GATHERED = 0.75  # of a reorder: what reading a dense tensor costs a kernel that works in blocks
+SCATTERED = 0.4  # what writing one costs a pool
 PADDED = 0.25  # of the bytes of padding: what writing and reading zeros costs in a kernel
 OPS_A_BYTE = 8  # operations in the time of a byte that a reorder moves
 
@@ -73,5 +74,10 @@ def padded(value: Value, block: int) -> int:
 
 
 def repacked(value: Value, block: int) -> int:
-    """What a kernel that works in blocks pays for a dense operand or result."""
-    return int(INSIDE * tags.moved(value, block))
+    """What a kernel that works in blocks pays for a dense operand, or for few dense results."""
+    return int(GATHERED * tags.moved(value, block))
+
+
+def scattered(value: Value, block: int) -> int:
+    """What a pool pays for a dense result."""
+    return max(int(SCATTERED * tags.moved(value, block)), tags.VIEW)

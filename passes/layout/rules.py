@@ -19,6 +19,7 @@ from graphopt.passes.layout.offer import (
     dense,
     padded,
     repacked,
+    scattered,
     together,
 )
 
@@ -88,11 +89,19 @@ def _vector_tag(v: Value, rank: int, block: int) -> str:
 
 
 def windows(op: Op, block: int) -> Offer:
-    """Pools and response normalisations work in blocks: dense tensors are repacked inside."""
+    """Pools work in blocks: dense tensors are repacked inside."""
     if not may_follow(op):
         return dense(op)
-    inside = repacked(op.operand(0), block) + repacked(op.result, block)
-    return together(op, Choice(inside, padded(op.result, block)))
+    read = Choice(repacked(op.operand(0), block))
+    written = Choice(scattered(op.result, block), padded(op.result, block))
+    return Offer((read, written), (0,), (1,))
+
+
+def responses(op: Op, block: int) -> Offer:
+    """lrn is slower on dense tensors."""
+    if not may_follow(op):
+        return dense(op)
+    return together(op, Choice(repacked(op.operand(0), block), padded(op.result, block)))
 
 
 def resizes(op: Op, block: int) -> Offer:
@@ -206,7 +215,8 @@ RULES: dict[str, Rule] = {
     "conv_transpose": convolutions.convolution,
     "conv_winograd": convolutions.minimal_filtering,
     "conv_integer": convolutions.integers,
-    "max_pool": windows, "avg_pool": windows, "lrn": windows,
+    "max_pool": windows, "avg_pool": windows,
+    "lrn": responses,
     "resize": resizes,
     "batch_norm": scaling,
     "squeeze_excite": excitation,

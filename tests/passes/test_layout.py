@@ -72,7 +72,7 @@ def test_few_channels_that_nothing_wants_in_blocks_are_written_dense() -> None:
     assert (tags["c"], tags["s"]) == ("", "")
     pool = "{kernel=[2,2],strides=[2,2],pads=[0,0,0,0],dilations=[1,1]}"
     tags = laid_out(text.format(one=ONE, last=f"%p = max_pool(%s) {pool}\n return(%p)"))
-    assert {tags[n] for n in "csp"} == {"aBcd16b"}
+    assert (tags["c"], tags["s"], tags["p"]) == ("aBcd16b", "aBcd16b", "")  # it writes either
 
 
 def test_a_global_pool_that_drops_its_axes_reads_blocks() -> None:

@@ -172,7 +172,7 @@ def test_every_op_gets_what_its_kernel_reads(seed: int) -> None:
                 assert x and (x.tensor.layout, op.result.tensor.layout) == (tag, tag)
             case "softmax":
                 assert x and x.tensor.layout == op.result.tensor.layout == ""
-            case "relu" | "max_pool" | "squeeze_excite":
+            case "relu" | "squeeze_excite":
                 assert x and x.tensor.layout == op.result.tensor.layout
             case "add":
                 assert {v.tensor.layout for v in op.operands if v} == {op.result.tensor.layout}

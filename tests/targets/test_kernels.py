@@ -124,15 +124,15 @@ POOLS = [
 
 
 @pytest.mark.parametrize("name", runnable())
-@pytest.mark.parametrize("tag", [True, False])
+@pytest.mark.parametrize("tags", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("case", POOLS, ids=str)
-def test_pool(case: tuple, tag: bool, name: str) -> None:
+def test_pool(case: tuple, tags: tuple[bool, bool], name: str) -> None:
     kind, c, size, k, s, p, extra = case
-    layout = f":aBcd{block(name)}b" if tag else ""
+    read, written = (f":aBcd{block(name)}b" if tag else "" for tag in tags)
     out = [(d + 2 * p - k) // s + 1 for d in size]
-    check(f"""graph @k(%x: f32[2,{c},{size[0]},{size[1]}{layout}]) {{
+    check(f"""graph @k(%x: f32[2,{c},{size[0]},{size[1]}{read}]) {{
       %y = {kind}(%x) {{kernel=[{k},{k}],strides=[{s},{s}],pads=[{p},{p},{p},{p}],dilations=[1,1]{extra}}}
-           : f32[2,{c},{out[0]},{out[1]}{layout}]
+           : f32[2,{c},{out[0]},{out[1]}{written}]
       return(%y) }}""", name)
 
 
