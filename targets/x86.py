@@ -166,13 +166,13 @@ class X86(Target, name="x86"):
                 progress=_counted(options.progress, len(program.kernels)),
             )  # fmt: skip
             failed = {k: c for k, c in compiled.items() if isinstance(c, CompileFailure)}
-            for kernel in program.kernels:
-                if kernel.key in failed and kernel.knobs:
-                    del plan[text_key(kernel.text)]  # made by other templates
-                elif kernel.key in failed:
-                    catalog = catalog.refusing(kernel.text, failed[kernel.key].reason)
             if not failed:
                 break
+            for kernel in (k for k in program.kernels if k.key in failed):
+                if kernel.knobs:
+                    del plan[text_key(kernel.text)]  # made by other templates
+                else:
+                    catalog = catalog.refusing(kernel.text, failed[kernel.key].reason)
         objects = sorted(c for c in compiled.values() if isinstance(c, Path))
         used = {text_key(k.text): k.knobs for k in program.kernels if k.knobs}
         if plan or options.tune is not None:
@@ -181,8 +181,8 @@ class X86(Target, name="x86"):
         extra = {**meta.extra, "plan": used} if used else meta.extra
         meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features, extra=extra)
         options.progress("link", 0, 1)
-        return program, bundle.write(program, objects, directory, model=model, meta=meta,
-                                     amx=FEATURE in m.cpu_features)  # fmt: skip
+        amx = FEATURE in m.cpu_features
+        return program, bundle.write(program, objects, directory, model=model, meta=meta, amx=amx)
 
 
 @dataclass(frozen=True)

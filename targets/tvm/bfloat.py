@@ -21,6 +21,18 @@ Expr = Any
 STORED = "uint16"
 
 
+def tvm_dtype(dtype: DType) -> str:
+    """TVM's name of the type that expressions of an element type have."""
+    if dtype is DType.bf16:
+        return "float32"
+    return "bool" if dtype is DType.bool_ else dtype.value[0]
+
+
+def stored_dtype(dtype: DType) -> str:
+    """TVM's name of an element type in memory."""
+    return STORED if dtype is DType.bf16 else tvm_dtype(dtype)
+
+
 def widened(bits: Expr) -> Expr:
     """The float32 of a stored element."""
     wide = tirx.Cast("uint32", bits)
@@ -47,6 +59,11 @@ def rounded(x: Expr) -> Expr:
     kept = tirx.Select(nan, tirx.bitwise_or(bits, _word(0x400000)), nearest)
     upper = tirx.bitwise_and(kept, _word(0xFFFF0000))
     return tirx.Let(var, x, tirx.reinterpret("float32", upper))
+
+
+def held(x: Expr, dtype: DType) -> Expr:
+    """A number as an element type holds it: bfloat16 rounds float32."""
+    return rounded(x) if dtype is DType.bf16 else x
 
 
 def _word(value: int) -> Expr:

@@ -22,21 +22,10 @@ from graphopt.ir.core import OpKind
 from graphopt.ir.types import DType
 from graphopt.ops.quant import limits
 from graphopt.targets.tvm import bfloat
+from graphopt.targets.tvm.bfloat import tvm_dtype
 from graphopt.targets.tvm.intrinsics import call
 
 Expr = Any
-
-
-def tvm_dtype(dtype: DType) -> str:
-    """TVM's name of the type that expressions of an element type have (see `bfloat`)."""
-    if dtype is DType.bf16:
-        return "float32"
-    return "bool" if dtype is DType.bool_ else dtype.value[0]
-
-
-def stored_dtype(dtype: DType) -> str:
-    """TVM's name of an element type in memory."""
-    return bfloat.STORED if dtype is DType.bf16 else tvm_dtype(dtype)
 
 
 def of(x: Expr) -> str:
@@ -82,11 +71,6 @@ def cast(x: Expr, dtype: str) -> Expr:
     if dtype in ("uint8", "int8", "uint16", "int16"):
         return tirx.Cast(dtype, tirx.Cast("int32", x))
     return let(x, lambda v: _unsigned(v, dtype)) if dtype[0] == "u" else tirx.Cast(dtype, x)
-
-
-def _cast(kind: Any, x: Expr) -> Expr:
-    wide = cast(x, tvm_dtype(kind.to))
-    return bfloat.rounded(wide) if kind.to is DType.bf16 else wide
 
 
 def _unsigned(x: Expr, dtype: str) -> Expr:
@@ -369,7 +353,7 @@ RULES: dict[str, Callable[..., Expr]] = {
     "hard_sigmoid": lambda k, x: bounded(like(x, k.alpha) * x + like(x, k.beta), 0, 1),
     "clip": lambda k, x: bounded(x, k.lo, k.hi),
     "identity": lambda k, x: x,
-    "cast": lambda k, x: _cast(k, x),
+    "cast": lambda k, x: bfloat.held(cast(x, tvm_dtype(k.to)), k.to),
     "not": lambda k, x: tirx.Not(cast(x, "bool")),
     "is_nan": lambda k, x: is_nan(x),
     "add": lambda k, a, b: a + b if of(a) != "bool" else tirx.any(a, b),

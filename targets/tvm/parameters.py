@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Value
 from graphopt.ir.layout import physical_shape
-from graphopt.targets.tvm import bfloat, expr
+from graphopt.targets.tvm import bfloat
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 
@@ -26,7 +26,7 @@ def declare(region: Region) -> None:
 
 def _buffer(value: Value) -> Any:
     stored = physical_shape(shape_of(value), static(value).layout) or (1,)
-    return ir.Buffer(stored, expr.stored_dtype(static(value).dtype))
+    return ir.Buffer(stored, bfloat.stored_dtype(static(value).dtype))
 
 
 def _bind(region: Region, value: Value, made: Any) -> None:

@@ -76,7 +76,7 @@ class Region:
     def _placeholder(self, i: int, arg: Value) -> Any:
         t = static(arg)
         shape = physical_shape(shape_of(arg), t.layout) or (1,)
-        return te.placeholder(shape, dtype=expr.stored_dtype(t.dtype), name=f"p{i}")
+        return te.placeholder(shape, dtype=bfloat.stored_dtype(t.dtype), name=f"p{i}")
 
     def hold(self, arg: Value, tensor: Any) -> None:
         """Say which tensor an argument is; so is what it is as float32, where it is bfloat16."""

@@ -16,7 +16,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op, Value
-from graphopt.targets.tvm import bfloat, expr, loops, movement
+from graphopt.targets.tvm import bfloat, loops, movement
 from graphopt.targets.tvm.region import Region, shape_of, static, widenings
 
 Expr = Any
@@ -40,7 +40,7 @@ def primfunc(region: Region, body: Body) -> Any:
 
 
 def _buffer(value: Value) -> Any:
-    return ir.Buffer((math.prod(shape_of(value)),), expr.stored_dtype(static(value).dtype))
+    return ir.Buffer((math.prod(shape_of(value)),), bfloat.stored_dtype(static(value).dtype))
 
 
 def _reader(value: Value, buffer: Any) -> Callable[[Sequence[Expr]], Expr]:

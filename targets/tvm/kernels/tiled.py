@@ -21,14 +21,14 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
 from graphopt.errors import UnsupportedError
-from graphopt.ir.core import Op, Value
-from graphopt.ir.layout import physical_shape
+from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, bfloat, expr, loops, movement, tiles
+from graphopt.targets.tvm import amx, bfloat, loops, movement, tiles
 from graphopt.targets.tvm.amx import BLOCK
 from graphopt.targets.tvm.kernels import conv, matmul
 from graphopt.targets.tvm.kernels.integer import border
+from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Expr = Any
@@ -125,19 +125,9 @@ class Kernel:
         """Declare arguments; results are stored as the region says."""
         self.region, self.op, self.p = region, op, p
         self.parallel = loops.parallel_worth(work)
-        for i, value in enumerate(region.graph.args):
-            region.hold(value, self.argument(f"p{i}", value))
+        declare(region)
         (self.output,) = region.graph.outputs
-        self.out = ir.arg("out0", _buffer(self.output))
         self.x, self.w = (bfloat.raw(region.tensors[op.operand(i)]) for i in (0, 1))
-
-    def argument(self, name: str, value: Value) -> Any:
-        """A buffer, read at logical indices."""
-        tag, own = static(value).layout, shape_of(value)
-        buffer = bfloat.readable(ir.arg(name, _buffer(value)), static(value).dtype)
-        at = lambda index: tuple(self.region.physical(tag, index)) if own else (0,)  # noqa: E731
-        self.region.bind(value, lambda index: buffer[at(index)])
-        return buffer
 
     def left(self, line: Expr, row: Expr, taps: list[Expr], word: Expr) -> tuple[list[Expr], int]:
         """Where a tile of x begins, and the bytes from row to row."""
@@ -222,7 +212,7 @@ class Kernel:
                 index = self.index(line, row, column)
                 made = self.region.stored(self.output, lambda: self.region.at(self.output, index))
                 place = self.region.physical(static(self.output).layout, index)
-                ir.buffer_store(self.out, made, place)
+                ir.buffer_store(self.region.result, made, place)
 
     def summed(self, value: Expr, index: Any) -> Expr:
         """What the op makes of its sum."""
@@ -323,11 +313,6 @@ class Convolution(Kernel):
     def columns_total(self) -> int:
         """Output channels."""
         return self.s.outs
-
-
-def _buffer(value: Value) -> Any:
-    stored = physical_shape(shape_of(value), static(value).layout) or (1,)
-    return ir.Buffer(stored, expr.stored_dtype(static(value).dtype))
 
 
 @contextlib.contextmanager
