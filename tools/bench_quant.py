@@ -14,7 +14,7 @@ matrix products) of two dequantized integers, and all of them. *s* is the time t
 wall and CPU seconds, *peak* the largest resident set of the process.
 
 The peers' Python needs `pip install nncf onnxruntime onnx sympy`. With --reuse FILE, rows that an
-earlier --json has are taken from there, but for our own methods that are named by --methods.
+earlier --json has are taken from there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,9 @@ class Bench:
 
 def chosen(o: argparse.Namespace, task: Task) -> Iterator[Method]:
     """The methods to run on a task."""
-    wanted: list[str] = o.methods.split(",") if o.methods else []
+    wanted: list[str] = o.methods.split(",")
     for method in METHODS:
-        named = not wanted or any(method.name.startswith(w) for w in wanted)
+        named = any(fnmatchcase(method.name, w) for w in wanted)
         if named and (task.transformer or not method.transformers_only):
             yield method
 
@@ -135,7 +136,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, action="append", default=[], metavar="DIR")
     names, methods = ", ".join(TASKS), ", ".join(m.name for m in METHODS)
     parser.add_argument("--only", action="append", choices=TASKS, metavar="NAME", help=names)
-    parser.add_argument("--methods", help=f"names or beginnings of names, by commas: {methods}")
+    told = f"names or patterns, by commas: {methods}"
+    parser.add_argument("--methods", default="*", metavar="TEXT,...", help=told)
     parser.add_argument("--samples", type=int, default=300, help="to calibrate on")
     parser.add_argument("--evaluate", type=int, help="at most so many samples (default: all)")
     parser.add_argument("--memory", type=float, default=8.0, help="limit of a method's data in GB")
