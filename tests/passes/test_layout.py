@@ -7,8 +7,10 @@ import numpy as np
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse
 from graphopt.ir.verify import verify
+from graphopt.passes.group import is_constant
 from graphopt.passes.layout import Layout, assign_layouts
 from graphopt.pipeline import Context
+from graphopt.targets.catalog import KERNELS
 
 CONV = "{strides=[1,1],pads=[1,1,1,1],dilations=[1,1]}"
 ONE = "{strides=[1,1],pads=[0,0,0,0],dilations=[1,1]}"
@@ -185,3 +187,19 @@ def test_numbers_are_the_same() -> None:
     assign_layouts(after, 16)
     x = np.random.default_rng(0).standard_normal((1, 20, 8, 8)).astype(np.float32)
     np.testing.assert_array_equal(evaluate(before, [x])[0], evaluate(after, [x])[0])
+
+
+def test_numbers_stored_as_bfloat16_stay_in_blocks() -> None:
+    module = parse(f"""graph @main(%x: f32[1,3,8,8]) {{
+      %w = const rand 1 : f32[20,3,3,3]
+      %v = const rand 2 : f32[20,20,3,3]
+      %c = conv(%x, %w) {CONV}
+      %h = cast(%c) {{to=bf16}}
+      %f = cast(%h) {{to=f32}}
+      %y = conv(%f, %v) {CONV}
+      return(%y)
+    }}""")
+    assign_layouts(module.main, 16, lambda op: KERNELS.family(op) is not None)
+    verify(module)
+    reorders = [op for op in module.main if op.kind.name == "reorder" and not is_constant(op.result)]
+    assert [op.operand(0).hint for op in reorders] == ["y"]
