@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Module, Op
+from graphopt.ir.types import DType
 from graphopt.ops.movement import Reorder
 from graphopt.passes.halves import Widened
 from graphopt.pipeline import Context, Pass, PassResult
@@ -46,4 +47,6 @@ def _fits(maker: Op) -> bool:
     """Whether weights are integers, or of bfloat16 numbers."""
     source = maker.operand(0).op
     data = source.kind.data if source and isinstance(source.kind, Const) else None
-    return data is not None and (data.dtype.is_int or isinstance(data, Widened))
+    if isinstance(data, Widened):
+        return data.half.dtype is DType.bf16
+    return data is not None and data.dtype.is_int

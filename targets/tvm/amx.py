@@ -51,7 +51,7 @@ def halves(op: Op) -> str:
     if (getattr(kind, "alpha", 1.0), getattr(kind, "beta", 1.0)) != (1.0, 1.0):
         return ""
     a, b, y = op.operand(0).tensor, op.operand(1).tensor, op.result.tensor
-    if a.layout or y.layout or b.rank != 2 or not _is_half(op.operand(0)):
+    if a.layout or y.layout or b.rank != 2 or not is_half(op.operand(0)):
         return ""
     sizes = a.static or (1,)
     if sizes[-1] % 2 or math.prod(sizes[:-1]) < 2 or not together(sizes[-1] // 2):
@@ -59,7 +59,7 @@ def halves(op: Op) -> str:
     return "AB16a2b" if getattr(kind, "trans_b", False) else "BA16b2a"
 
 
-def _is_half(value: Value) -> bool:
+def is_half(value: Value) -> bool:
     """Whether a value is bfloat16 made float32."""
     op = value.op
     return op is not None and op.kind.name == "cast" and op.operand(0).tensor.dtype is DType.bf16

@@ -89,7 +89,8 @@ def half_plan(op: Op, machine: Machine) -> Plan | None:
     if amx.FEATURE not in machine.cpu_features or not tag or weights.layout != tag:
         return None
     s = matmul.shape(op)
-    return None if s.batch else plan(1, s.m, s.n, s.k // 2, ())
+    rounded = amx.is_half(op.operand(1))
+    return None if s.batch or not rounded else plan(1, s.m, s.n, s.k // 2, ())
 
 
 def conv_plan(op: Op, machine: Machine) -> Plan | None:
