@@ -21,7 +21,7 @@ from graphopt.errors import InputError
 from graphopt.ir.core import Module
 from graphopt.ir.types import Array
 from graphopt.passes.quantize.bias import shift
-from graphopt.passes.quantize.pairs import Pair, pairs
+from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.rounding import cost, damped, descend
 from graphopt.passes.quantize.unfold import columns, places, positions, rows, unrows
@@ -53,12 +53,14 @@ class AdaRound(Pass, name="adaround"):
         """Change integers and biases.
 
         Raises:
-            InputError: nothing is quantized, no samples, or an option out of its range.
+            InputError: no samples, or an option out of its range.
         """
         for name, value in (("samples", self.samples), ("iterations", self.iterations)):
             if value < 1:
                 raise InputError(f"{name}={value} isn't 1 or more")
-        found = pairs(module, ctx, "adaround")
+        found = pairs(module, ctx)
+        if not found:
+            return nothing("adaround")
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to round for; give some with --data")
         remarks = [

@@ -25,6 +25,7 @@ from graphopt.ops.nn import Conv
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.quantize.beside import Beside, Layer, layers, watch
 from graphopt.passes.quantize.bias import SHIFTED, shift, shifted
+from graphopt.passes.quantize.pairs import nothing
 from graphopt.pipeline import Activations, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark, const
 
@@ -44,13 +45,13 @@ class BiasCorrect(Pass, name="bias_correct"):
         """Change the biases.
 
         Raises:
-            InputError: nothing is quantized, no samples, or an option out of its range.
+            InputError: no samples, or an option out of its range.
         """
         if self.samples < 1:
             raise InputError(f"samples={self.samples} is no number of samples")
         found = layers(module)
         if not found or ctx.before is None:
-            raise InputError("nothing is quantized; put `quantize` before `bias_correct`")
+            return nothing("bias_correct")
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to take means of; give some with --data")
         remarks = self._each(found, ctx, ctx.before, ctx.samples)

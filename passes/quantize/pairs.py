@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphopt.errors import InputError
 from graphopt.ir.builtin import Const
-from graphopt.ir.core import Module, Op, Value
+from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.data import Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.quant import Dequantize, Quantize
 from graphopt.passes.quantize.points import weighted
 from graphopt.passes.quantize.weights import channel_axis
-from graphopt.pipeline import Context
-from graphopt.rewrite import const
+from graphopt.pipeline import Context, PassResult
+from graphopt.rewrite import Remark, const
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,15 @@ class Pair:
         made.set_operand(0, graph.insert(stored, made).result)
 
 
-def pairs(module: Module, ctx: Context, who: str) -> list[Pair]:
+def pairs(module: Module, ctx: Context) -> list[Pair]:
     """The layers of the main graph with quantized weights, in order.
 
     An op's twin is that of `ctx.before` whose result has the same name, since equal names mean
     equal numbers; an op without a twin is left out.
-
-    Raises:
-        InputError: nothing is quantized.
     """
     ops = [op for op in module.main if weighted(op) and _symmetric(op)]
-    if not ops or ctx.before is None:
-        raise InputError(f"nothing is quantized; put `quantize` before `{who}`")
+    if ctx.before is None:
+        return []
     twins = {op.result.hint: op for op in ctx.before.main if weighted(op)}
     found: list[Pair] = []
     for op in ops:
@@ -110,3 +106,12 @@ def _data(value: Value) -> Data:
     data = const(value)
     assert data is not None
     return data
+
+
+def nothing(who: str) -> PassResult:
+    """What a pass that repairs quantized layers gives where there are none.
+
+    No error: a model may have none that can be quantized, and a limit may take all of them back.
+    """
+    told = f"nothing is quantized; `{who}` goes after `quantize`"
+    return PassResult(False, (Remark(who, Loc(), False, told),))

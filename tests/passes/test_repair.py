@@ -258,8 +258,6 @@ def test_one_layer_is_corrected_exactly() -> None:
         ("equalize{iterations=0}", "iterations=0"),
         ("smooth{alpha=1.5}", "alpha=1.5 is neither auto nor a number from 0 to 1"),
         ("smooth{samples=0}", "samples=0"),
-        ("adaround", "put `quantize` before `adaround`"),
-        ("bias_correct", "put `quantize` before `bias_correct`"),
         ("calibrate,quantize,adaround{samples=0}", "samples=0"),
         ("calibrate,quantize,adaround{iterations=0}", "iterations=0"),
         ("calibrate,quantize,bias_correct{samples=-1}", "samples=-1"),
@@ -275,6 +273,15 @@ def test_bad_options_are_one_sentence(passes: str, told: str) -> None:
 def test_without_samples_is_one_sentence(passes: str) -> None:
     with pytest.raises(InputError, match="no samples"):
         run(parse(NORM), passes, None)
+
+
+@pytest.mark.parametrize("passes", ["adaround", "bias_correct"])
+def test_a_model_of_floats_is_left(passes: str) -> None:
+    module = parse(NORM)
+    text = module.to_text()
+    (remark,) = run(module, passes, samples(module, 2))
+    assert "goes after `quantize`" in remark.text
+    assert module.to_text() == text
 
 
 def test_a_rewrite_that_is_not_permitted_leaves_the_layer() -> None:
