@@ -29,7 +29,7 @@ from graphopt.rewrite import Remark
 
 @dataclass(frozen=True, eq=False)
 class Widened:
-    """Numbers of a bfloat16 constant as float32."""
+    """Numbers of a shorter constant (bfloat16, or bytes of weights) as float32."""
 
     half: Data
 
@@ -60,8 +60,10 @@ def moved(
     """
     halves = [p.half for p in parts if isinstance(p, Widened)]
     if len(halves) == len(parts):
-        inner = Computed(DType.bf16, tuple(shape), lambda: move([h.numpy() for h in halves]))
-        return Widened(inner)
+        same = {h.dtype for h in halves}
+        if len(same) == 1:
+            numbers = lambda: move([h.numpy() for h in halves])  # noqa: E731
+            return Widened(Computed(same.pop(), tuple(shape), numbers))
     dtype = parts[0].dtype
     return Computed(dtype, tuple(shape), lambda: move([p.numpy() for p in parts]))
 
@@ -148,7 +150,7 @@ class _Narrowing:
     def narrow(self, tag: str) -> Value:
         """The constant as bfloat16 in a layout."""
         if tag not in self.made:
-            type_ = replace(self.const.result.tensor, dtype=DType.bf16)
+            type_ = replace(self.const.result.tensor, dtype=self.half.dtype)
             hint = self.const.result.hint
             if not tag:
                 op = Op(Const(self.half), [], [type_], loc=self.const.loc, hints=[hint])

@@ -21,7 +21,7 @@ from graphopt.passes.cse import Cse
 from graphopt.passes.integers.moves import MOVES, unsigned
 from graphopt.passes.integers.sums import SUMS
 from graphopt.passes.integers.tables import TABLES
-from graphopt.passes.integers.values import REST, VALUES
+from graphopt.passes.integers.values import BYTES, REST, VALUES
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect, PassResult
 from graphopt.rewrite import Rule, rewrite
@@ -40,10 +40,11 @@ class Integers(RulePass, name="integers"):
         return RULES
 
     def run(self, module: Module, ctx: Context) -> PassResult:
-        """One signedness; then the rules; then constants that are needed as floats become so."""
+        """One signedness; then the rules; then weights that meet floats."""
         first = rewrite(module.main, (unsigned,), ctx.permit)
         Cse().run(module, ctx)
         result = super().run(module, ctx)
-        rest = rewrite(module.main, REST, ctx.permit)
-        remarks = (*first.remarks, *result.remarks, *rest.remarks)
-        return PassResult(first.changed or result.changed or rest.changed, remarks)
+        rest = [rewrite(module.main, rules, ctx.permit) for rules in (BYTES, REST)]
+        remarks = (*first.remarks, *result.remarks, *(r for done in rest for r in done.remarks))
+        changed = first.changed or result.changed or any(done.changed for done in rest)
+        return PassResult(changed, remarks)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from graphopt.ir.core import Op, Value
 from graphopt.ir.types import Array, DType
-from graphopt.ops.elementwise import Clip, Relu
+from graphopt.ops.elementwise import Add, Clip, Mul, Relu
+from graphopt.ops.linalg import Gemm, MatMul
 from graphopt.ops.quant import Dequantize, Quantize, Requantize, limits
+from graphopt.passes.halves import Widened
 from graphopt.passes.integers.read import like, parameters, quantized
 from graphopt.rewrite import Rewriter, Rule, const, rule
 
@@ -63,6 +66,45 @@ def requantize(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
     return rw.make(Clip(low, high), result)
 
 
+@rule(MatMul)
+def product_of_bytes(rw: Rewriter, op: Op, kind: MatMul) -> Value | None:
+    """matmul(a, dequantize(w, s)) -> mul(matmul(a, float(w)), s), w constant s8, a float."""
+    w = _bytes(op.operand(1), 1)
+    if w is None:
+        return None
+    return rw.make(Mul(), rw.make(kind, op.operand(0), rw.const(w.wide)), rw.const(w.scale))
+
+
+@rule(Gemm)
+def gemm_of_bytes(rw: Rewriter, op: Op, kind: Gemm) -> Value | None:
+    """gemm(a, dequantize(w, s), c) -> add(mul(gemm(a, float(w)), s), c), w constant s8."""
+    w = _bytes(op.operand(1), 0 if kind.trans_b else 1)
+    if w is None or kind.alpha != 1 or (op.operands[2] and kind.beta != 1):
+        return None
+    product = rw.make(kind, op.operand(0), rw.const(w.wide))
+    scaled = rw.make(Mul(), product, rw.const(w.scale))
+    return rw.make(Add(), scaled, op.operand(2)) if op.operands[2] else scaled
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """s8 weights as float32, without their scale; that of the columns, or of all."""
+
+    wide: Widened
+    scale: Array
+
+
+def _bytes(value: Value | None, axis: int) -> _Bytes | None:
+    """Constant weights [K, N] (or [N, K]) of one scale for each of N, along `axis`."""
+    found = quantized(value)
+    data = const(found.integers) if found else None
+    if found is None or data is None or data.dtype is not DType.i8 or len(data.shape) != 2:
+        return None
+    if found.zero.any() or (found.scale.size > 1 and found.axis % 2 != axis):
+        return None
+    return _Bytes(Widened(data), found.scale.reshape(-1) if found.scale.size > 1 else found.scale)
+
+
 @rule(Dequantize)
 def constant_as_floats(rw: Rewriter, op: Op, kind: Dequantize) -> Value | None:
     """dequantize(constant) -> constant of floats."""
@@ -76,4 +118,5 @@ def constant_as_floats(rw: Rewriter, op: Op, kind: Dequantize) -> Value | None:
 
 
 VALUES: tuple[Rule[Any], ...] = (requantize,)
+BYTES: tuple[Rule[Any], ...] = (product_of_bytes, gemm_of_bytes)
 REST: tuple[Rule[Any], ...] = (constant_as_floats,)

@@ -1,11 +1,12 @@
 # pyright: basic
 # TVM ships no types.
-"""bfloat16 in memory, float32 in registers.
+"""bfloat16 in memory, float32 in registers; s8 weights likewise.
 
 bfloat16 is the upper half of a float32. CPUs without AMX multiply float32 faster than bfloat16, so
 kernels know the type at their loads and stores alone: a stored element is 16 bits; an expression of
 type bf16 is a float32 whose lower half is zero. Widening is exact; `rounded` is the one place that
-rounds, to nearest even, as numpy's (ml_dtypes') conversion.
+rounds, to nearest even, as numpy's (ml_dtypes') conversion. Bytes that stand for floats (weights
+whose scale is applied to the result) are read in the same way.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from graphopt.ir.types import DType
 
 Expr = Any
 STORED = "uint16"
+SHORT = (DType.bf16, DType.i8)  # what kernels read as float32 where a `cast` in them says so
 
 
 def tvm_dtype(dtype: DType) -> str:
@@ -75,6 +77,11 @@ def readable(tensor: Any, dtype: DType) -> Any:
     return Readable(tensor) if dtype is DType.bf16 else tensor
 
 
+def floats(tensor: Any, dtype: DType) -> Any:
+    """A tensor or buffer of elements that a kernel reads as float32 (see SHORT)."""
+    return Readable(tensor, byte=True) if dtype is DType.i8 else tensor
+
+
 def raw(tensor: Any) -> Any:
     """The tensor or buffer of stored elements itself."""
     return tensor.tensor if isinstance(tensor, Readable) else tensor
@@ -82,9 +89,10 @@ def raw(tensor: Any) -> Any:
 
 @dataclass(frozen=True)
 class Readable:
-    """A tensor of stored elements whose elements read as float32."""
+    """A tensor of stored elements whose elements read as float32: bfloat16, or bytes."""
 
     tensor: Any
+    byte: bool = False
 
     @property
     def shape(self) -> Any:
@@ -93,8 +101,11 @@ class Readable:
 
     def __call__(self, *at: Expr) -> Expr:
         """The element there, of a stage's tensor."""
-        return widened(self.tensor(*at))
+        return self._wide(self.tensor(*at))
 
     def __getitem__(self, at: Any) -> Expr:
         """The element there, of a buffer."""
-        return widened(self.tensor[at])
+        return self._wide(self.tensor[at])
+
+    def _wide(self, stored: Expr) -> Expr:
+        return tirx.Cast("float32", stored) if self.byte else widened(stored)

@@ -79,9 +79,10 @@ class Region:
         return te.placeholder(shape, dtype=bfloat.stored_dtype(t.dtype), name=f"p{i}")
 
     def hold(self, arg: Value, tensor: Any) -> None:
-        """Say which tensor an argument is; so is what it is as float32, where it is bfloat16."""
+        """Say which tensor an argument is, and what it is as float32 where it is shorter."""
         self.tensors[arg] = tensor
-        self.tensors |= {v: tensor for v, a in widenings(self.graph).items() if a is arg}
+        wide = bfloat.floats(tensor, static(arg).dtype)
+        self.tensors |= {v: wide for v, a in widenings(self.graph).items() if a is arg}
 
     def parameter(self, value: Value) -> int | None:
         """Which argument holds a value as it is, or as bfloat16; None: none does."""
@@ -313,11 +314,11 @@ def _over(index: Expr, size: int) -> Expr:
 
 
 def widenings(graph: Graph) -> dict[Value, Value]:
-    """The values that are bfloat16 arguments as float32, with those arguments."""
+    """The values that are arguments of a shorter type as float32, with those arguments."""
     return {
         op.result: op.operand(0) for op in graph
         if isinstance(op.kind, Cast) and op.kind.to is DType.f32
-        and op.operand(0) in graph.args and static(op.operand(0)).dtype is DType.bf16
+        and op.operand(0) in graph.args and static(op.operand(0)).dtype in bfloat.SHORT
         and static(op.operand(0)).layout == static(op.result).layout
     }  # fmt: skip
 
