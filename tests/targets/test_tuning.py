@@ -22,8 +22,8 @@ from graphopt.targets.x86 import X86
 
 M = X86().machine()
 CONV = """graph @main(%x: f32[1,16,9,9]) {
-  %w = const rand 1 : f32[32,16,3,3]
-  %a = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "conv"
+  %w = const rand 1 : f32[32,16,5,5]
+  %a = conv(%x, %w) {strides=[1,1],pads=[2,2,2,2],dilations=[1,1]} @ "conv"
   %y = relu(%a) @ "relu"
   return(%y) {names=[y]} }"""
 
