@@ -230,11 +230,15 @@ class Reproducer(Hook):
 
 @dataclass(frozen=True)
 class PassError:
-    """How far the model's outputs are from the reference's after a pass (0: as it was read)."""
+    """How far the model's outputs are from the reference's after a pass (0: as it was read).
+
+    After a lossy one they may be; it says how far they moved, and is the reference from there on.
+    """
 
     number: int
     text: str
     worst: OutputError | None
+    lossy: bool = False
 
 
 class NumericCheck(Hook):
@@ -282,7 +286,7 @@ class NumericCheck(Hook):
         """Note how far a lossy pass went; hold later ones against what it made."""
         got = [self.run(module, feed) for feed in self.feeds]
         check = compare("the model", self.data, self.limit, self.wanted, got)
-        self.errors.append(PassError(number, text, check.worst))
+        self.errors.append(PassError(number, text, check.worst, lossy=True))
         self.wanted, self.limit = got, tolerance(module.main)
 
     def _check(self, number: int, text: str, module: Module, before: Module | None) -> None:

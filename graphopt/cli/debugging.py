@@ -43,7 +43,8 @@ def errors_text(errors: Iterable[PassError]) -> str:
     lines = ["largest error, of an output's range, against the reference"]
     for e in errors:
         if e.worst:
-            where = f"{e.worst.relative:9.1e}  {'' if e.worst.ok else 'TOO MUCH '}"
+            state = "" if e.worst.ok else "lossy " if e.lossy else "TOO MUCH "
+            where = f"{e.worst.relative:9.1e}  {state}"
             lines.append(f"{where}{e.number:3} {e.text}  (output {e.worst.name!r})")
     return "\n".join(lines) + "\n"
 

@@ -353,6 +353,7 @@ RULES: dict[str, Callable[..., Expr]] = {
     "hard_sigmoid": lambda k, x: bounded(like(x, k.alpha) * x + like(x, k.beta), 0, 1),
     "clip": lambda k, x: bounded(x, k.lo, k.hi),
     "identity": lambda k, x: x,
+    "calibrated": lambda k, x: x,
     "cast": lambda k, x: bfloat.held(cast(x, tvm_dtype(k.to)), k.to),
     "not": lambda k, x: tirx.Not(cast(x, "bool")),
     "is_nan": lambda k, x: is_nan(x),

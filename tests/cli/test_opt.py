@@ -85,7 +85,9 @@ def test_json_has_a_fixed_form(cli: Cli, model: Path) -> None:
     told = json.loads(done.out)
     assert done.err == ""
     assert set(told) == {"output", "operators", "passes", "errors"}
-    assert set(told["passes"][0]) == {"number", "text", "effect", "changed", "remarks", "seconds"}
+    assert set(told["passes"][0]) == {
+        "number", "text", "effect", "changed", "remarks", "settled", "notes", "seconds",
+    }  # fmt: skip
     assert [e["text"] for e in told["errors"]] == ["read", "simplify", "fuse"]
 
 

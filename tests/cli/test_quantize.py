@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,25 +50,31 @@ def test_a_limit_keeps_layers_in_float(cli: Cli, tmp_path: Path, small: Path) ->
     told = json.loads(done.out)
     assert told["max_drop"] == 100
     assert any("in int8" in note for note in told["notes"])
+    again = cli("verify", tmp_path / "out", MODEL, "--data", small, "--json")
+    assert again.code == 0, again.err
+    known = json.loads(again.out)
+    assert known["verified"]
+    assert known["losses"][0]["samples"] == 140
     (loss,) = told["losses"]
     assert loss["samples"] == (140 - 32) // 2  # half of what calibration left; half chose
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda x: {"image": x}, "no data for input 'input'; it has image"),
-        (lambda x: {"input": x[:, :, :20]}, "has shape [140, 1, 20, 28], but a sample is"),
-        (lambda x: {"input": x.astype(np.float64)}, "is f64, but the model takes f32"),
-        (lambda x: {"input": np.where(x > 1, np.nan, x)}, "has NaN or infinite values"),
-        (lambda x: {"input": x[:0]}, "has no samples"),
-    ],
-)  # fmt: skip
+Change = Callable[[Any], dict[str, Any]]
+BAD: list[tuple[Change, str]] = [
+    (lambda x: {"image": x}, "no data for input 'input'; it has image"),
+    (lambda x: {"input": x[:, :, :20]}, "has shape [140, 1, 20, 28], but a sample is"),
+    (lambda x: {"input": x.astype(np.float64)}, "is f64, but the model takes f32"),
+    (lambda x: {"input": np.where(x > 1, np.nan, x)}, "has NaN or infinite values"),
+    (lambda x: {"input": x[:0]}, "has no samples"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
 def test_bad_calibration_data_is_one_sentence(
-    cli: Cli, tmp_path: Path, small: Path, change: object, message: str
+    cli: Cli, tmp_path: Path, small: Path, change: Change, message: str
 ) -> None:
     with np.load(small) as file:
-        np.savez(tmp_path / "bad.npz", **change(file["input"]))  # type: ignore[operator]  # pyright: ignore
+        np.savez(tmp_path / "bad.npz", **change(file["input"]))
     out = tmp_path / "q.onnx"
     out.write_bytes(b"mine")
     done = cli("opt", MODEL, "--passes", INT8, "--data", tmp_path / "bad.npz", "-o", out)
