@@ -2,10 +2,10 @@
 
     argmin over integers q of E[(q s x' - w x')^2], x' the quantized inputs on samples
 
-The objective is AdaRound's layer by layer (Nagel et al. 2020, arXiv 2004.10568, equation 13), by
-coordinate descent from the nearest integers instead of a relaxation by gradients; and integers may
-be any on the grid, not only the two around a weight. Inputs count by their covariance: the mean of
-a result is the bias's to keep, which takes up what the new integers would change of it.
+The objective is AdaRound's layer by layer (Nagel et al. 2020, arXiv 2004.10568, equation 13), over
+the two integers around each weight, by coordinate descent from the nearest instead of a relaxation
+by gradients. Inputs count by their covariance: the mean of a result is the bias's to keep, which
+takes up what the new integers would change of it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class AdaRound(Pass, name="adaround"):
         wanted = rows(pair.op, pair.weight).astype(np.float64) / scale
         new, before, after = old.copy(), 0.0, 0.0
         most = max(int(np.abs(old).max(initial=0)), 1)
-        for g, h in enumerate(map(damped, inputs.covariances())):
+        for g, plain in enumerate(inputs.covariances()):
+            h = damped(plain, inputs.count)
             new[g] = descend(wanted[g], old[g], h, most, self.iterations)
             weigh = scale[g, :, 0] ** 2
             before += float(weigh @ cost(wanted[g], old[g], h))

@@ -13,13 +13,19 @@ import numpy as np
 from graphopt.ir.types import Array
 
 BLOCK = 128  # columns between two updates of the whole gradient
-DAMPING = 1e-3  # of the mean of the diagonal, added to it: what the samples can't tell
+DAMPING = 1e-3  # of the mean of the diagonal, added to it
+UNSEEN = 10  # as many times the numbers of a row, inputs are enough for that
 
 
-def damped(h: Array) -> Array:
-    """A Gram matrix [K, K] with its diagonal raised, so that no input counts for nothing."""
+def damped(h: Array, count: int) -> Array:
+    """A Gram matrix [K, K] of `count` inputs with its diagonal raised.
+
+    No input counts for nothing; the fewer were seen for the numbers that a row has, the more do
+    those directions count that they happened not to take.
+    """
     raised, size = h.copy(), len(h)
-    raised.flat[:: size + 1] += DAMPING * np.trace(h) / size + np.finfo(np.float32).tiny
+    part = DAMPING * max(1.0, UNSEEN * size / max(count, 1))
+    raised.flat[:: size + 1] += part * np.trace(h) / size + np.finfo(np.float32).tiny
     return raised
 
 
@@ -34,7 +40,8 @@ def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
 
     A column k moves to the integer at which the cost of its row is least, the others being as they
     are: by d = -round(G[k] / H[k, k]), G = (q - w) H, which changes the cost by 2 d G[k] +
-    d^2 H[k, k]. All rows go through the columns together.
+    d^2 H[k, k]. It stays one of the two around w, as AdaRound has it: further off, a weight fits
+    the samples and little else. All rows go through the columns together.
 
     Args:
         w: float64 [M, K], in units of the scales.
@@ -49,11 +56,13 @@ def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
     """
     found, narrow = q.astype(np.float32), h.astype(np.float32)
     gradient = (q - w).astype(np.float32) @ narrow
+    low, high = (np.clip(f(w), -most, most).astype(np.float32) for f in (np.floor, np.ceil))
     for _ in range(sweeps):
         moved = False
         for start in range(0, len(h), BLOCK):
             part = slice(start, min(start + BLOCK, len(h)))
-            steps = _steps(found[:, part], gradient[:, part].copy(), narrow[part, part], most)
+            bounds = low[:, part], high[:, part]
+            steps = _steps(found[:, part], gradient[:, part].copy(), narrow[part, part], *bounds)
             if steps.any():
                 found[:, part] += steps
                 gradient += steps @ narrow[part]
@@ -64,12 +73,12 @@ def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
     return np.where(better[:, None], found, q)
 
 
-def _steps(q: Array, gradient: Array, h: Array, most: int) -> Array:
+def _steps(q: Array, gradient: Array, h: Array, low: Array, high: Array) -> Array:
     """What a block of columns moves by; `gradient` is its own and is changed."""
     steps = np.zeros_like(q)
     for k in range(len(h)):
         g, curve = gradient[:, k], h[k, k]
-        by = np.clip(q[:, k] - np.rint(g / curve), -most, most) - q[:, k]
+        by = np.clip(q[:, k] - np.rint(g / curve), low[:, k], high[:, k]) - q[:, k]
         by[2 * by * g + by * by * curve >= 0] = 0
         (rows,) = np.nonzero(by)
         if len(rows):

@@ -175,7 +175,7 @@ def test_smoothing_moves_outliers_into_weights() -> None:
 def test_descent_is_never_worse_than_the_nearest_integers(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(150, 300)) + rng.normal(size=(1, 300))  # inputs that go together
-    h, w = damped(x @ x.T / 300), rng.uniform(-127, 127, (20, 150))
+    h, w = damped(x @ x.T / 300, 3000), rng.uniform(-127, 127, (20, 150))
     q = np.rint(w)
     found = descend(w, q, h, 127, 8)
     assert (cost(w, found, h) <= cost(w, q, h) * (1 + 1e-6)).all()
@@ -187,7 +187,7 @@ def test_descent_is_never_worse_than_the_nearest_integers(seed: int) -> None:
 def test_descent_finds_the_best_of_a_small_weight() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 40)) + 2 * rng.normal(size=(1, 40))
-    h, w = damped(x @ x.T / 40), rng.uniform(-7, 7, (30, 4))
+    h, w = damped(x @ x.T / 40, 400), rng.uniform(-7, 7, (30, 4))
     corners = np.stack(np.meshgrid(*[[0, 1]] * 4), -1).reshape(-1, 4)
     best = np.min([cost(w, np.floor(w) + c, h) for c in corners], axis=0)
     found = cost(w, descend(w, np.rint(w), h, 127, 50), h)
