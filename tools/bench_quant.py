@@ -160,10 +160,10 @@ def main() -> int:
             for row in run(name, places, o, known):
                 rows.append(row)
                 tell(row)
+                if o.json:
+                    o.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
         except MissingError as why:
             skipped.append(f"{name} skipped: {why}")
-        if o.json:
-            o.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
     show(rows)
     print("\n".join(skipped))
     if o.markdown:
