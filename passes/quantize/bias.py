@@ -11,6 +11,7 @@ from graphopt.ir.types import Array
 from graphopt.ops.elementwise import Add
 from graphopt.ops.linalg import MatMul
 from graphopt.ops.quant import Dequantize
+from graphopt.passes.quantize.swap import swap
 from graphopt.passes.quantize.weights import ROOM, bias_integers
 from graphopt.rewrite import const
 
@@ -79,7 +80,7 @@ def _new_bias(op: Op, by: Array) -> bool:
     assert graph
     if unit is None:
         made = Op(Const(Inline(by.astype(np.float32))), loc=op.loc)
-        op.set_operand(2, graph.insert(made, op).result)
+        swap(op, 2, graph.insert(made, op).result)
         return True
     unit = np.broadcast_to(unit, by.shape).astype(np.float32)
     whole = bias_integers(by, unit)
@@ -87,7 +88,7 @@ def _new_bias(op: Op, by: Array) -> bool:
         return False
     parts = [Op(Const(Inline(a)), loc=op.loc) for a in (whole, np.ascontiguousarray(unit))]
     operands = [graph.insert(part, op).result for part in parts]
-    op.set_operand(2, graph.insert(Op(Dequantize(0), operands, loc=op.loc), op).result)
+    swap(op, 2, graph.insert(Op(Dequantize(0), operands, loc=op.loc), op).result)
     return True
 
 
@@ -127,4 +128,4 @@ def _put(use: Use, numbers: Array) -> None:
     old, graph = use.op.operand(use.index), use.op.graph
     assert graph
     made = Op(Const(Inline(numbers)), loc=use.op.loc, hints=[old.hint])
-    use.op.set_operand(use.index, graph.insert(made, use.op).result)
+    swap(use.op, use.index, graph.insert(made, use.op).result)

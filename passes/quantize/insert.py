@@ -24,6 +24,7 @@ from graphopt.passes.quantize.calibrate import erase_notes, notes
 from graphopt.passes.quantize.lint import note
 from graphopt.passes.quantize.points import Points, candidates, points, reads_integers, source
 from graphopt.passes.quantize.propose import proposals
+from graphopt.passes.quantize.swap import swap
 from graphopt.passes.quantize.weights import TINY, bias_integers, channel_axis, grid
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import const
@@ -141,7 +142,7 @@ class Inserter:
             return
         make = _Maker(self.graph, op, op.loc)
         stored = make.data(Inline(whole))
-        _replace(op, 2, make(Dequantize(0), stored, make.const(unit)))
+        swap(op, 2, make(Dequantize(0), stored, make.const(unit)))
 
 
 def _quantize_weight(options: QuantizePass, graph: Graph, op: Op) -> Array:
@@ -153,16 +154,8 @@ def _quantize_weight(options: QuantizePass, graph: Graph, op: Op) -> Array:
     stored = make.data(Computed(DType.i8, w.shape, lambda: g.nearest(w.numpy())))
     zero = np.zeros(len(g.scale), np.int8)
     parameters = [make.const(g.scale), make.const(zero)]
-    _replace(op, 1, make(Dequantize(channel_axis(op)), stored, *parameters))
+    swap(op, 1, make(Dequantize(channel_axis(op)), stored, *parameters))
     return g.scale
-
-
-def _replace(op: Op, index: int, new: Value) -> None:
-    """Let an op read something else in place of a constant, which goes with its last user."""
-    old = op.operand(index)
-    op.set_operand(index, new)
-    if old.op and old.op.graph and not old.use_count:
-        old.op.graph.erase(old.op)
 
 
 def _scale_of(value: Value) -> Array | None:

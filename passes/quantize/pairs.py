@@ -10,6 +10,7 @@ from graphopt.ir.data import Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.quant import Dequantize, Quantize
 from graphopt.passes.quantize.points import weighted
+from graphopt.passes.quantize.swap import swap
 from graphopt.passes.quantize.weights import channel_axis
 from graphopt.pipeline import Context, PassResult
 from graphopt.rewrite import Remark, const
@@ -52,7 +53,7 @@ class Pair:
         assert graph
         old = made.operand(0)
         stored = Op(Const(Inline(integers)), loc=self.op.loc, hints=[old.hint])
-        made.set_operand(0, graph.insert(stored, made).result)
+        swap(made, 0, graph.insert(stored, made).result)
 
 
 def pairs(module: Module, ctx: Context) -> list[Pair]:

@@ -326,3 +326,26 @@ def test_generated_images_are_what_the_first_layer_expects() -> None:
     interpret(y, {"x": images}, observe=lambda op, rs: seen.update({op.results[0].hint: rs[0]})
               if op.results else None)  # fmt: skip
     assert float(seen["c"].var()) == pytest.approx(900, rel=0.5)
+
+
+def test_what_repairs_leave_no_dead_weights() -> None:
+    data = samples(6)
+    kinds = [
+        sum(op.kind.name == "const" and not op.result.use_count for op in quantized(BRANCHES, p, data).main)
+        for p in ("calibrate,quantize", "calibrate,quantize,adaround,bias_correct")
+    ]  # fmt: skip
+    assert kinds == [0, 0]
+
+
+def test_weights_that_meet_floats_stay_bytes_in_the_library() -> None:
+    """A matrix product of float activations by s8 weights reads the bytes themselves."""
+    text = """graph @main(%x: f32[1,64]) {
+  %w = const rand 1 : f32[64,96]
+  %y = matmul(%x, %w) @ "product"
+  return(%y) {names=[y]}
+}"""
+    module = quantized(text, "quantize{activations=f32}")
+    program = X86().lower(module)
+    (step,) = program.steps
+    assert "i8[64,96" in str(getattr(step, "operands", ""))
+    assert set(getattr(step, "ops", ())) == {"cast", "matmul", "mul"}
