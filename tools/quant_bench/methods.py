@@ -39,6 +39,7 @@ def _pipeline(name: str, calibrate: str, quantize: str = "quantize") -> Method:
 # The pipelines that are compared; the first one is what a user gets who names no option.
 PIPELINES = (
     _pipeline("", "calibrate"),
+    _pipeline("recommended", "smooth,calibrate", "quantize,adaround,bias_correct"),
     _pipeline("minmax", "calibrate{method=minmax}"),
     _pipeline("percentile", "calibrate{method=percentile}"),
     _pipeline("entropy", "calibrate{method=entropy}"),
