@@ -14,6 +14,8 @@ from rich.text import Text
 from graphopt.report.model import Latency, Report
 from graphopt.report.units import at_least, count, milliseconds, size
 
+INT8 = "default,smooth,calibrate,quantize,adaround,bias_correct"
+
 
 def screen(report: Report, *, model: Path, place: Path, seconds: float) -> RenderableType:
     """Lay out a finished optimization.
@@ -151,6 +153,9 @@ def _next(report: Report, model: Path, place: Path) -> Iterator[str]:
     bundle, original = shlex.quote(str(place)), shlex.quote(str(model))
     if any(check.data == "seeded" for check in report.checks):
         yield f"graphopt verify {bundle} {original} --data samples.npz   on your own data"
+    if not report.losses:
+        yield (f"graphopt optimize {original} --target {report.target} --data samples.npz "
+               f"--max-drop 0.5 --passes {INT8}   int8")  # fmt: skip
     yield f"graphopt bench {bundle} --vs onnxruntime   percentiles"
     yield f"graphopt profile {bundle}   time by layer"
     yield f"graphopt run {bundle} --input x.npz --output y.npz"
