@@ -35,26 +35,24 @@ class Samples:
         An input of static shape [B, ...] takes B samples a run when the samples have the shape of
         the rest, or one sample when they have the whole shape.
         """
-        takes = {a.hint: self._per_run(a.type, self.inputs[a.hint]) for a in graph.args}
-        runs = self.runs(graph)
+        takes, runs = self._takes(graph), self.runs(graph)
         for i in range(runs if limit is None else min(runs, limit)):
             yield {n: self._cut(self.inputs[n], i, k) for n, k in takes.items()}
 
     def runs(self, graph: Graph) -> int:
         """How many runs of the model the samples are enough for."""
-        takes = {a.hint: self._per_run(a.type, self.inputs[a.hint]) for a in graph.args}
-        return min(len(self.inputs[n]) // (k or 1) for n, k in takes.items())
+        return min(len(self.inputs[n]) // (k or 1) for n, k in self._takes(graph).items())
 
-    def labelled(self, graph: Graph, first: int = 0) -> Iterator[tuple[Feed, Array | None]]:
-        """Pairs of what a run takes, from run `first` on, and the labels of its samples."""
-        total = self.runs(graph)
+    def labelled(self, graph: Graph) -> Iterator[tuple[Feed, Array | None]]:
+        """Pairs of what a run takes and the labels of its samples."""
+        per_run = len(self) // max(self.runs(graph), 1)
+        labels = self.labels if self.labels is not None and len(self.labels) == len(self) else None
         for i, feed in enumerate(self.feeds(graph)):
-            labels = None
-            if self.labels is not None and len(self.labels) == len(self):
-                per_run = len(self) // total
-                labels = self.labels[i * per_run : (i + 1) * per_run]
-            if i >= first:
-                yield feed, labels
+            yield feed, None if labels is None else labels[i * per_run : (i + 1) * per_run]
+
+    def _takes(self, graph: Graph) -> dict[str, int | None]:
+        """Samples a run, by input (see `_per_run`)."""
+        return {a.hint: self._per_run(a.type, self.inputs[a.hint]) for a in graph.args}
 
     @staticmethod
     def _per_run(type_: object, array: Array) -> int | None:

@@ -53,6 +53,11 @@ def share(scores: Sequence[float]) -> Share:
     return Share(100 * mean, 100 * (mean - half), 100 * (mean + half))
 
 
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two powers in dB; infinite where one is 0."""
+    return 10 * math.log10(signal / noise) if signal and noise else math.inf
+
+
 @dataclass(frozen=True)
 class Loss:
     """How far one output moved.
@@ -135,7 +140,7 @@ class Meter:
 
     def _loss(self, name: str) -> Loss:
         signal, noise = self.power[name]
-        sqnr = 10 * math.log10(signal / noise) if signal and noise else math.inf
+        sqnr = decibels(signal, noise)
         kept, right = share(self.scores[name]), self.right.get(name)
         lost = Share(100 - kept.mean, 100 - kept.high, 100 - kept.low)
         found = Loss(name, self.data, len(self.scores[name]), self.hows[name][0], sqnr, kept, lost)

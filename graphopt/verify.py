@@ -12,6 +12,7 @@ import numpy as np
 from graphopt.ir.builtin import Fused
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.types import Array, DType, TensorType
+from graphopt.loss import decibels
 from graphopt.ops.excite import SqueezeExcite
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
@@ -298,7 +299,7 @@ def _output(name: str, wanted: list[Any], got: list[Any], limit: Tolerance) -> O
             agreements.append(one.agreement)
         if (not one.ok, one.relative) > (not worst.ok, worst.relative):
             worst = one
-    sqnr = 10 * math.log10(signal / noise) if noise and signal else math.inf
+    sqnr = decibels(signal, noise)
     mean = float(np.mean(agreements)) if agreements else None
     return OutputError(name, worst.relative, worst.absolute, sqnr, mean, worst.ok, worst.why)
 

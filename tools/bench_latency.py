@@ -41,6 +41,7 @@ import graphopt
 from graphopt.analysis.bind import bind
 from graphopt.analysis.interpret import random_inputs
 from graphopt.data import seeded_runs
+from graphopt.loss import decibels
 from graphopt.measure import interleave
 from graphopt.onnx import Reference
 from graphopt.targets.base import Build
@@ -209,7 +210,7 @@ def _error(reference: Sequence[Any], got: Sequence[Any]) -> tuple[float, float]:
             worst = max(worst, float(np.abs(apart).max() / max(np.abs(want).max(), 1e-30)))
             signal += float(np.sum(want.astype(np.float64) ** 2))
             noise += float(np.sum(apart**2))
-    return worst, 10 * math.log10(signal / noise) if signal and noise else math.inf
+    return worst, decibels(signal, noise)
 
 
 def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:

@@ -37,7 +37,7 @@ def same_parameters(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
 def quantize_below_move(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
     """quantize(move(dequantize(q)...)) -> move(quantize(dequantize(q))...)."""
     move = op.operand(0).op
-    if move is None or not _chooses(move.kind) or len(move.results) != 1:
+    if move is None or not chooses(move.kind) or len(move.results) != 1:
         return None
     if move.result.use_count != 1:
         return None
@@ -50,7 +50,8 @@ def quantize_below_move(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
     return rw.make(move.kind, *inner)
 
 
-def _chooses(kind: OpKind) -> bool:
+def chooses(kind: OpKind) -> bool:
+    """Whether an op's results are elements of its operands, in whatever order."""
     return isinstance(kind, CHOOSE) or (isinstance(kind, Resize) and kind.mode == "nearest")
 
 

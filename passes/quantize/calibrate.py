@@ -19,7 +19,7 @@ from graphopt.analysis.histogram import (
 from graphopt.errors import InputError
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ops.quant import Calibrated
-from graphopt.passes.quantize.points import Points, moved, points
+from graphopt.passes.quantize.points import moved, points
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 
 Range = tuple[float, float]
@@ -120,6 +120,3 @@ def erase_notes(graph: Graph) -> None:
 def notes(graph: Graph) -> dict[Value, Op]:
     """The notes of a graph by the value they are about."""
     return {op.operand(0): op for op in graph if isinstance(op.kind, Calibrated)}
-
-
-__all__ = ["Calibrate", "Points", "erase_notes", "notes"]

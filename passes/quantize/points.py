@@ -16,16 +16,12 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Add, Elementwise
 from graphopt.ops.linalg import Gemm, MatMul
-from graphopt.ops.nn import AvgPool, Conv, MaxPool
+from graphopt.ops.nn import AvgPool, Conv
 from graphopt.ops.quant import Calibrated, Dequantize
 from graphopt.ops.reduce import ReduceMean
-from graphopt.ops.resize import Resize
+from graphopt.passes.integers.moves import chooses
 from graphopt.rewrite import const
 
-MOVES = (
-    mv.Reshape, mv.Transpose, mv.Concat, mv.Slice, mv.Squeeze, mv.Unsqueeze, mv.Tile, mv.Expand,
-    mv.DepthToSpace, mv.SpaceToDepth, MaxPool,
-)  # fmt: skip
 CHAIN = 16  # element-wise ops after a sum that its kernel still takes in
 
 
@@ -94,9 +90,8 @@ def moved(value: Value) -> tuple[Value, ...]:
     op = source(value).op
     if op is None:
         return ()
-    nearest = isinstance(op.kind, Resize) and op.kind.mode == "nearest"
     zeros = isinstance(op.kind, mv.Pad) and (op.kind.mode != "constant" or op.kind.value == 0)
-    if not (isinstance(op.kind, MOVES) or nearest or zeros):
+    if not (chooses(op.kind) or zeros):
         return ()
     several = op.operands if isinstance(op.kind, mv.Concat) else op.operands[:1]
     return tuple(source(v) for v in several if v and is_float(v) and const(v) is None)

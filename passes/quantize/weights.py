@@ -11,9 +11,9 @@ from graphopt.ir.data import Data
 from graphopt.ir.types import Array
 from graphopt.ops.linalg import Gemm
 from graphopt.ops.nn import Conv
+from graphopt.passes.integers.sums import ROOM as ROOM
 
 TINY = np.float32(2.0**-100)  # a scale for weights that are all 0
-ROOM = 2**29  # what a bias may be
 
 
 @dataclass(frozen=True)
