@@ -65,9 +65,8 @@ class Request:
 
 @dataclass
 class Truth:
-    """Outputs to hold others against: of `what`, for `feeds`, which are `data`."""
+    """Outputs of a module to hold others against, for `feeds`, which are `data`."""
 
-    what: str
     module: Module
     data: str
     feeds: Sequence[Feed]
@@ -153,7 +152,7 @@ class Job:
         else:
             feeds, wanted = seeded_runs(self.original, reference.run, SEEDED_SAMPLES)
         data = "given" if self.samples else "seeded"
-        self.truth = Truth("the original", self.original, data, feeds, wanted)
+        self.truth = Truth(self.original, data, feeds, wanted)
 
     @property
     def _source(self) -> Any:
@@ -212,8 +211,7 @@ class Job:
         self.notes += self.judge.notes
         feeds = self.truth.feeds
         module = clone_module(self.module)
-        self.truth = Truth("the optimized model", module, self.truth.data, feeds,
-                           runs(module, feeds))  # fmt: skip
+        self.truth = Truth(module, self.truth.data, feeds, runs(module, feeds))
         limit, lost = self.request.max_drop, worst(self.losses)
         if limit is not None and lost and lost.drop.mean > limit:
             raise LimitError(
