@@ -15,7 +15,9 @@ CPUs and stays float32), and prints the error of each against ONNX Runtime's flo
 of an output's range, and the ratio of signal to error. --type int8 quantizes by
 `calibrate,quantize` on seeded inputs; the peers get that file (ONNX, QDQ) and one by ONNX Runtime's
 own quantizer (u8 activations, s8 weights by channel) on the same inputs, and the faster counts.
-`compile s` is the time to plan, compile and link; with --cold from an empty cache of kernels.
+`compile s` is the time to plan, compile and link; with --cold from an empty cache of kernels. `of
+roofline` is the share of this machine's measured roofline that our kernels reach together, and
+`compute` that of the kernels that arithmetic bounds, with their share of the time.
 """
 
 from __future__ import annotations
@@ -53,6 +55,15 @@ SAMPLES = 8  # seeded inputs that ranges come from: their times don't depend on 
 
 
 @dataclass
+class Reached:
+    """Shares of the roofline: of all kernels, of those that arithmetic bounds; their time's share."""
+
+    all: float
+    compute: float
+    share: float
+
+
+@dataclass
 class Timing:
     """Milliseconds on a number of threads: medians and minima by name, ours as `ours`."""
 
@@ -60,6 +71,7 @@ class Timing:
     runs: int
     median: dict[str, float]
     least: dict[str, float]
+    reached: Reached
 
     @property
     def ratio(self) -> float:
@@ -93,7 +105,9 @@ class Row:
 def fixed_feed(path: Path, batch: int) -> Feed:
     """Seeded inputs that ONNX Runtime runs; of a batch where the model leaves it open."""
     module = graphopt.load(path)
-    symbolic = {a.hint for a in module.main.args if not isinstance((a.tensor.shape or (1,))[0], int)}
+    symbolic = {
+        a.hint for a in module.main.args if not isinstance((a.tensor.shape or (1,))[0], int)
+    }
     bind(module)
     shapes = {
         a.hint: (batch, *(a.tensor.static or ())[1:])
@@ -194,7 +208,22 @@ def time_all(
     ms = {name: [1000 * s for s in times] for name, times in rows.items()}
     median = {name: statistics.median(times) for name, times in ms.items()}
     least = {n: min(times) for n, times in ms.items()}
-    return Timing(threads, len(ms["ours"]), median, least), errors
+    reached = roofline(bundle, feed, threads, o.seconds)
+    return Timing(threads, len(ms["ours"]), median, least, reached), errors
+
+
+def roofline(bundle: Path, feed: Feed, threads: int, seconds: float) -> Reached:
+    """What our kernels reach of the roofline (nan: there is none)."""
+    layers = graphopt.profile(bundle, dict(feed), threads=threads, seconds=seconds).layers
+    known = [e for e in layers if e.roofline_us]
+    bound = [e for e in known if e.bound == "compute"]
+    total = sum(e.us for e in layers)
+
+    def share(chosen: Sequence[Any]) -> float:
+        took = sum(e.us for e in chosen)
+        return sum(e.roofline_us for e in chosen) / took if took else math.nan
+
+    return Reached(share(known), share(bound), sum(e.us for e in bound) / total)
 
 
 def _values(outputs: Any) -> list[Any]:
@@ -258,12 +287,14 @@ def report(rows: Sequence[Row], threads: Sequence[int]) -> None:
     heads = ["model", "calls", "segments", "compile s"]
     for t in threads:
         heads += [f"{name} ms {t}t" if name == "ours" else name for name in names] + ["x", "x min"]
+        heads += ["of roofline", "compute"]
     table: list[list[Any]] = []
     for r in (r for r in rows if not r.error):
         label = r.model + ("" if r.vision else " *")
         cells: list[Any] = [label, r.calls, r.segments, r.compile_seconds]
         for t in r.timings:
-            cells += [*t.median.values(), t.ratio, t.ratio_min]
+            cells += [*t.median.values(), t.ratio, t.ratio_min, f"{t.reached.all:.0%}"]
+            cells.append(f"{t.reached.compute:.0%} in {t.reached.share:.0%}")
         table.append(cells)
     print(peers.table(table, heads))
     for what, chosen in (("vision", [r for r in rows if r.vision]), ("all", rows)):
