@@ -11,6 +11,7 @@ from graphopt.data import Feed
 from graphopt.ir.clone import returning
 from graphopt.ir.core import Module, Value
 from graphopt.ir.types import Array, TensorType
+from graphopt.portions import portions
 
 AT_ONCE = 256 << 20  # bytes of values that one run of the model gives back
 
@@ -44,27 +45,13 @@ class SampleRuns:
         """
         wanted = min(self.runs, runs or self.runs)
         self.used = max(self.used, wanted)
-        for part in portions(values):
+        for part in portions(range(len(values)), lambda i: bytes_of(values[i]), AT_ONCE):
             reference = onnx_io.Reference(returning(module, [values[i] for i in part]))
             for number, feed in enumerate(self.feeds()):
                 if number == wanted:
                     break
                 found = reference.run(feed)
                 yield from zip(part, found.values(), strict=True)
-
-
-def portions(values: Sequence[Value]) -> Iterator[list[int]]:
-    """Indices of values in groups of no more than AT_ONCE bytes (or one value)."""
-    part, total = list[int](), 0
-    for i, value in enumerate(values):
-        size = bytes_of(value)
-        if part and total + size > AT_ONCE:
-            yield part
-            part, total = [], 0
-        part.append(i)
-        total += size
-    if part:
-        yield part
 
 
 def bytes_of(value: Value) -> int:

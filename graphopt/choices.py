@@ -1,15 +1,17 @@
 """One mechanism for every lossy decision: passes propose, this driver selects, applies, backs off.
 
-A lossy pass makes a `Choice` for each thing that it could do: what it would change, what that gains
-on the target, how much it loses (measured on samples), and what may stand in its way. `settle`
-keeps those that gain, applies them together, measures the whole model's loss where the user limits
-it, and while that is over the limit takes choices back, the worst loss for its gain first.
+A lossy pass makes a `Choice` for each thing that it could do to a layer (one of several ranks, bit
+widths, shares of channels): what that gains on the target, how much it loses (measured on samples),
+and what may stand in its way. `settle` puts them in order, the least loss for its gain first, and
+takes as many as the user's goal needs (all that gain, where there is none) and his limit on the
+whole model's measured loss allows.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -25,32 +27,39 @@ if TYPE_CHECKING:
 SHOWN = 3  # choices not made that a note names
 TRIES = 8  # choices taken back that are tried once more, the largest gain first
 
-Apply = Callable[[Module, Collection[str]], None]
-"""Makes choices, given by their keys, in a module."""
-
 
 @dataclass(frozen=True)
 class Choice:
-    """Something a lossy pass could do.
+    """Something a lossy pass could do to a layer.
 
-    `key` tells it from the pass's others; `loc` are the ONNX nodes that it changes; `rewrite` says
-    what it does; `gain` is what it saves, in the units of `unit` (seconds a run where the target
-    can tell, else multiply-adds, or bytes); `error` the noise-to-signal ratio that it makes where
-    it is; `refused` why it can't be made.
+    `layer` tells layers apart: of the choices of one layer at most one is made; `rewrite` says what
+    it does, and tells those of a layer apart; `loc` are the ONNX nodes that it changes; `gain` is
+    what it saves, in the units of `unit` (seconds a run where the target can tell, else
+    multiply-adds, or bytes); `error` the noise that it makes, as a share of the signal (those of
+    different layers are held against each other); `saves` what a `Goal` counts; `refused` why it
+    can't be made.
     """
 
-    key: str
+    layer: str
     loc: Loc
     rewrite: str
     gain: float
     error: float
     unit: str = "s"
     refused: str = ""
+    saves: float = 0.0
 
-    @property
-    def badness(self) -> float:
-        """Loss for its gain: what is taken back first."""
-        return self.error / max(self.gain, 1e-12)
+
+Apply = Callable[[Module, Sequence[Choice]], None]
+"""Makes choices in a module, or in a copy of it."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What choices are to save together, counted as `Choice.saves`; `what` it is, for messages."""
+
+    amount: float
+    what: str
 
 
 @dataclass(frozen=True)
@@ -61,22 +70,32 @@ class Settled:
     left: tuple[Choice, ...]
     loss: Loss | None = None
     measured: int = 0
+    short: str = ""
 
     def notes(self) -> tuple[str, ...]:
-        """For the screen: how many were made, which weren't."""
-        counts = Counter(c.rewrite for c in self.kept)
-        made = ", ".join(f"{n} layer{'s' if n > 1 else ''} in {what}" for what, n in counts.items())
-        if not self.left:
-            return (made,) if made else ()
-        shown = ", ".join(f"{_first(c.loc)} ({c.refused})" for c in self.left[:SHOWN])
-        more = f" and {len(self.left) - SHOWN} more" if len(self.left) > SHOWN else ""
-        return (f"{made or 'no layer changed'}; kept as they were: {shown}{more}",)
+        """For the screen: how many were made, which layers stay as they were, what was missed."""
+        counts = Counter(_kind(c.rewrite) for c in self.kept)
+        made = ", ".join(f"{n} layer{'s' if n > 1 else ''} {what}" for what, n in counts.items())
+        changed, seen = {c.layer for c in self.kept}, dict[str, Choice]()
+        for c in self.left:
+            if c.layer not in changed:
+                seen.setdefault(c.layer, c)
+        names = [f"{_first(c.loc)} ({c.refused})" for c in seen.values()]
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        kept = f"; kept as they were: {', '.join(names[:SHOWN])}{more}" if names else ""
+        told = f"{made or 'no layer changed'}{kept}" if made or kept else ""
+        return tuple(filter(None, (told, self.short)))
 
     def remarks(self) -> tuple[Remark, ...]:
-        """One for each choice."""
+        """One for each choice made, and for each layer's that was refused."""
         made = (Remark(c.rewrite, c.loc, True) for c in self.kept)
         left = (Remark(c.rewrite, c.loc, False, c.refused) for c in self.left)
         return (*made, *left)
+
+
+def _kind(rewrite: str) -> str:
+    """A rewrite without the numbers that differ by layer, which follow a colon."""
+    return rewrite.split(":")[0]
 
 
 def _first(loc: Loc) -> str:
@@ -90,51 +109,78 @@ class _Trials:
     module: Module
     apply: Apply
     ctx: Context
-    known: dict[frozenset[str], Loss | None] = field(
-        default_factory=dict[frozenset[str], "Loss | None"]
+    known: dict[frozenset[Choice], Loss | None] = field(
+        default_factory=dict[frozenset[Choice], "Loss | None"]
     )
 
-    def loss(self, chosen: Iterable[Choice]) -> Loss | None:
+    def loss(self, chosen: Sequence[Choice]) -> Loss | None:
         """The loss that counts, of a set of choices."""
-        keys = frozenset(c.key for c in chosen)
-        if keys not in self.known:
+        key = frozenset(chosen)
+        if key not in self.known:
             assert self.ctx.judge
             copy = clone_module(self.module)
-            self.apply(copy, keys)
-            self.known[keys] = worst(self.ctx.judge.losses(copy))
-        return self.known[keys]
+            self.apply(copy, chosen)
+            self.known[key] = worst(self.ctx.judge.losses(copy))
+        return self.known[key]
 
-    def fits(self, chosen: Iterable[Choice]) -> bool:
+    def fits(self, chosen: Sequence[Choice]) -> bool:
         """Whether a set of choices is within the limit."""
-        found, limit = self.loss(chosen), self.ctx.max_drop
-        return found is None or limit is None or found.drop.mean <= limit
+        limit = self.ctx.max_drop
+        if limit is None or self.ctx.judge is None:
+            return True
+        found = self.loss(chosen)
+        return found is None or found.drop.mean <= limit
 
 
-def settle(module: Module, choices: Sequence[Choice], apply: Apply, ctx: Context) -> Settled:
+@dataclass(frozen=True)
+class _Step:
+    """One layer going from a choice of its (None: as it is) to one that gains more."""
+
+    old: Choice | None
+    new: Choice
+    gain: float
+    error: float
+
+    @property
+    def slope(self) -> float:
+        """Loss for its gain."""
+        return self.error / max(self.gain, 1e-12)
+
+
+def settle(
+    module: Module, choices: Sequence[Choice], apply: Apply, ctx: Context, goal: Goal | None = None
+) -> Settled:
     """Select choices and make them in a module.
+
+    The choices of a layer that lie on the lower convex hull of error over gain make a ladder; the
+    steps of all ladders are taken in the order of error for gain (the greedy solution of the
+    multiple-choice knapsack, Sinha and Zoltners 1979), as many as the goal needs, and fewer if the
+    measured loss is over the limit.
 
     Args:
         module: changed in place.
         choices: all that could be done, in the order of the graph.
         apply: makes a set of them.
-        ctx: `max_drop` and `judge` limit the loss; None: all that gain are kept.
+        ctx: `max_drop` and `judge` limit the loss; None: it isn't limited.
+        goal: what to save; None: every layer gains what it can.
 
     Raises:
         LimitError: the loss is over the limit even with none of them.
     """
-    able = [c for c in map(_priced, choices) if not c.refused]
-    left = [c for c in map(_priced, choices) if c.refused]
+    priced = [_priced(c) for c in choices]
+    steps = _ladders([c for c in priced if not c.refused], goal)
+    enough = _enough(steps, goal)
     trials = _Trials(module, apply, ctx)
-    kept = able
-    if ctx.max_drop is not None and ctx.judge is not None and not trials.fits(able):
-        kept = _retreat(able, trials)
+    kept, over = _reached(steps[:enough]), ""
+    if not trials.fits(kept):
+        kept = _retreat(steps[:enough], trials)
         over = f"taken back: the drop would be over {ctx.max_drop:g} points"
-        names = {c.key for c in kept}
-        left += [replace(c, refused=f"{over} (its own error {c.error:.1e})")
-                 for c in able if c.key not in names]  # fmt: skip
-    apply(module, frozenset(c.key for c in kept))
+    position = {c: i for i, c in enumerate(priced)}
+    kept.sort(key=lambda c: position[c])
+    apply(module, kept)
+    left = tuple(_left(priced, kept, over))
     loss = trials.loss(kept) if trials.known else None
-    return Settled(tuple(kept), tuple(left), loss, len(trials.known))
+    return Settled(tuple(kept), left, loss, len(trials.known), _short(kept, goal))
 
 
 def _priced(choice: Choice) -> Choice:
@@ -144,26 +190,98 @@ def _priced(choice: Choice) -> Choice:
     return replace(choice, refused="it gains nothing on the target")
 
 
-def _retreat(able: Sequence[Choice], trials: _Trials) -> list[Choice]:
-    """The choices left when enough of the worst are taken back.
+def _ladders(able: Sequence[Choice], goal: Goal | None) -> list[_Step]:
+    """The steps of all layers, the least error for what they give first."""
+    layers: dict[str, list[Choice]] = {}
+    for c in able:
+        layers.setdefault(c.layer, []).append(c)
+    steps = [step for found in layers.values() for step in _hull(found, goal)]
+    return sorted(steps, key=lambda s: s.slope)  # stable: a layer's own stay in their order
+
+
+def _worth(choice: Choice, goal: Goal | None) -> float:
+    return choice.saves if goal else choice.gain
+
+
+def _error(choice: Choice) -> float:
+    return 0.0 if math.isnan(choice.error) else choice.error
+
+
+def _hull(found: Sequence[Choice], goal: Goal | None) -> list[_Step]:
+    """A layer's choices from the least worth up, each the best next one for its error."""
+    left, at = sorted(found, key=lambda c: (_error(c), -_worth(c, goal))), None
+    worth = error = 0.0
+    steps = list[_Step]()
+    while left := [c for c in left if _worth(c, goal) > worth]:
+        slopes = [(_error(c) - error) / (_worth(c, goal) - worth) for c in left]
+        least = min(slopes)
+        best = max((c for c, s in zip(left, slopes, strict=True) if s <= least),
+                   key=lambda c: _worth(c, goal))  # fmt: skip
+        steps.append(_Step(at, best, _worth(best, goal) - worth, max(_error(best) - error, 0.0)))
+        at, worth, error = best, _worth(best, goal), _error(best)
+    return steps
+
+
+def _enough(steps: Sequence[_Step], goal: Goal | None) -> int:
+    """How many steps the goal needs; all where there is none or it can't be met."""
+    if goal is None:
+        return len(steps)
+    total = 0.0
+    for i, step in enumerate(steps):
+        if total >= goal.amount:
+            return i
+        total += step.gain
+    return len(steps)
+
+
+def _reached(steps: Iterable[_Step]) -> list[Choice]:
+    """The choices that layers are at after some steps."""
+    at: dict[str, Choice] = {}
+    for step in steps:
+        at[step.new.layer] = step.new
+    return list(at.values())
+
+
+def _retreat(steps: Sequence[_Step], trials: _Trials) -> list[Choice]:
+    """The choices left when enough of the worst steps are taken back.
 
     How many is found by bisection, the drop being taken to fall with the number. Then the largest
     gains among those taken back are tried once more, one by one.
     """
-    order = sorted(able, key=lambda c: -c.badness)
-    low, high = 0, len(order)  # so many taken back: too few, enough
+    low, high = 0, len(steps)  # so many taken: within the limit, too many
     if not trials.fits(()):
         limit, found = trials.ctx.max_drop, trials.loss(())
         raise LimitError(f"the drop is over {limit:g} points without any choice: {found}")
     while high - low > 1:
         middle = (low + high) // 2
-        if trials.fits(order[middle:]):
-            high = middle
-        else:
+        if trials.fits(_reached(steps[:middle])):
             low = middle
-    kept, back = list(order[high:]), sorted(order[:high], key=lambda c: -c.gain)
+        else:
+            high = middle
+    taken, back = list(steps[:low]), sorted(steps[low:], key=lambda s: -s.gain)
     for one in back[:TRIES]:
-        if trials.fits([*kept, one]):
-            kept.append(one)
-    position = {c.key: i for i, c in enumerate(able)}
-    return sorted(kept, key=lambda c: position[c.key])
+        if one.old in (None, *_reached(taken)) and trials.fits(_reached([*taken, one])):
+            taken.append(one)
+    return _reached(taken)
+
+
+def _left(priced: Iterable[Choice], kept: Sequence[Choice], over: str) -> Iterable[Choice]:
+    """What wasn't chosen, with the reason."""
+    made = {c.layer: c for c in kept}
+    for c in priced:
+        if c.refused:
+            yield c
+        elif c.layer not in made:
+            told = f"{over} (its own error {c.error:.1e})" if over else "not needed"
+            yield replace(c, refused=told)
+        elif c is not made[c.layer]:
+            yield replace(c, refused=f"{made[c.layer].rewrite} instead")
+
+
+def _short(kept: Iterable[Choice], goal: Goal | None) -> str:
+    """How far a goal was missed."""
+    saved = sum(c.saves for c in kept)
+    if goal is None or saved >= goal.amount * (1 - 1e-9):
+        return ""
+    return (f"only {saved / goal.amount:.0%} of the {goal.what} asked for: no other rewrite gains "
+            "on the target, or is within the limit")  # fmt: skip

@@ -302,8 +302,11 @@ class Job:
             after=Size.of(self.module),
             passes=self.records + self.lowering.records,
             seconds=self.seconds,
-            notes=[*self.notes, *(n for r in self.records for n in r.notes),
-                   *(self.program.notes if self.program else ())],
+            notes=[
+                *self.notes,
+                *(n for r in self.records for n in r.notes),
+                *(self.program.notes if self.program else ()),
+            ],
             checks=self.checks,
             losses=list(self.losses),
             max_drop=self.request.max_drop,

@@ -189,7 +189,7 @@ def openvino_run(path: str, feed: Feed, threads: int, hint: str) -> Callable[[],
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
                "INFERENCE_PRECISION_HINT": hint if hint == "bf16" else "f32", "NUM_STREAMS": 1}  # fmt: skip
     request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
-    given = {k: np.ascontiguousarray(v) for k, v in feed.items()}
+    given = {k: np.asarray(v, order="C") for k, v in feed.items()}
     return lambda: request.infer(given, share_inputs=True, share_outputs=True)
 
 

@@ -45,16 +45,16 @@ def choice_bars(record: Record) -> list[Bar]:
     settled = record.settled
     if settled is None:
         return []
-    made = {c.key for c in settled.kept}
+    made = set(settled.kept)
     known = [c for c in (*settled.kept, *settled.left) if c.error > 0]
     ranked = sorted(known, key=lambda c: -c.error)[:CHOICES]
     decibels = [-10 * math.log10(c.error) for c in ranked]
     most = max(decibels, default=1) or 1
     bars: list[Bar] = []
     for c, db in zip(ranked, decibels, strict=True):
-        share, state = max(db, 0.0) / most, "" if c.key in made else f", left: {c.refused}"
+        share, state = max(db, 0.0) / most, "" if c in made else f", left: {c.refused}"
         bars.append(Bar(str(Loc(c.loc.nodes[:1])), share, f"{db:.1f} dB{state}", title=c.rewrite,
-                        within=share if c.key in made else 1e-9))  # fmt: skip
+                        within=share if c in made else 1e-9))  # fmt: skip
     return bars
 
 

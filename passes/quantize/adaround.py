@@ -11,8 +11,8 @@ takes up what the new integers would change of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -24,15 +24,13 @@ from graphopt.passes.quantize.bias import shift
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.rounding import cost, damped, descend
-from graphopt.passes.quantize.unfold import columns, places, positions, rows, unrows
+from graphopt.passes.layers.gram import AT_ONCE, Gram, gram_bytes
+from graphopt.passes.layers.unfold import rows, unrows
 from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.portions import portions
 from graphopt.rewrite import Remark
 
 LONGEST = 6144  # weights of a row that is rounded: 32 times its square is 1.2 GB
-AT_ONCE = 512 << 20  # bytes of Gram matrices that one go over the samples fills
-EACH = 8  # columns of unfolded inputs for each of a row's numbers
-FEWEST = 4096  # of those
-TOGETHER = 1024  # that are multiplied at once
 
 
 @dataclass(frozen=True)
@@ -68,23 +66,24 @@ class AdaRound(Pass, name="adaround"):
             for pair in found
             if _length(pair) > LONGEST
         ]
-        for part in _portions([pair for pair in found if _length(pair) <= LONGEST]):
+        able = [pair for pair in found if _length(pair) <= LONGEST]
+        for part in portions(able, lambda pair: gram_bytes(pair.twin), AT_ONCE):
             for pair, inputs in zip(part, self._inputs(part, ctx), strict=True):
                 if ctx.permit("adaround", pair.op.loc):
                     remarks.append(self._round(pair, inputs))
         return PassResult(any(r.applied for r in remarks), tuple(remarks))
 
-    def _inputs(self, part: Sequence[Pair], ctx: Context) -> list[Inputs]:
-        """What the layers read on the samples."""
+    def _inputs(self, part: Sequence[Pair], ctx: Context) -> list[Gram]:
+        """What the layers read on the samples, rounded (zeros around images stay zeros)."""
         assert ctx.samples and ctx.before
         runs = min(self.samples, ctx.samples.runs)
-        found = [Inputs(pair, runs) for pair in part]
+        found = [Gram(pair.twin, runs, pair.rounded) for pair in part]
         values = [source(pair.twin.operand(0)) for pair in part]
         for i, x in ctx.samples.watch(ctx.before, values, runs):
             found[i].add(x)
         return found
 
-    def _round(self, pair: Pair, inputs: Inputs) -> Remark:
+    def _round(self, pair: Pair, inputs: Gram) -> Remark:
         """Other integers for one layer, if they are better."""
         old = rows(pair.op, pair.integers).astype(np.float64)
         scale = _scales(pair, old)
@@ -116,67 +115,3 @@ def _scales(pair: Pair, grouped: Array) -> Array:
     """The weight's scales, [groups, M / groups, 1] in float64."""
     scale = np.broadcast_to(pair.scale.astype(np.float64), (grouped.shape[0] * grouped.shape[1],))
     return scale.reshape(*grouped.shape[:2], 1)
-
-
-def _portions(found: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Layers whose Gram matrices fit into AT_ONCE bytes together (or one layer)."""
-    part, total = list[Pair](), 0
-    for pair in found:
-        groups, _, size = rows(pair.op, pair.weight).shape
-        bytes_ = 4 * groups * size * size
-        if part and total + bytes_ > AT_ONCE:
-            yield part
-            part, total = [], 0
-        part.append(pair)
-        total += bytes_
-    if part:
-        yield part
-
-
-@dataclass
-class Inputs:
-    """Sums over the unfolded quantized inputs of a layer, at places chosen by a seed.
-
-    `gram`: float32 [groups, K, K]; `sums`: float64 [groups, K]; `waiting`: columns not yet in
-    `gram`, since a few large products are faster than many small ones.
-    """
-
-    pair: Pair
-    runs: int
-    count: int = 0
-    gram: Array = field(default_factory=lambda: np.zeros((), np.float32))
-    sums: Array = field(default_factory=lambda: np.zeros(()))
-    waiting: list[Array] = field(default_factory=list[Array])
-    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
-
-    def add(self, x: Array) -> None:
-        """Take in what the float layer reads in one run."""
-        op = self.pair.op
-        size = rows(op, self.pair.weight).shape[-1]
-        wanted = math.ceil(max(EACH * size, FEWEST) / self.runs)
-        at = places(positions(op, x), wanted, self.random)
-        taken = self.pair.rounded(columns(op, x, at))  # zeros around images stay zeros
-        self.count += len(at)
-        self.sums = self.sums + taken.sum(-1, dtype=np.float64)
-        self.waiting.append(taken)
-        if sum(t.shape[-1] for t in self.waiting) >= TOGETHER:
-            self._multiply()
-
-    def _multiply(self) -> None:
-        if self.waiting:
-            taken = np.concatenate(self.waiting, -1)
-            self.gram = self.gram + taken @ taken.transpose(0, 2, 1)
-            self.waiting.clear()
-
-    def mean(self) -> Array:
-        """float64 [groups, K]."""
-        return self.sums / max(self.count, 1)
-
-    def covariances(self) -> Iterator[Array]:
-        """Those of each group, float64 [K, K]."""
-        self._multiply()
-        for gram, mean in zip(self.gram, self.mean(), strict=True):
-            found = gram.astype(np.float64)
-            found /= max(self.count, 1)
-            found -= np.outer(mean, mean)
-            yield found

@@ -59,18 +59,19 @@ class QuantizePass(Pass, name="quantize"):
             raise InputError(f"bits={self.bits} isn't between 2 and 8")
         if self.activations != "f32" and points(module.main).groups and not notes(module.main):
             raise InputError("nothing is calibrated; put `calibrate` before `quantize`")
-        choices = proposals(module, ctx, self.apply, self.skip, self.activations != "f32")
+        choices = proposals(module, ctx, self.insert, self.skip, self.activations != "f32")
         if not choices:
             return PassResult(False)
-        settled = settle(module, choices, self.apply, ctx)
+        apply = lambda m, made: self.insert(m, {c.layer for c in made})  # noqa: E731
+        settled = settle(module, choices, apply, ctx)
         warnings = note(module) if self.bits > 7 and self.activations == "u8" else ()
         return PassResult(bool(settled.kept), settled.remarks(), settled,
                           (*settled.notes(), *warnings))  # fmt: skip
 
-    def apply(self, module: Module, keys: Collection[str]) -> None:
-        """Quantize the layers with these keys."""
+    def insert(self, module: Module, layers: Collection[str]) -> None:
+        """Quantize layers, each named by its place among the candidates."""
         graph = module.main
-        chosen = {op for i, op in enumerate(candidates(graph)) if str(i) in keys}
+        chosen = {op for i, op in enumerate(candidates(graph)) if str(i) in layers}
         if self.activations == "f32":
             erase_notes(graph)
             for op in graph:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from graphopt.analysis.cost import macs
 from graphopt.analysis.price import Costs, graph_of, graph_with
-from graphopt.choices import Apply, Choice
+from graphopt.choices import Choice
 from graphopt.errors import InputError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module, Op, OpKind
@@ -20,18 +21,21 @@ from graphopt.passes.quantize.points import candidates
 from graphopt.pipeline import Context
 from graphopt.spec import nearest
 
+Insert = Callable[[Module, Collection[str]], None]
+"""Quantizes layers, each named by its place among the candidates."""
+
 RUNS = 16  # samples that tell a layer's error well enough to rank it
 
 
 def proposals(
-    module: Module, ctx: Context, apply: Apply, skip: tuple[str, ...], activations: bool
+    module: Module, ctx: Context, insert: Insert, skip: tuple[str, ...], activations: bool
 ) -> list[Choice]:
     """One choice for each layer that could be quantized, in the order of the graph.
 
     Args:
         module: calibrated, not yet quantized.
         ctx: for samples and prices.
-        apply: quantizes layers.
+        insert: quantizes layers.
         skip: parts of names of ONNX nodes that stay float.
         activations: whether these become integers, too.
 
@@ -40,11 +44,11 @@ def proposals(
     """
     ops = candidates(module.main)
     _check_skip(skip, ops)
-    errors = _errors(module, ctx, apply) if activations else [math.nan] * len(ops)
+    errors = _errors(module, ctx, insert) if activations else [math.nan] * len(ops)
     found: list[Choice] = []
     for i, (op, error) in enumerate(zip(ops, errors, strict=True)):
         gain, unit = _gain(op, ctx.costs if activations else None)
-        one = Choice(str(i), op.loc, "int8", gain, error, unit)
+        one = Choice(str(i), op.loc, "in int8", gain, error, unit)
         if any(part in node for part in skip for node in op.loc.nodes):
             one = replace(one, refused="skipped, as asked")
         elif not ctx.permit("quantize", op.loc):
@@ -60,13 +64,13 @@ def _check_skip(skip: tuple[str, ...], ops: list[Op]) -> None:
             raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, names)}")
 
 
-def _errors(module: Module, ctx: Context, apply: Apply) -> list[float]:
+def _errors(module: Module, ctx: Context, insert: Insert) -> list[float]:
     """The noise-to-signal ratio of each layer, on a few samples; nan where nobody can tell."""
     ops = candidates(module.main)
     if ctx.samples is None:
         return [math.nan] * len(ops)
     copy = clone_module(module)
-    apply(copy, {str(i) for i in range(len(ops))})
+    insert(copy, {str(i) for i in range(len(ops))})
     found = layers(copy)
     ratios = noise_ratios(module, found, ctx.samples, RUNS)
     by_name = {layer.name: ratio for layer, ratio in zip(found, ratios, strict=True)}

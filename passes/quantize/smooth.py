@@ -32,7 +32,7 @@ from graphopt.ops.nn import LayerNorm, RMSNorm
 from graphopt.passes.fuse.weights import Linear, linear
 from graphopt.passes.quantize.chains import Chain, chains, scale, spread_over
 from graphopt.passes.quantize.channels import Reader
-from graphopt.passes.quantize.unfold import columns, places, positions, rows
+from graphopt.passes.layers.unfold import columns, places, positions, rows
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 

@@ -215,69 +215,6 @@ def test_a_real_model_is_compiled_to_the_integers_that_it_says(tmp_path: Path) -
     assert any("in int8" in note for note in report.notes)
 
 
-class Fixed:
-    """A judge for which every choice costs points of its own."""
-
-    def __init__(self, costs: dict[str, float]) -> None:
-        self.costs, self.asked = costs, 0
-
-    def losses(self, module: Module) -> tuple[Loss, ...]:
-        self.asked += 1
-        drop = sum(self.costs[name] for name in module.metadata)
-        zero = Share(0, 0, 0)
-        return (Loss("y", "given", 9, "classes", 30.0, zero, Share(drop, drop, drop)),)
-
-
-def choose(
-    costs: dict[str, float], gains: Sequence[float], limit: float
-) -> tuple[set[str], Any, int]:
-    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
-    judge = Fixed(costs)
-    choices = [Choice(k, Loc((k,)), "int8", g, costs[k]) for k, g in zip(costs, gains, strict=True)]
-
-    def apply(m: Module, keys: Any) -> None:
-        m.metadata.update(dict.fromkeys(keys, ""))
-
-    settled = settle(module, choices, apply, Context(judge=judge, max_drop=limit))
-    assert set(module.metadata) == {c.key for c in settled.kept}
-    return set(module.metadata), settled, judge.asked
-
-
-def test_all_choices_are_kept_within_the_limit() -> None:
-    kept, settled, asked = choose({"a": 0.1, "b": 0.2}, (1, 1), 0.5)
-    assert (kept, settled.left, asked) == ({"a", "b"}, (), 1)
-
-
-def test_the_worst_for_its_gain_is_taken_back() -> None:
-    kept, settled, _ = choose({"a": 0.1, "b": 3.0, "c": 0.2, "d": 0.1}, (1, 1, 1, 1), 0.5)
-    assert kept == {"a", "c", "d"}
-    assert "taken back: the drop would be over 0.5 points" in settled.left[0].refused
-
-
-def test_what_gains_nothing_is_refused() -> None:
-    kept, settled, _ = choose({"a": 0.1, "b": 0.1}, (1, -1), 5)
-    assert kept == {"a"}
-    assert settled.left[0].refused == "it gains nothing on the target"
-
-
-def test_a_retreat_asks_few_times() -> None:
-    costs = {f"c{i}": 0.01 * (i + 1) for i in range(64)}
-    kept, _, asked = choose(costs, [1] * 64, 1.0)
-    assert sum(costs[k] for k in kept) <= 1.0 + 1e-9
-    assert len(kept) >= 13  # the 13 cheapest cost 0.91
-    assert asked <= 2 + 6 + 8
-
-
-def test_a_limit_that_nothing_can_meet() -> None:
-    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
-    module.metadata["given"] = ""
-    judge = Fixed({"given": 9.0, "a": 1.0})
-    with pytest.raises(LimitError, match="over 1 points without any choice"):
-        settle(module, [Choice("a", Loc(("a",)), "int8", 1, 1)],
-               lambda m, keys: m.metadata.update(dict.fromkeys(keys, "")),
-               Context(judge=judge, max_drop=1))  # fmt: skip
-
-
 def test_shares_have_wilsons_interval() -> None:
     all_right = share([1.0] * 100)
     assert (all_right.mean, round(all_right.low, 1)) == (100, 96.3)
