@@ -78,11 +78,7 @@ def _aligned(a: np.ndarray):
 
 
 def check(
-    text: str,
-    name: str = "avx512",
-    *,
-    tolerance: float = 2e-6,
-    arrays: list[np.ndarray] | None = None,
+    text: str, name: str = "avx512", *, tolerance: float = 2e-6, arrays: list[np.ndarray] | None = None
 ) -> None:
     """Compare a kernel with numpy; integers exactly, floats relative to the largest result.
 

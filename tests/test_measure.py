@@ -9,9 +9,7 @@ from graphopt.measure import interleave
 
 def test_runs_take_turns() -> None:
     seen: list[str] = []
-    times = interleave(
-        {"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 0.01, least=3, most=3
-    )
+    times = interleave({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 0.01, least=3, most=3)
     assert {k: len(v) for k, v in times.items()} == {"a": 3, "b": 3}
     assert "".join(seen) == "aabb" * 4  # the first round warms up
 

@@ -23,10 +23,8 @@ def inspect(
     layers: Annotated[bool, typer.Option("--layers", help="A line for each op, or layer.")] = False,
     quant: Annotated[
         Path | None,
-        typer.Option(
-            metavar="ORIGINAL",
-            help="The float model: how far is each quantized layer from it, the worst first?",
-        ),
+        typer.Option(metavar="ORIGINAL", help="The float model: how far is each quantized layer "
+                     "from it, the worst first?"),
     ] = None,
     data: Data = None,
     input_shape: Shapes = None,

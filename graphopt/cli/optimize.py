@@ -45,8 +45,7 @@ def optimize(
     max_drop: Annotated[
         float | None,
         typer.Option(
-            metavar="POINTS",
-            min=0,
+            metavar="POINTS", min=0,
             help="What lossy passes may cost: points of right answers (data with labels) or of "
             "answers that stay the same. Exit code 4 where they cost more.",
         ),
@@ -59,8 +58,7 @@ def optimize(
     tune: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS",
-            min=0,
+            metavar="SECONDS", min=0,
             help="Try kernels' schedules on this computer for so long (0: use what is known).",
         ),
     ] = None,

@@ -20,12 +20,12 @@ import numpy as np
 from graphopt.errors import InputError
 from graphopt.ir.core import Module
 from graphopt.ir.types import Array
+from graphopt.passes.layers.gram import AT_ONCE, Gram, gram_bytes
+from graphopt.passes.layers.unfold import rows, unrows
 from graphopt.passes.quantize.bias import shift
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.rounding import cost, damped, descend
-from graphopt.passes.layers.gram import AT_ONCE, Gram, gram_bytes
-from graphopt.passes.layers.unfold import rows, unrows
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.portions import portions
 from graphopt.rewrite import Remark

@@ -30,9 +30,9 @@ from graphopt.ops.elementwise import Mul
 from graphopt.ops.linalg import Gemm, MatMul
 from graphopt.ops.nn import LayerNorm, RMSNorm
 from graphopt.passes.fuse.weights import Linear, linear
+from graphopt.passes.layers.unfold import columns, places, positions, rows
 from graphopt.passes.quantize.chains import Chain, chains, scale, spread_over
 from graphopt.passes.quantize.channels import Reader
-from graphopt.passes.layers.unfold import columns, places, positions, rows
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 

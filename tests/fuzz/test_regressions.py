@@ -88,10 +88,7 @@ def test_limits_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("text", ["x", "-1", "0", "nan", "inf", "1e99"])
 def test_limits_that_are_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, read in {
-        "GRAPHOPT_MAX_MEMORY": max_memory,
-        "GRAPHOPT_MAX_SECONDS": max_seconds,
-    }.items():
+    for name, read in {"GRAPHOPT_MAX_MEMORY": max_memory, "GRAPHOPT_MAX_SECONDS": max_seconds}.items():
         monkeypatch.setenv(name, text)
         with pytest.raises(InputError, match="positive number"):
             read()
@@ -101,9 +98,7 @@ def test_limits_that_are_none(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("count", [10**9, 10**15, -1, 0])
 def test_split_into_too_many(count: int) -> None:
     """* ONNX's shape inference reserves memory for num_outputs results."""
-    text = (
-        f"(float[8] x) => (float[4] a, float[4] b) {{ a, b = Split <num_outputs = {count}> (x) }}"
-    )
+    text = f"(float[8] x) => (float[4] a, float[4] b) {{ a, b = Split <num_outputs = {count}> (x) }}"
     with pytest.raises(InputError, match="num_outputs is"):
         graphopt.load(model(text, 18))
 

@@ -93,9 +93,7 @@ IMAGE = rand(2, 4, 7, 6)
 
 
 def _unary(op_type: str, since: int, kind: str, x: Array = X, **attrs: Any) -> Case:
-    return Case(
-        op_type + str(attrs or ""), since, (kind,), lambda _: Node(op_type, {"x": x}, attrs=attrs)
-    )
+    return Case(op_type + str(attrs or ""), since, (kind,), lambda _: Node(op_type, {"x": x}, attrs=attrs))
 
 
 def _binary(op_type: str, since: int, kind: str, a: Array, b: Array, **attrs: Any) -> Case:
@@ -162,9 +160,7 @@ def _clip(opset: int) -> Node:
     return Node("Clip", {"x": X}, {"lo": np.float32(-0.5), "hi": np.float32(0.25)})
 
 
-def _axes(
-    op_type: str, x: Array, axes: Sequence[int], since: int, **attrs: Any
-) -> Callable[[int], Node]:
+def _axes(op_type: str, x: Array, axes: Sequence[int], since: int, **attrs: Any) -> Callable[[int], Node]:
     """`axes` as an attribute before opset `since`, then as an operand."""
 
     def make(opset: int) -> Node:
@@ -273,9 +269,7 @@ REDUCE = [
 
 
 def _conv(x: Array, w: Array, bias: bool = True, **attrs: Any) -> Callable[[int], Node]:
-    return lambda _: Node(
-        "Conv", {"x": x}, {"w": w, **({"b": rand(w.shape[0], seed=3)} if bias else {})}, attrs
-    )
+    return lambda _: Node("Conv", {"x": x}, {"w": w, **({"b": rand(w.shape[0], seed=3)} if bias else {})}, attrs)
 
 
 def _transposed(w: Array, **attrs: Any) -> Callable[[int], Node]:
@@ -335,23 +329,14 @@ def _stats(x: Array, n: int) -> dict[str, Array]:
 
 def _resize(opset: int, sizes: Any = None, scales: Any = None, **attrs: Any) -> Node:
     x = rand(1, 2, 4, 5)
-    given = (
-        {"s": np.array((1, 1, *scales), np.float32)}
-        if scales
-        else {"z": ints(1, 2, *(sizes or ()))}
-    )
+    given = {"s": np.array((1, 1, *scales), np.float32)} if scales else {"z": ints(1, 2, *(sizes or ()))}
     if opset < 9:
         return Node("Upsample", {"x": x}, attrs={"scales": [1.0, 1.0, *(scales or ())], **attrs})
     if opset < 11:
         return Node("Upsample" if opset < 10 else "Resize", {"x": x}, given, attrs)
     roi = {} if opset >= 13 else {"roi": np.zeros(0, np.float32)}
     none = {"e": np.zeros(0, np.float32)} if sizes and opset < 13 else {}
-    names = [
-        "x",
-        "roi" if roi else "",
-        "s" if scales else "e" if none else "",
-        *(["z"] if sizes else []),
-    ]
+    names = ["x", "roi" if roi else "", "s" if scales else "e" if none else "", *(["z"] if sizes else [])]
     return Node("Resize", {"x": x}, {**roi, **none, **given}, attrs, names)
 
 

@@ -22,9 +22,7 @@ def suite() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(
-    "names", ["_pad", "conv", "reduce_l", "slice", "loop", "sequence", "softmax_"]
-)
+@pytest.mark.parametrize("names", ["_pad", "conv", "reduce_l", "slice", "loop", "sequence", "softmax_"])
 def test_some(suite: ModuleType, names: str) -> None:
     outcomes = [suite.run_case(c) for c in suite.cases(names)]
     assert suite.report(outcomes, verbose=False)

@@ -27,9 +27,7 @@ def write(folder: Path, entries: dict[str, str], shape: tuple[int, ...] = W.shap
     for k, v in entries.items():
         tensor.external_data.add(key=k, value=v)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    graph = helper.make_graph(
-        [node], "g", [value("x", X)], [onnx.ValueInfoProto(name="y")], [tensor]
-    )
+    graph = helper.make_graph([node], "g", [value("x", X)], [onnx.ValueInfoProto(name="y")], [tensor])
     path = folder / "m.onnx"
     path.write_bytes(finish(graph, 17).SerializeToString())
     return path
@@ -58,9 +56,7 @@ def test_mapped(folder: Path) -> None:
 
 
 def test_length_may_be_absent(folder: Path) -> None:
-    np.testing.assert_array_equal(
-        weight(write(folder, {"location": "w.bin", "offset": "64"})).numpy(), W
-    )
+    np.testing.assert_array_equal(weight(write(folder, {"location": "w.bin", "offset": "64"})).numpy(), W)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +149,7 @@ def test_save_beside(folder: Path) -> None:
     save(load(target), target, external=True)  # over itself
     np.testing.assert_array_equal(weight(target).numpy(), rand_big)
     x = rand(2, 64)
-    np.testing.assert_allclose(
-        Reference(target).run({"x": x})["y"], x @ rand_big, rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(Reference(target).run({"x": x})["y"], x @ rand_big, rtol=1e-3, atol=1e-4)
 
 
 def test_many_files(tmp_path: Path) -> None:
@@ -174,11 +168,7 @@ def test_many_files(tmp_path: Path) -> None:
     path.write_bytes(finish(graph, 17).SerializeToString())
     module = load(path)
     save(module, tmp_path / "out.onnx")
-    found = {
-        op.result.hint: op.kind.data
-        for op in load(tmp_path / "out.onnx").main
-        if isinstance(op.kind, Const)
-    }
+    found = {op.result.hint: op.kind.data for op in load(tmp_path / "out.onnx").main if isinstance(op.kind, Const)}
     assert float(found[f"w{count - 1}"].numpy()[0]) == count - 1
 
 

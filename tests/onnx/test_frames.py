@@ -20,28 +20,12 @@ def there_and_back(value: Any) -> Any:
     return frames.read(stream)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        True,
-        3,
-        0.1,
-        "ä\udcff",
-        b"\0\xff",
-        [1, [2.5, None]],
-        {"a": [1]},
-        {1: "x"},
-        Path("/a b"),
-    ],
-)
+@pytest.mark.parametrize("value", [None, True, 3, 0.1, "ä\udcff", b"\0\xff", [1, [2.5, None]], {"a": [1]}, {1: "x"}, Path("/a b")])
 def test_plain_values(value: Any) -> None:
     assert there_and_back(value) == value
 
 
-@pytest.mark.parametrize(
-    "dtype", [np.float32, np.int8, np.bool_, np.complex128, ml_dtypes.bfloat16, ml_dtypes.int4]
-)
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.bool_, np.complex128, ml_dtypes.bfloat16, ml_dtypes.int4])
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)])
 def test_arrays(dtype: Any, shape: tuple[int, ...]) -> None:
     array = np.ones(shape, dtype)

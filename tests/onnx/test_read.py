@@ -26,12 +26,8 @@ NODE = helper.make_node
 OUT = onnx.ValueInfoProto(name="y")
 
 
-def graph(
-    *nodes: onnx.NodeProto, inputs: Any = None, outputs: Any = (OUT,), weights: Any = ()
-) -> onnx.GraphProto:
-    return helper.make_graph(
-        nodes, "g", [value("x", X)] if inputs is None else inputs, outputs, weights
-    )
+def graph(*nodes: onnx.NodeProto, inputs: Any = None, outputs: Any = (OUT,), weights: Any = ()) -> onnx.GraphProto:
+    return helper.make_graph(nodes, "g", [value("x", X)] if inputs is None else inputs, outputs, weights)
 
 
 def read(*nodes: onnx.NodeProto, opset: int = 17, **kw: Any) -> Module:
@@ -76,12 +72,7 @@ def test_initializers_that_are_inputs_are_constants() -> None:
     """As all were before IR version 4; later they are defaults that a caller may override."""
     w = numpy_helper.from_array(X, "w")
     for ir in (3, 4, 8):
-        proto = finish(
-            graph(
-                NODE("Add", ["x", "w"], ["y"]), inputs=[value("x", X), value("w", X)], weights=[w]
-            ),
-            7,
-        )
+        proto = finish(graph(NODE("Add", ["x", "w"], ["y"]), inputs=[value("x", X), value("w", X)], weights=[w]), 7)
         proto.ir_version = ir
         module = load(proto)
         assert [a.hint for a in module.main.args] == ["x"]
@@ -119,12 +110,8 @@ def test_sparse_constants_are_made_dense() -> None:
 def test_dropout_and_batch_norm_in_training_stay_opaque() -> None:
     truth = numpy_helper.from_array(np.array(True), "t")
     ratio = numpy_helper.from_array(np.array(0.5, np.float32), "r")
-    assert (
-        kinds(read(NODE("Dropout", ["x", "r", "t"], ["y"]), weights=[ratio, truth]))[-2] == "opaque"
-    )
-    assert (
-        kinds(read(NODE("Dropout", ["x", "r"], ["y", "mask"]), weights=[ratio]))[-2] == "identity"
-    )
+    assert kinds(read(NODE("Dropout", ["x", "r", "t"], ["y"]), weights=[ratio, truth]))[-2] == "opaque"
+    assert kinds(read(NODE("Dropout", ["x", "r"], ["y", "mask"]), weights=[ratio]))[-2] == "identity"
     mask = [OUT, onnx.ValueInfoProto(name="mask")]
     assert "opaque" in kinds(read(NODE("Dropout", ["x"], ["y", "mask"]), outputs=mask))
 
@@ -256,10 +243,7 @@ def test_malformed_tensors() -> None:
                 tensor.dims[:] = new  # pyright: ignore
             else:
                 setattr(tensor, key, new)
-        refused(
-            finish(graph(NODE("Add", ["x", "w"], ["y"]), weights=[tensor]), 17),
-            f"initializer 'w'.*{says}",
-        )
+        refused(finish(graph(NODE("Add", ["x", "w"], ["y"]), weights=[tensor]), 17), f"initializer 'w'.*{says}")
 
 
 def test_missing_files() -> None:
@@ -275,10 +259,7 @@ def test_functions_are_inlined() -> None:
     outer = helper.make_function("mine", "Outer", ["a"], ["b"], body, opset)
     inner = helper.make_function("mine", "Inner", ["a"], ["b"], [NODE("Neg", ["a"], ["b"])], opset)
     proto = helper.make_model(
-        graph(NODE("Outer", ["x"], ["y"], domain="mine")),
-        opset_imports=opset,
-        functions=[outer, inner],
-        ir_version=9,
+        graph(NODE("Outer", ["x"], ["y"], domain="mine")), opset_imports=opset, functions=[outer, inner], ir_version=9
     )
     module = load(proto)
     assert kinds(module) == ["relu", "neg", "return"]
@@ -292,9 +273,7 @@ def test_functions_that_call_themselves_or_explode() -> None:
         main = graph(NODE("F0", ["x"], ["y"], domain="mine"))
         return helper.make_model(main, opset_imports=opset, functions=functions, ir_version=9)
 
-    loop = helper.make_function(
-        "mine", "F0", ["a"], ["b"], [NODE("F0", ["a"], ["b"], domain="mine")], opset
-    )
+    loop = helper.make_function("mine", "F0", ["a"], ["b"], [NODE("F0", ["a"], ["b"], domain="mine")], opset)
     refused(model([loop]), "'F0' calls itself")
     bombs = [
         helper.make_function(
@@ -303,9 +282,7 @@ def test_functions_that_call_themselves_or_explode() -> None:
              for j in range(10)], opset)
         for i in range(30)
     ]  # fmt: skip
-    bombs.append(
-        helper.make_function("mine", "F30", ["a"], ["b"], [NODE("Neg", ["a"], ["b"])], opset)
-    )
+    bombs.append(helper.make_function("mine", "F30", ["a"], ["b"], [NODE("Neg", ["a"], ["b"])], opset))
     refused(model(bombs), "nodes once functions are inlined", UnsupportedError)
 
 
@@ -363,9 +340,7 @@ def test_a_hundred_thousand_nodes() -> None:
     def seconds(count: int) -> float:
         nodes = [NODE("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(count)]
         nodes[0] = NODE("Relu", ["x"], ["v1"])
-        raw = finish(
-            graph(*nodes, outputs=[onnx.ValueInfoProto(name=f"v{count}")]), 17
-        ).SerializeToString()
+        raw = finish(graph(*nodes, outputs=[onnx.ValueInfoProto(name=f"v{count}")]), 17).SerializeToString()
         start = time.perf_counter()
         to_proto(load(raw))
         return time.perf_counter() - start

@@ -24,9 +24,7 @@ OUT = onnx.ValueInfoProto(name="y")
 
 
 def relu(opset: int = 17) -> onnx.ModelProto:
-    return finish(
-        helper.make_graph([NODE("Relu", ["x"], ["y"])], "g", [value("x", X)], [OUT]), opset
-    )
+    return finish(helper.make_graph([NODE("Relu", ["x"], ["y"])], "g", [value("x", X)], [OUT]), opset)
 
 
 def test_reference_of_every_source(tmp_path: Path) -> None:
@@ -51,19 +49,14 @@ def test_reference_complains_in_one_sentence() -> None:
         with pytest.raises(InputError) as why:
             reference.run(feeds)
         assert "\n" not in str(why.value)
-    custom = finish(
-        helper.make_graph([NODE("My", ["x"], ["y"], domain="mine")], "g", [value("x", X)], [OUT]),
-        17,
-    )
+    custom = finish(helper.make_graph([NODE("My", ["x"], ["y"], domain="mine")], "g", [value("x", X)], [OUT]), 17)
     custom.opset_import.append(helper.make_opsetid("mine", 1))
     with pytest.raises(InputError) as why:
         Reference(custom)
     assert "\n" not in str(why.value)
 
 
-@pytest.mark.parametrize(
-    "dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
-)
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
 def test_types_that_numpy_lacks(dtype: Any) -> None:
     x = X.astype(dtype)
     code = helper.np_dtype_to_tensor_dtype(x.dtype)
@@ -104,11 +97,7 @@ def test_evaluate_opaque_refuses_what_nothing_computes() -> None:
 
 
 def test_interpreter_observes_and_frees() -> None:
-    nodes = [
-        NODE("Relu", ["x"], ["a"]),
-        NODE("Selu", ["a"], ["b"], alpha=1.0, gamma=2.0),
-        NODE("Abs", ["b"], ["y"]),
-    ]
+    nodes = [NODE("Relu", ["x"], ["a"]), NODE("Selu", ["a"], ["b"], alpha=1.0, gamma=2.0), NODE("Abs", ["b"], ["y"])]
     module = load(finish(helper.make_graph(nodes, "g", [value("x", X)], [OUT]), 17))
     seen: list[str] = []
 
@@ -134,10 +123,7 @@ def test_random_inputs_fit_the_model(tmp_path: Path) -> None:
         helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 3, "H", 5]),
         helper.make_tensor_sequence_value_info("many", TensorProto.FLOAT, [2]),
     ]
-    nodes = [
-        NODE("Cast", ["ids"], ["i"], to=TensorProto.INT64),
-        NODE("Gather", ["table", "i"], ["y"]),
-    ]
+    nodes = [NODE("Cast", ["ids"], ["i"], to=TensorProto.INT64), NODE("Gather", ["table", "i"], ["y"])]
     table = numpy_helper.from_array(rand(7, 4), "table")
     module = load(finish(helper.make_graph(nodes, "g", inputs, [OUT], [table]), 17))
     found = random_inputs(module, 3, {"S": 50})

@@ -51,13 +51,8 @@ def loop() -> onnx.ModelProto:
         [info("again", TensorProto.BOOL, []), info("next"), info("seen")],
     )  # fmt: skip
     nodes = [NODE("Loop", ["n", "", "x"], ["y", "all"], name="loop", body=body)]
-    consts = [
-        numpy_helper.from_array(np.array(4), "n"),
-        numpy_helper.from_array(rand(3, seed=2), "k"),
-    ]
-    return finish(
-        helper.make_graph(nodes, "g", [value("x", X)], [info("y"), info("all")], consts), 17
-    )
+    consts = [numpy_helper.from_array(np.array(4), "n"), numpy_helper.from_array(rand(3, seed=2), "k")]
+    return finish(helper.make_graph(nodes, "g", [value("x", X)], [info("y"), info("all")], consts), 17)
 
 
 def scan() -> onnx.ModelProto:
@@ -67,9 +62,7 @@ def scan() -> onnx.ModelProto:
     )  # fmt: skip
     start = numpy_helper.from_array(np.zeros(3, np.float32), "start")
     nodes = [NODE("Scan", ["start", "x"], ["y", "all"], body=body, num_scan_inputs=1)]
-    return finish(
-        helper.make_graph(nodes, "g", [value("x", X)], [info("y"), info("all")], [start]), 17
-    )
+    return finish(helper.make_graph(nodes, "g", [value("x", X)], [info("y"), info("all")], [start]), 17)
 
 
 def nested() -> onnx.ModelProto:
@@ -86,10 +79,7 @@ def nested() -> onnx.ModelProto:
         [numpy_helper.from_array(np.array(0.5, np.float32), "c")],
     )  # fmt: skip
     nodes = [NODE("Loop", ["n", "", "x"], ["y"], body=body)]
-    consts = [
-        numpy_helper.from_array(np.array(5), "n"),
-        numpy_helper.from_array(np.array(2), "two"),
-    ]
+    consts = [numpy_helper.from_array(np.array(5), "n"), numpy_helper.from_array(np.array(2), "two")]
     return finish(helper.make_graph(nodes, "g", [value("x", X)], [info("y")], consts), 17)
 
 
@@ -146,16 +136,11 @@ def test_a_branch_that_returns_an_outer_value() -> None:
     yes = helper.make_graph([], "yes", [], [info("x")])
     no = helper.make_graph([NODE("Neg", ["x"], ["out"])], "no", [], [info("out")])
     nodes = [NODE("If", ["c"], ["y"], then_branch=yes, else_branch=no)]
-    proto = finish(
-        helper.make_graph(nodes, "g", [value("c", np.array(True)), value("x", X)], [info("y")]), 17
-    )
+    proto = finish(helper.make_graph(nodes, "g", [value("c", np.array(True)), value("x", X)], [info("y")]), 17)
     module = load(proto)
     for flag in (True, False):
         feeds = {"c": np.array(flag), "x": X}
-        for got in (
-            interpret(module, feeds, opaque=evaluate_opaque),
-            Reference(to_proto(module)).run(feeds),
-        ):
+        for got in (interpret(module, feeds, opaque=evaluate_opaque), Reference(to_proto(module)).run(feeds)):
             np.testing.assert_array_equal(got["y"], X if flag else -X)
 
 
@@ -169,9 +154,7 @@ def test_text_keeps_regions() -> None:
 
 
 def test_unsorted_nodes_in_a_branch() -> None:
-    yes = helper.make_graph(
-        [NODE("Neg", ["h"], ["out"]), NODE("Relu", ["x"], ["h"])], "yes", [], [info("out")]
-    )
+    yes = helper.make_graph([NODE("Neg", ["h"], ["out"]), NODE("Relu", ["x"], ["h"])], "yes", [], [info("out")])
     no = helper.make_graph([NODE("Neg", ["x"], ["out"])], "no", [], [info("out")])
     late = NODE("Shape", ["x"], ["shape"])
     nodes = [NODE("If", ["c"], ["y"], then_branch=yes, else_branch=no), late,

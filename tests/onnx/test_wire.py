@@ -32,10 +32,7 @@ def simple() -> onnx.ModelProto:
         helper.make_node("MatMul", ["s", "w"], ["m"]),
         helper.make_node("Add", ["m", "small"], ["y"]),
     ]
-    weights = [
-        numpy_helper.from_array(a, n)
-        for n, a in (("big", BIG), ("w", BIG[:16, :4]), ("small", SMALL))
-    ]
+    weights = [numpy_helper.from_array(a, n) for n, a in (("big", BIG), ("w", BIG[:16, :4]), ("small", SMALL))]
     graph = helper.make_graph(
         nodes, "g", [value("x", BIG)], [onnx.ValueInfoProto(name="y")], [*weights, packed]
     )
@@ -109,13 +106,7 @@ def test_text_in_tensors() -> None:
 
 
 def test_empty_and_foreign_files() -> None:
-    for raw in (
-        b"",
-        b"\0",
-        b"PK\3\4" + b"x" * 3000,
-        b"not a model" * 100,
-        b"\x89PNG\r\n" + b"\0" * 2000,
-    ):
+    for raw in (b"", b"\0", b"PK\3\4" + b"x" * 3000, b"not a model" * 100, b"\x89PNG\r\n" + b"\0" * 2000):
         with pytest.raises(InputError) as why:
             load(raw)
         assert "\n" not in str(why.value)
@@ -151,9 +142,7 @@ def test_deep_nesting_is_refused() -> None:
     for levels in (20, 60, 5000):
         graph = field(2, b"innermost" * 200) + field(12, field(1, b"y"))
         for _ in range(levels):  # graph.node.attribute.g
-            graph = field(1, field(5, field(1, b"body") + field(6, graph))) + field(
-                12, field(1, b"y")
-            )
+            graph = field(1, field(5, field(1, b"body") + field(6, graph))) + field(12, field(1, b"y"))
         with pytest.raises(InputError) as why:
             load(field(7, graph) + field(8, b"\x10\x11"))
         assert "\n" not in str(why.value)

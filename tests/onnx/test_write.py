@@ -49,11 +49,7 @@ def chain(*kinds: el.Unary, opset: int = 13, shape: tuple[int, ...] = (2, 3)) ->
 
 def weighted() -> Module:
     weights = [numpy_helper.from_array(rand(64, 64, seed=i), f"w{i}") for i in range(3)]
-    nodes = [
-        NODE("MatMul", ["x", "w0"], ["a"]),
-        NODE("MatMul", ["a", "w1"], ["b"]),
-        NODE("MatMul", ["b", "w2"], ["y"]),
-    ]
+    nodes = [NODE("MatMul", ["x", "w0"], ["a"]), NODE("MatMul", ["a", "w1"], ["b"]), NODE("MatMul", ["b", "w2"], ["y"])]
     proto = finish(helper.make_graph(nodes, "g", [value("x", rand(2, 64))], [OUT], weights), 17)
     return load(proto.SerializeToString())
 
@@ -174,10 +170,7 @@ def test_an_opaque_op_that_changed_pins_the_opset() -> None:
     node = NODE("BatchNormalization", ["x", "s", "s", "s", "s"], ["a", "m", "v"], training_mode=1)
     weights = [numpy_helper.from_array(np.ones(3, np.float32), "s")]
     outs = [OUT, *(onnx.ValueInfoProto(name=n) for n in "mv")]
-    proto = finish(
-        helper.make_graph([node, NODE("Relu", ["a"], ["y"])], "g", [value("x", X)], outs, weights),
-        14,
-    )
+    proto = finish(helper.make_graph([node, NODE("Relu", ["a"], ["y"])], "g", [value("x", X)], outs, weights), 14)
     module = load(proto)
     relu = next(op for op in module.main if isinstance(op.kind, el.Relu))
     new = module.main.insert(Op(el.Silu(), [relu.operand(0)]), before=relu)
@@ -237,10 +230,7 @@ def test_fused_regions_and_layouts_are_written_as_their_ops() -> None:
     module = Module(graph)
     verify(module)
     proto = to_proto(module)
-    assert [(n.op_type, n.name, n.output[0]) for n in proto.graph.node] == [
-        ("Relu", "r", "z"),
-        ("Abs", "a", "y"),
-    ]
+    assert [(n.op_type, n.name, n.output[0]) for n in proto.graph.node] == [("Relu", "r", "z"), ("Abs", "a", "y")]
     x = rand(1, 16, 4, 4)
     np.testing.assert_array_equal(Reference(proto).run({"x": x})["y"], np.maximum(x, 0))
 
@@ -259,10 +249,7 @@ def test_outputs_that_are_inputs_constants_or_twice_the_same() -> None:
 
 
 def test_an_output_that_is_the_input_keeps_its_name() -> None:
-    proto = finish(
-        helper.make_graph([NODE("Relu", ["x"], ["y"])], "g", [value("x", X)], [value("x", X), OUT]),
-        17,
-    )
+    proto = finish(helper.make_graph([NODE("Relu", ["x"], ["y"])], "g", [value("x", X)], [value("x", X), OUT]), 17)
     written = to_proto(load(proto))
     assert [o.name for o in written.graph.output] == ["x", "y"]
     assert op_types(written) == ["Relu"]
@@ -270,17 +257,13 @@ def test_an_output_that_is_the_input_keeps_its_name() -> None:
 
 def test_names_are_unique_and_parameters_shared() -> None:
     graph = Graph([TensorType(DType.f32, (2, 3))], hints=["x"])
-    a = graph.insert(
-        Op(movement.Reshape((3, 2)), [graph.args[0]], loc=Loc(("n",)), hints=["v"])
-    ).result
+    a = graph.insert(Op(movement.Reshape((3, 2)), [graph.args[0]], loc=Loc(("n",)), hints=["v"])).result
     b = graph.insert(Op(el.Relu(), [a], loc=Loc(("n",)), hints=["v"])).result
     c = graph.insert(Op(movement.Reshape((3, 2)), [b], loc=Loc(("n",)), hints=["ints_3_2"])).result
     graph.insert(Op(Return(("y",)), [c]))
     proto = to_proto(Module(graph))
     names = [n.name for n in proto.graph.node]
-    values = [o for n in proto.graph.node for o in n.output] + [
-        t.name for t in proto.graph.initializer
-    ]
+    values = [o for n in proto.graph.node for o in n.output] + [t.name for t in proto.graph.initializer]
     assert len(set(names)) == len(names) == 3
     assert len(set(values)) == len(values) == 4
     check(proto)
@@ -296,9 +279,7 @@ def test_half_precision_norms_keep_their_type_in_old_opsets() -> None:
         x = rand(2, 8, dtype=np.float16)
         want = kind.evaluate(x, *(weight.data.numpy() for _ in weights))[0]
         for version in (13, 18):
-            got = Reference(to_proto(Module(graph, opsets={"": 17}), opset=version)).run({"x": x})[
-                "y"
-            ]
+            got = Reference(to_proto(Module(graph, opsets={"": 17}), opset=version)).run({"x": x})["y"]
             assert got.dtype == np.float16
             np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
 
@@ -308,11 +289,7 @@ def test_attention_is_written_as_its_ops() -> None:
     graph = Graph(types, hints=["q", "k", "v", "m"])
     y = graph.insert(Op(linalg.Attention(0.3), graph.args)).result
     graph.insert(Op(Return(("y",)), [y]))
-    feeds = {
-        a.hint: rand(*t.static, seed=i)
-        for i, (a, t) in enumerate(zip(graph.args, types, strict=True))
-        if t.static
-    }
+    feeds = {a.hint: rand(*t.static, seed=i) for i, (a, t) in enumerate(zip(graph.args, types, strict=True)) if t.static}
     want = linalg.Attention(0.3).evaluate(*feeds.values())[0]
     for version in (7, 11, 13, 23):
         got = Reference(to_proto(Module(graph), opset=version)).run(feeds)["y"]
@@ -320,9 +297,7 @@ def test_attention_is_written_as_its_ops() -> None:
 
 
 def test_metadata_and_graph_name_survive() -> None:
-    proto = finish(
-        helper.make_graph([NODE("Relu", ["x"], ["y"])], "title", [value("x", X)], [OUT]), 17
-    )
+    proto = finish(helper.make_graph([NODE("Relu", ["x"], ["y"])], "title", [value("x", X)], [OUT]), 17)
     proto.metadata_props.add(key="labels", value="cat,dog")
     again = to_proto(load(proto))
     assert again.graph.name == "title"

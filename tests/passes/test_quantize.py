@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ import pytest
 import graphopt
 from graphopt.analysis.histogram import BINS, Histogram, best, minmax, percentile, squares
 from graphopt.analysis.interpret import interpret
-from graphopt.choices import Choice, settle
-from graphopt.errors import InputError, LimitError
-from graphopt.ir.core import Loc, Module
+from graphopt.errors import InputError
+from graphopt.ir.core import Module
 from graphopt.ir.parser import parse
-from graphopt.loss import Loss, Share, share
+from graphopt.loss import share
 from graphopt.ops.quant import Calibrated, Quantize
-from graphopt.pipeline import Context, parse_pipeline
+from graphopt.pipeline import parse_pipeline
 from graphopt.targets.base import Build
 from graphopt.targets.x86 import X86
 

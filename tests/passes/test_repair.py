@@ -19,8 +19,8 @@ from graphopt.ir.types import Array
 from graphopt.ir.verify import verify
 from graphopt.onnx.evaluate import evaluate_opaque
 from graphopt.ops.quant import Dequantize
-from graphopt.passes.quantize.rounding import cost, damped, descend
 from graphopt.passes.layers.unfold import columns, positions, rows, unrows
+from graphopt.passes.quantize.rounding import cost, damped, descend
 from graphopt.pipeline import Context, parse_pipeline, run_pipeline
 from graphopt.rewrite import Remark
 from graphopt.rewrite.match import array

@@ -48,15 +48,11 @@ def test_a_refused_kernel_says_why(tmp_path: Path) -> None:
     assert found["bad"] == CompileFailure("bad", "no kernel for shape")
 
 
-def test_a_worker_that_dies_loses_only_its_kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_dies_loses_only_its_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHOPT_TEST_ABORT", "dead")
     kernels = [K("a", "dead", RELU), *(K(f"b{i}", f"k{i}", RELU) for i in range(3))]
     found = compile_kernels(kernels, M, jobs=2, cache_dir=tmp_path)
-    assert (
-        isinstance(found["dead"], CompileFailure) and "ended with status -6" in found["dead"].reason
-    )
+    assert isinstance(found["dead"], CompileFailure) and "ended with status -6" in found["dead"].reason
     assert all(isinstance(found[f"k{i}"], Path) for i in range(3))
 
 
@@ -74,12 +70,7 @@ def test_tvm_stays_out_of_the_main_process() -> None:
     code = ("import sys, graphopt.targets.tvm.compile, graphopt.targets.tvm.legal;"
             "sys.exit(any(m == 'tvm' or m.startswith('tvm.') for m in sys.modules))")  # fmt: skip
     path = os.pathsep.join(sys.path)
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}
-        ).returncode
-        == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode == 0
 
 
 def test_machines() -> None:

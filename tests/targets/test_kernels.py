@@ -15,10 +15,7 @@ EPILOGUES = {
     "clip": ("%y = clip(%c) {{lo=0.0,hi=6.0}} : {t}", "%y"),
     "residual": ("%s = add(%c, %r) : {t}\n%y = relu(%s) : {t}", "%y"),
     "silu": ("%y = silu(%c) : {t}", "%y"),
-    "scale": (
-        "%k = const dense [0.5] : f32[1]\n%s = mul(%c, %k) : {t}\n%y = hard_swish(%s) : {t}",
-        "%y",
-    ),
+    "scale": ("%k = const dense [0.5] : f32[1]\n%s = mul(%c, %k) : {t}\n%y = hard_swish(%s) : {t}", "%y"),
 }
 
 
@@ -31,10 +28,7 @@ def conv(ins, outs, size, kernel, *, stride=1, pad=0, dilation=1, group=1, n=1, 
     deep = deep and (group in (1, ins) or not packed)
     if kind == "conv":
         out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
-        wshape, wtag = (
-            f"{outs},{ins // group}",
-            f"ABcd{b}b{b}a" if deep and not wide else f"Abcd{b}a",
-        )
+        wshape, wtag = f"{outs},{ins // group}", f"ABcd{b}b{b}a" if deep and not wide else f"Abcd{b}a"
         extra = ""
     else:
         out = tuple((s - 1) * stride + more + (kernel - 1) * dilation + 1 - 2 * pad for s in size)
@@ -46,7 +40,7 @@ def conv(ins, outs, size, kernel, *, stride=1, pad=0, dilation=1, group=1, n=1, 
     t = f"f32[{n},{outs},{out[0]},{out[1]}{layout}]"
     ops, last = EPILOGUES[epilogue]
     bias = f"f32[{outs}{f':A{b}a' if tag and outs % b else ''}]"
-    return f"""graph @k(%x: {xt}, %w: f32[{wshape},{kernel},{kernel}{":" + wtag if tag and packed else ""}],
+    return f"""graph @k(%x: {xt}, %w: f32[{wshape},{kernel},{kernel}{':' + wtag if tag and packed else ''}],
              %b: {bias}, %r: {t}) {{
       %c = {kind}(%x, %w, %b) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
                                 dilations=[{dilation},{dilation}],group={group}{extra}}} : {t}
@@ -97,8 +91,7 @@ def test_convolution(case: dict, name: str) -> None:
 @pytest.mark.parametrize("name", runnable())
 def test_a_grouped_convolution_reads_through_a_channel_shuffle(name: str) -> None:
     tag = f"aBcd{block(name)}b"
-    check(
-        f"""graph @k(%x: f32[1,40,7,5:{tag}], %w: f32[28,10,1,1:Abcd{block(name)}a]) {{
+    check(f"""graph @k(%x: f32[1,40,7,5:{tag}], %w: f32[28,10,1,1:Abcd{block(name)}a]) {{
       %a = reorder(%x) : f32[1,40,7,5]
       %b = reshape(%a) {{shape=[1,8,5,7,5]}} : f32[1,8,5,7,5]
       %c = transpose(%b) {{perm=[0,2,1,3,4]}} : f32[1,5,8,7,5]
@@ -107,9 +100,7 @@ def test_a_grouped_convolution_reads_through_a_channel_shuffle(name: str) -> Non
       %f = conv(%e, %w) {{strides=[1,1],pads=[0,0,0,0],dilations=[1,1],group=4}}
            : f32[1,28,7,5:{tag}]
       return(%f)
-    }}""",
-        name,
-    )
+    }}""", name)
 
 
 def test_convolutions_of_one_and_three_axes() -> None:
@@ -139,13 +130,10 @@ def test_pool(case: tuple, tags: tuple[bool, bool], name: str) -> None:
     kind, c, size, k, s, p, extra = case
     read, written = (f":aBcd{block(name)}b" if tag else "" for tag in tags)
     out = [(d + 2 * p - k) // s + 1 for d in size]
-    check(
-        f"""graph @k(%x: f32[2,{c},{size[0]},{size[1]}{read}]) {{
+    check(f"""graph @k(%x: f32[2,{c},{size[0]},{size[1]}{read}]) {{
       %y = {kind}(%x) {{kernel=[{k},{k}],strides=[{s},{s}],pads=[{p},{p},{p},{p}],dilations=[1,1]{extra}}}
            : f32[2,{c},{out[0]},{out[1]}{written}]
-      return(%y) }}""",
-        name,
-    )
+      return(%y) }}""", name)
 
 
 GEMMS = [(1, 100, 64, True, True), (5, 10, 33, False, True), (17, 33, 20, True, False),
@@ -159,13 +147,10 @@ def test_gemm(case: tuple, name: str) -> None:
     b = block(name)
     tag = f":{f'Ab{b}a' if transposed else f'Ba{b}b'}" if packed else ""
     shape = f"{n},{k}" if transposed else f"{k},{n}"
-    check(
-        f"""graph @k(%a: f32[{m},{k}], %b: f32[{shape}{tag}], %c: f32[{n}]) {{
+    check(f"""graph @k(%a: f32[{m},{k}], %b: f32[{shape}{tag}], %c: f32[{n}]) {{
       %g = gemm(%a, %b, %c) {{trans_b={str(transposed).lower()},alpha=0.5}} : f32[{m},{n}]
       %y = gelu(%g) : f32[{m},{n}]
-      return(%y) }}""",
-        name,
-    )
+      return(%y) }}""", name)
 
 
 @pytest.mark.parametrize(("a", "b", "y"), [
@@ -195,12 +180,9 @@ def test_transposed_left_operand() -> None:
 def test_attention(q: str, k: str, v: str, mask: str, name: str) -> None:
     shape = f"{q.rpartition(',')[0]},{v.rpartition(',')[2]}"
     extra, use = (f", %m: f32[{mask}]", ", %m") if mask else ("", "")
-    check(
-        f"""graph @k(%q: f32[{q}], %k: f32[{k}], %v: f32[{v}]{extra}) {{
+    check(f"""graph @k(%q: f32[{q}], %k: f32[{k}], %v: f32[{v}]{extra}) {{
       %y = attention(%q, %k, %v{use}) {{scale=0.125}} : f32[{shape}]
-      return(%y) }}""",
-        name,
-    )
+      return(%y) }}""", name)
 
 
 @pytest.mark.parametrize("name", runnable())
@@ -209,10 +191,6 @@ def test_attention_to_nothing_but_what_a_mask_leaves(name: str) -> None:
     rng = np.random.default_rng(1)
     q, k, v = (rng.standard_normal((2, 19, 16)).astype(np.float32) for _ in range(3))
     mask = np.triu(np.full((19, 19), -np.inf, np.float32), 1)
-    check(
-        """graph @k(%q: f32[2,19,16], %k: f32[2,19,16], %v: f32[2,19,16], %m: f32[19,19]) {
+    check("""graph @k(%q: f32[2,19,16], %k: f32[2,19,16], %v: f32[2,19,16], %m: f32[19,19]) {
       %y = attention(%q, %k, %v, %m) {scale=0.25} : f32[2,19,16]
-      return(%y) }""",
-        name,
-        arrays=[q, k, v, mask],
-    )
+      return(%y) }""", name, arrays=[q, k, v, mask])

@@ -42,34 +42,16 @@ def test_function_accuracy(kind: str, name: str) -> None:
     assert error.max() <= ACCURACY[kind], x[normal][error.argmax()]
 
 
-UNARY = [
-    "abs",
-    "neg",
-    "floor",
-    "ceil",
-    "round",
-    "sign",
-    "relu",
-    "gelu",
-    "hard_swish",
-    "leaky_relu",
-    "hard_sigmoid",
-    "reciprocal",
-    "identity",
-]
+UNARY = ["abs", "neg", "floor", "ceil", "round", "sign", "relu", "gelu", "hard_swish", "leaky_relu", "hard_sigmoid", "reciprocal", "identity"]
 
 
 @pytest.mark.parametrize("kind", UNARY)
 def test_unary(kind: str) -> None:
-    x = np.array(
-        [0.5, 1.5, 2.5, -0.5, -1.5, 3, -7.2, 0, -0.0, np.nan, np.inf, -np.inf, 1e-40], np.float32
-    )
+    x = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 3, -7.2, 0, -0.0, np.nan, np.inf, -np.inf, 1e-40], np.float32)
     check(f"graph @k(%x: f32[13]) {{ %y = {kind}(%x)\n return(%y) }}", arrays=[x])
 
 
-@pytest.mark.parametrize(
-    "kind", ["add", "sub", "mul", "div", "min", "max", "mod", "equal", "less", "greater_equal"]
-)
+@pytest.mark.parametrize("kind", ["add", "sub", "mul", "div", "min", "max", "mod", "equal", "less", "greater_equal"])
 @pytest.mark.parametrize("dtype", ["f32", "i64", "i32", "u8", "f64"])
 def test_binary(kind: str, dtype: str) -> None:
     if kind == "mod" and dtype in ("f32", "f64"):
@@ -78,10 +60,7 @@ def test_binary(kind: str, dtype: str) -> None:
     b = np.array([2, 2, -2, -2, 5, 3, -1, 7], np.float64)
     np_type = parse(f"graph @k(%a: {dtype}[8]) {{ return(%a) }}").main.args[0].tensor.dtype.numpy
     arrays = [np.abs(v).astype(np_type) if dtype == "u8" else v.astype(np_type) for v in (a, b)]
-    check(
-        f"graph @k(%a: {dtype}[8], %b: {dtype}[8]) {{ %y = {kind}(%a, %b)\n return(%y) }}",
-        arrays=arrays,
-    )
+    check(f"graph @k(%a: {dtype}[8], %b: {dtype}[8]) {{ %y = {kind}(%a, %b)\n return(%y) }}", arrays=arrays)
 
 
 @pytest.mark.parametrize(("source", "target"), [
@@ -94,19 +73,13 @@ def test_cast(source: str, target: str) -> None:
 @pytest.mark.parametrize("name", runnable())
 @pytest.mark.parametrize("target", ["i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64", "bool"])
 @pytest.mark.parametrize(("source", "dtype"), [("f32", np.float32), ("f64", np.float64)])
-def test_cast_of_what_the_type_cannot_hold(
-    source: str, dtype: type, target: str, name: str
-) -> None:
+def test_cast_of_what_the_type_cannot_hold(source: str, dtype: type, target: str, name: str) -> None:
     """As ONNX Runtime and numpy on x86, over whole vectors and in their rest."""
     few = [np.nan, np.inf, -np.inf, 0.0, -0.0, 0.7, -0.7, -5, 255.9, 300, -300.7, 65536, -70000, 3e9, -3e9,
            5e9, 9.3e18, -9.3e18, 1.8e19, 2e19, 1e30]  # fmt: skip
     x = np.tile(np.array(few).astype(dtype), 3)
     with np.errstate(invalid="ignore"):
-        check(
-            f"graph @k(%x: {source}[{len(x)}]) {{ %y = cast(%x) {{to={target}}}\n return(%y) }}",
-            name,
-            arrays=[x],
-        )
+        check(f"graph @k(%x: {source}[{len(x)}]) {{ %y = cast(%x) {{to={target}}}\n return(%y) }}", name, arrays=[x])
 
 
 def test_logic_and_choice() -> None:
@@ -174,9 +147,7 @@ FORMS = [
 @pytest.mark.parametrize(("source", "target"), LAYOUTS)
 @pytest.mark.parametrize("channels", [20, 32])
 @pytest.mark.parametrize(("form", "size"), FORMS)
-def test_pixels_move_in_any_layout(
-    form: str, size: str, channels: int, source: str, target: str
-) -> None:
+def test_pixels_move_in_any_layout(form: str, size: str, channels: int, source: str, target: str) -> None:
     tag, to = (f":{t}" if t else "" for t in (source, target))
     check(f"""graph @k(%x: f32[1,{channels},6,5{tag}]) {{
       %y = {form} : f32[1,{channels},{size}{to}]
@@ -211,8 +182,7 @@ def test_reorder(source: str, target: str) -> None:
 
 def test_blocked_operands_broadcast() -> None:
     """Dense, blocked and scalar operands meet in one blocked result; padding stays zero."""
-    check(
-        """graph @k(%x: f32[1,20,3,5:aBcd16b], %d: f32[1,20,3,5], %c: f32[20,1,1], %p: f32[1,20,1,1:aBcd16b],
+    check("""graph @k(%x: f32[1,20,3,5:aBcd16b], %d: f32[1,20,3,5], %c: f32[20,1,1], %p: f32[1,20,1,1:aBcd16b],
              %r: f32[5], %s: f32[]) {
       %1 = add(%x, %d) : f32[1,20,3,5:aBcd16b]
       %2 = mul(%1, %c) : f32[1,20,3,5:aBcd16b]
@@ -220,9 +190,7 @@ def test_blocked_operands_broadcast() -> None:
       %4 = sub(%3, %r) : f32[1,20,3,5:aBcd16b]
       %5 = exp(%s) : f32[]
       %y = mul(%4, %5) : f32[1,20,3,5:aBcd16b]
-      return(%y) }""",
-        tolerance=1e-5,
-    )
+      return(%y) }""", tolerance=1e-5)
 
 
 ONE = ["relu", "tanh", "sigmoid", "abs", "neg", "silu", "gelu", "floor", "softsign", "clip"]

@@ -31,20 +31,14 @@ def conv(ins, outs, size, kernel, *, b, stride=1, pad=0, dilation=1, group=1, n=
     """A convolution, its bias, and its requantization by channel to u8."""
     out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
     x = f"aBcd{b}b" if ins // group > 4 or group > 1 else "aBcd4b"
-    w = (
-        f"AbcD{b}a4d"
-        if group == ins > 1
-        else f"ABcd{b // 4}b{b}a4b"
-        if ins // group > 4
-        else f"ABcd{b}a4b"
-    )
+    w = f"AbcD{b}a4d" if group == ins > 1 else f"ABcd{b // 4}b{b}a4b" if ins // group > 4 else f"ABcd{b}a4b"
     tag = {"x": ":" + x, "w": ":" + w, "y": f":aBcd{b}b"} if not dense else dict.fromkeys("xwy", "")
     vector = f":A{b}a" if outs % b and not dense else ""
     bias = f":Abc{b}a" if outs % b and not dense else ""
     shape = f"{n},{outs},{out[0]},{out[1]}{tag['y']}"
     value = 0 if dtype == "i8" else 119
-    return f"""graph @k(%x: {dtype}[{n},{ins},{size[0]},{size[1]}{tag["x"]}],
-             %w: i8[{outs},{ins // group},{kernel},{kernel}{tag["w"]}],
+    return f"""graph @k(%x: {dtype}[{n},{ins},{size[0]},{size[1]}{tag['x']}],
+             %w: i8[{outs},{ins // group},{kernel},{kernel}{tag['w']}],
              %b: i32[{outs},1,1{bias}], %s: f32[{outs}{vector}], %z: u8[]) {{
       %c = conv_integer(%x, %w) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
         dilations=[{dilation},{dilation}],group={group},pad_value={value}}} : i32[{shape}]
@@ -147,9 +141,7 @@ def test_residual_in_floats_between_integers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", runnable())
-@pytest.mark.parametrize(
-    "shape", ["4,64", "3,5,7", "1,24,5,7:aBcd{}b", "2,32,3,3:aBcd{}b", "9", ""]
-)
+@pytest.mark.parametrize("shape", ["4,64", "3,5,7", "1,24,5,7:aBcd{}b", "2,32,3,3:aBcd{}b", "9", ""])
 @pytest.mark.parametrize(("x", "y"), [("u8", "u8"), ("i8", "u8"), ("u8", "i8")])
 def test_bytes_looked_up(x: str, y: str, shape: str, name: str) -> None:
     """All 256, in whatever width the kernel is."""
