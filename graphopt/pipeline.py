@@ -109,7 +109,8 @@ class Context:
     `graphopt.analysis.price`); None where nobody can. `samples` runs a module and shows its values;
     None where nobody can. `before` is the module as it was before the first lossy pass: what that
     and later ones are to stay close to. `judge` measures losses, `max_drop` limits them (in points;
-    see `graphopt.loss`).
+    see `graphopt.loss`). `channels` tells of values that lost channels which of the original's they
+    still have, by name.
     """
 
     permit: Permission = permit_all
@@ -122,6 +123,7 @@ class Context:
     before: Module | None = None
     judge: Judge | None = None
     max_drop: float | None = None
+    channels: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
 
 @dataclass(frozen=True)

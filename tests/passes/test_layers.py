@@ -1,0 +1,64 @@
+"""What lossy passes know of layers: Gram matrices of their inputs, sensitivities, gains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphopt import parse
+from graphopt.activations import SampleRuns
+from graphopt.analysis.price import graph_of
+from graphopt.ir.core import Module
+from graphopt.passes.layers.gain import gain
+from graphopt.passes.layers.gram import grams, row_length
+from graphopt.passes.layers.sensitivity import sensitivities
+
+TEXT = """graph @main(%x: f32[1,4,6,6]) {
+  %w = const rand 1 : f32[8,2,3,3]
+  %c = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1],group=2} @ "first"
+  %r = relu(%c)
+  %v = const rand 2 : f32[3,8,1,1]
+  %y = conv(%r, %v) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "last"
+  return(%y) {names=[y]}
+}"""
+
+
+def module_and_samples() -> tuple[Module, SampleRuns, list[np.ndarray]]:
+    xs = [np.random.default_rng(i).normal(size=(1, 4, 6, 6)).astype(np.float32) for i in range(12)]
+    return parse(TEXT), SampleRuns(lambda: [{"x": x} for x in xs], len(xs), "given"), xs
+
+
+def test_gram_matrices_are_those_of_the_windows() -> None:
+    module, samples, xs = module_and_samples()
+    first, last = [op for op in module.main if op.kind.name == "conv"]
+    found = list(grams(module, [first, last], samples))
+    assert (row_length(first), row_length(last)) == (18, 8)
+    windows = np.concatenate([
+        np.stack([np.pad(x[0], ((0, 0), (1, 1), (1, 1)))[:, i : i + 3, j : j + 3]
+                  for i in range(6) for j in range(6)])
+        for x in xs
+    ])  # fmt: skip
+    assert found[0].count == len(windows)  # few enough to take them all
+    for g, moment in enumerate(found[0].moments()):
+        rows = windows[:, 2 * g : 2 * g + 2].reshape(len(windows), -1)
+        np.testing.assert_allclose(moment, rows.T @ rows / len(rows), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[0].mean()[g], rows.mean(0), rtol=1e-5, atol=1e-5)
+    (covariance,) = found[1].covariances()
+    assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_noise_on_an_output_stays_as_it_is() -> None:
+    module, samples, _ = module_and_samples()
+    values = [op.result for op in module.main if op.kind.name == "conv"]
+    before = module.to_text()
+    first, last = sensitivities(module, values, samples)
+    assert last == pytest.approx(1, rel=0.15)  # 108 numbers: their power is off by 1 / sqrt(54)
+    assert 0.05 < first < 2  # the last layer averages it, relu takes half
+    assert module.to_text() == before
+
+
+def test_gains_without_a_target_are_multiply_adds() -> None:
+    module, _, _ = module_and_samples()
+    first, last = (graph_of([op]) for op in module.main if op.kind.name == "conv")
+    assert gain(first, last, None, "time") == (36 * (8 * 18 - 3 * 8), "MACs")
+    assert gain(first, last, None, "size") == (4 * (8 * 18 - 3 * 8), "bytes")
