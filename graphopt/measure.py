@@ -10,18 +10,24 @@ from typing import Any
 from graphopt.report.model import Latency
 
 
+PAUSE = 0.04  # seconds: ONNX Runtime's threads go on spinning for 27 ms after a run (1.31)
+BURST = 0.02  # seconds of timed calls in one turn
+
+
 def interleave(
     runs: Mapping[str, Callable[[], Any]], seconds: float = 0.6, least: int = 5, most: int = 2000
 ) -> dict[str, list[float]]:
     """Time callables in turn, A B A B ..., so that drift hits all alike; seconds a call.
 
-    Before each timed call goes one that isn't: threads of the other may still spin, and its data
-    fill the caches. Where one round takes over `seconds` a callable, a single one is timed.
+    Each turn begins with a pause, in which threads of the one before stop spinning (they would hold
+    a core for as long as a whole run takes), and a call that isn't timed, since the other's data
+    fill the caches; then come timed ones, one after another, for BURST seconds. Where one round
+    takes over `seconds` a callable, a single one is timed. `least` and `most` are rounds.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     began = time.perf_counter()
     _round(runs, times)
-    slow = time.perf_counter() - began > 2 * seconds * len(runs)
+    slow = time.perf_counter() - began > 2 * (seconds + PAUSE) * len(runs)
     if slow:
         return times
     for found in times.values():
@@ -35,10 +41,17 @@ def interleave(
 
 def _round(runs: Mapping[str, Callable[[], Any]], times: dict[str, list[float]]) -> None:
     for name, run in runs.items():
+        if len(runs) > 1:
+            time.sleep(PAUSE)
         run()
-        began = time.perf_counter()
-        run()
-        times[name].append(time.perf_counter() - began)
+        until = time.perf_counter() + BURST
+        while True:
+            began = time.perf_counter()
+            run()
+            ended = time.perf_counter()
+            times[name].append(ended - began)
+            if ended > until:
+                break
 
 
 def latency(what: str, threads: int, seconds: Sequence[float]) -> Latency:

@@ -4,8 +4,9 @@
                                   [--type bf16|int8] [--json FILE]
 
 Inputs that stay dynamic get fixed sizes; --batch changes a symbolic batch. All run the same seeded
-input in this process, in turns (A B C A B C ...), so that drift of the machine hits all; before
-each timed run goes one that isn't, so that threads of another which still spin don't count. ONNX
+input in this process, in turns (A B C A B C ...), so that drift of the machine hits all; each turn
+begins with a pause and a run that isn't timed, so that threads of another which still spin (ONNX
+Runtime's for 27 ms) don't count; then come timed runs one after another. ONNX
 Runtime has all its optimizations on; OpenVINO, if it is installed (extra `bench`), its latency
 hint, in float32 or in the model's own integers. Both get the model with the same fixed shapes. A
 quantized model (QDQ) is timed as it is in all of them. `x` is the better peer's time by ours:
