@@ -9,7 +9,6 @@ from typing import Any
 
 from graphopt.report.model import Latency
 
-
 PAUSE = 0.04  # seconds: ONNX Runtime's threads go on spinning for 27 ms after a run (1.31)
 BURST = 0.02  # seconds of timed calls in one turn
 

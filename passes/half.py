@@ -88,7 +88,7 @@ def _weights(graph: Graph, smallest: int, ctx: Context) -> Iterator[Remark]:
         users = uses[0].op.loc
         if not ctx.permit("half-weights", users):
             continue
-        wide = _stored(op, data)
+        wide = store(op, data)
         for use in uses:
             use.op.set_operand(use.index, wide)
         if not op.result.uses and op.graph:
@@ -104,7 +104,7 @@ def _is_weight(use: Use) -> bool:
     return use.index in WEIGHTS.get(name, ())
 
 
-def _stored(op: Op, data: Data) -> Value:
+def store(op: Op, data: Data) -> Value:
     """The constant rounded, and as float32 again, right after the constant."""
     graph = op.graph
     assert graph

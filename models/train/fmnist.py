@@ -1,6 +1,6 @@
 """Train the Fashion-MNIST classifiers.
 
-Usage: python models/train/fmnist.py resnet8 mobilenetv2 vit --out models/
+Usage: python models/train/fmnist.py resnet8 mobilenetv2 vgg vit --out models/
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from loop import count_parameters, fit, prepare
 from manifest import Card, record, save_data
 from nets.mobilenet import MobileNetV2
 from nets.resnet import ResNet8
+from nets.vgg import VGG
 from nets.vit import VisionTransformer
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -55,6 +56,7 @@ def adamw(net: nn.Module) -> Optimizer:
 RECIPES = {
     "resnet8": Recipe("residual CNN", ResNet8, sgd, 0.2, 6, 2, True),
     "mobilenetv2": Recipe("inverted residual CNN", MobileNetV2, sgd, 0.15, 7, 2, True),
+    "vgg": Recipe("plain CNN", VGG, sgd, 0.05, 6, 2, True),
     "vit": Recipe("vision transformer", VisionTransformer, adamw, 2e-3, 7, 0, False),
 }
 

@@ -18,8 +18,8 @@ from graphopt.ir.builtin import Const, Return
 from graphopt.ir.clone import clone_op
 from graphopt.ir.core import Graph, Module, Op, OpKind, Value
 from graphopt.ir.data import Inline
-from graphopt.ir.types import Array
-from graphopt.ops.elementwise import Mul, Sub
+from graphopt.ir.types import Array, DType
+from graphopt.ops.elementwise import Cast, Mul, Sub
 from graphopt.ops.quant import Dequantize, Quantize
 from graphopt.ops.reduce import ReduceSum
 from graphopt.passes.quantize.points import source
@@ -79,14 +79,17 @@ class Beside:
         if twin is None or twin.kind != layer.op.kind or len(twin.results) != 1:
             return None
         x = self.mapped[source(twin.operand(0))]
-        operands = [self._requantized(layer.op.operand(0), x)]
+        operands = [self._rounded(layer.op.operand(0), x)]
         operands += [self._copied(v) for v in layer.op.operands[1:] if v]
         return self.mapped[twin.result], self.add(layer.op.kind, *operands)
 
-    def _requantized(self, value: Value, x: Value) -> Value:
-        """dequantize(quantize(x)) with the parameters of a dequantized value."""
+    def _rounded(self, value: Value, x: Value) -> Value:
+        """A float value as a layer reads it: in integers, in bfloat16, or as it is."""
         op = value.op
-        assert op and isinstance(op.kind, Dequantize)
+        if op and isinstance(op.kind, Cast) and op.operand(0).tensor.dtype is DType.bf16:
+            return self.add(op.kind, self.add(Cast(DType.bf16), x))
+        if op is None or not isinstance(op.kind, Dequantize):
+            return x
         parameters = [self._copied(v) for v in op.operands[1:] if v]
         dtype = op.operand(0).tensor.dtype
         q = self.add(Quantize(dtype, op.kind.axis), x, *parameters)

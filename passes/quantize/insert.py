@@ -7,23 +7,24 @@ That is QDQ, as ONNX tools write it; the target's pass `integers` computes it in
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from graphopt.choices import settle
+from graphopt.choices import Choice, settle
 from graphopt.errors import InputError
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.data import Computed, Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.quant import Calibrated, Dequantize, Quantize, limits
+from graphopt.passes.quantize import bfloat
 from graphopt.passes.quantize.calibrate import erase_notes, notes
 from graphopt.passes.quantize.lint import note
 from graphopt.passes.quantize.points import Points, candidates, points, reads_integers, source
-from graphopt.passes.quantize.propose import proposals
+from graphopt.passes.quantize.propose import INT8, proposals
 from graphopt.passes.quantize.swap import swap
 from graphopt.passes.quantize.weights import TINY, bias_integers, channel_axis, grid
 from graphopt.pipeline import Context, Effect, Pass, PassResult
@@ -39,7 +40,7 @@ class QuantizePass(Pass, name="quantize"):
     `weights`: a scale for each output channel, or one. `activations`: u8, s8, or f32 (weights
     only, no samples needed). `scheme`: asymmetric (a zero point) or symmetric activations. `bits`
     of weights: 8; 7 can't saturate on CPUs without VNNI. `skip`: parts of the names of ONNX nodes
-    to leave in floats.
+    to leave in floats. `fallback`: what else is proposed for a layer where the target gains by it.
     """
 
     effect: ClassVar[Effect] = "lossy"
@@ -48,6 +49,7 @@ class QuantizePass(Pass, name="quantize"):
     scheme: Literal["asymmetric", "symmetric"] = "asymmetric"
     bits: int = 8
     skip: tuple[str, ...] = ()
+    fallback: Literal["bf16", "f32"] = "bf16"
 
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Rewrite the main graph.
@@ -59,27 +61,30 @@ class QuantizePass(Pass, name="quantize"):
             raise InputError(f"bits={self.bits} isn't between 2 and 8")
         if self.activations != "f32" and points(module.main).groups and not notes(module.main):
             raise InputError("nothing is calibrated; put `calibrate` before `quantize`")
-        choices = proposals(module, ctx, self.insert, self.skip, self.activations != "f32")
+        choices = proposals(module, ctx, self.insert, self.skip, self.activations != "f32",
+                            self.fallback == "bf16")  # fmt: skip
         if not choices:
             return PassResult(False)
-        apply = lambda m, made: self.insert(m, {c.layer for c in made})  # noqa: E731
-        settled = settle(module, choices, apply, ctx)
+        settled = settle(module, choices, self.insert, ctx)
         warnings = note(module) if self.bits > 7 and self.activations == "u8" else ()
         return PassResult(bool(settled.kept), settled.remarks(), settled,
                           (*settled.notes(), *warnings))  # fmt: skip
 
-    def insert(self, module: Module, layers: Collection[str]) -> None:
-        """Quantize layers, each named by its place among the candidates."""
-        graph = module.main
-        chosen = {op for i, op in enumerate(candidates(graph)) if str(i) in layers}
+    def insert(self, module: Module, choices: Sequence[Choice]) -> None:
+        """Make choices, each of a layer named by its place among the candidates."""
+        graph, ops = module.main, candidates(module.main)
+        chosen = {ops[int(c.layer)] for c in choices if c.rewrite == INT8}
+        halves = {ops[int(c.layer)]: None for c in choices if c.rewrite != INT8}
+        products = [ops[int(c.layer)] for c in choices if c.rewrite == bfloat.PRODUCTS]
         if self.activations == "f32":
             erase_notes(graph)
             for op in graph:
                 if op in chosen:
                     _quantize_weight(self, graph, op)
             return
-        found = points(graph, [op for op in candidates(graph) if op not in chosen])
+        found = points(graph, [op for op in ops if op not in chosen])
         Inserter(self, graph, found).run()
+        bfloat.lower(halves, products)
 
     def parameters(self, low: float, high: float) -> tuple[Array, Array]:
         """The scale and the zero point for a range that includes 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from graphopt.analysis.cost import macs
@@ -16,45 +16,60 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops.linalg import Gemm
 from graphopt.ops.nn import Conv
 from graphopt.ops.quant import ConvInteger, MatMulInteger
-from graphopt.passes.quantize.beside import layers, noise_ratios
+from graphopt.passes.layers.sensitivity import sensitivities
+from graphopt.passes.quantize import bfloat
+from graphopt.passes.quantize.beside import Layer, noise_ratios
 from graphopt.passes.quantize.points import candidates
 from graphopt.pipeline import Context
+from graphopt.rewrite import const
 from graphopt.spec import nearest
 
-Insert = Callable[[Module, Collection[str]], None]
-"""Quantizes layers, each named by its place among the candidates."""
+INT8 = "in int8"
+Insert = Callable[[Module, Sequence[Choice]], None]
+"""Makes choices in a module; `Choice.layer` is a layer's place among the candidates."""
 
 RUNS = 16  # samples that tell a layer's error well enough to rank it
 
 
 def proposals(
-    module: Module, ctx: Context, insert: Insert, skip: tuple[str, ...], activations: bool
-) -> list[Choice]:
-    """One choice for each layer that could be quantized, in the order of the graph.
+    module: Module, ctx: Context, insert: Insert, skip: tuple[str, ...], activations: bool,
+    fallback: bool,
+) -> list[Choice]:  # fmt: skip
+    """What could be done to each layer, in the order of the graph: int8, and else bfloat16.
 
     Args:
         module: calibrated, not yet quantized.
         ctx: for samples and prices.
-        insert: quantizes layers.
+        insert: makes choices.
         skip: parts of names of ONNX nodes that stay float.
         activations: whether these become integers, too.
+        fallback: whether bfloat16 is proposed.
 
     Raises:
         InputError: `skip` names nothing.
     """
     ops = candidates(module.main)
     _check_skip(skip, ops)
-    errors = _errors(module, ctx, insert) if activations else [math.nan] * len(ops)
-    found: list[Choice] = []
-    for i, (op, error) in enumerate(zip(ops, errors, strict=True)):
-        gain, unit = _gain(op, ctx.costs if activations else None)
-        one = Choice(str(i), op.loc, "in int8", gain, error, unit)
-        if any(part in node for part in skip for node in op.loc.nodes):
-            one = replace(one, refused="skipped, as asked")
-        elif not ctx.permit("quantize", op.loc):
-            one = replace(one, refused="not permitted")
-        found.append(one)
-    return found
+    costs = ctx.costs if activations else None
+    offers = [[(INT8, *_gain(op, costs)) for op in ops]]
+    if fallback and costs:
+        offers.append([(*bfloat.offer(op, costs), "s") for op in ops])
+    made = [
+        [Choice(str(i), ops[i].loc, what, gain, math.nan, unit)
+         for i, (what, gain, unit) in enumerate(one)] for one in offers
+    ]  # fmt: skip
+    if activations and ctx.samples:
+        made = [_measured(module, ctx, insert, one) for one in made]
+    return [_refused(choice, skip, ctx) for one in zip(*made, strict=True) for choice in one]
+
+
+def _refused(choice: Choice, skip: tuple[str, ...], ctx: Context) -> Choice:
+    """What the user doesn't want."""
+    if any(part in node for part in skip for node in choice.loc.nodes):
+        return replace(choice, refused="skipped, as asked")
+    if not ctx.permit("quantize", choice.loc):
+        return replace(choice, refused="not permitted")
+    return choice
 
 
 def _check_skip(skip: tuple[str, ...], ops: list[Op]) -> None:
@@ -64,17 +79,20 @@ def _check_skip(skip: tuple[str, ...], ops: list[Op]) -> None:
             raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, names)}")
 
 
-def _errors(module: Module, ctx: Context, insert: Insert) -> list[float]:
-    """The noise-to-signal ratio of each layer, on a few samples; nan where nobody can tell."""
-    ops = candidates(module.main)
-    if ctx.samples is None:
-        return [math.nan] * len(ops)
+def _measured(
+    module: Module, ctx: Context, insert: Insert, choices: Sequence[Choice]
+) -> list[Choice]:
+    """With the noise-to-signal ratio of each layer's result on a few samples."""
+    assert ctx.samples
     copy = clone_module(module)
-    insert(copy, {str(i) for i in range(len(ops))})
-    found = layers(copy)
-    ratios = noise_ratios(module, found, ctx.samples, RUNS)
-    by_name = {layer.name: ratio for layer, ratio in zip(found, ratios, strict=True)}
-    return [by_name.get(op.result.hint, math.nan) for op in ops]
+    ops = candidates(copy.main)
+    able = [c for c in choices if c.gain > 0]
+    insert(copy, able)
+    changed = [c for c in able if const(ops[int(c.layer)].operand(1)) is None]
+    found = [Layer(ops[int(c.layer)], ops[int(c.layer)].result.hint) for c in changed]
+    ratios = noise_ratios(module, found, ctx.samples, RUNS) if found else []
+    errors = dict(zip(changed, ratios, strict=True))
+    return [replace(c, error=errors.get(c, math.nan)) for c in choices]
 
 
 def _gain(op: Op, costs: Costs | None) -> tuple[float, str]:
