@@ -38,7 +38,9 @@ def test_reference_of_every_source(tmp_path: Path) -> None:
 
 
 def test_reference_of_models_newer_than_onnx_runtime() -> None:
-    reference = Reference(relu(28))
+    model = relu()
+    model.ir_version = 99  # ONNX Runtime refuses formats newer than itself
+    reference = Reference(model)
     assert reference.engine == "onnx.reference"
     np.testing.assert_array_equal(reference.run({"x": X})["y"], np.maximum(X, 0))
 
