@@ -6,19 +6,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from graphopt.analysis.cost import constants
 from graphopt.ir.core import Module
+from graphopt.ir.data import size
 from graphopt.ir.types import TensorType
-from graphopt.report.model import Fallback, Report
+from graphopt.report.model import Fallback, Report, Storage
 from graphopt.runtime.manifest import Manifest, TensorSpec
 from graphopt.targets.base import Target
 from graphopt.targets.program import Program
 
 
-def describe_build(report: Report, program: Program, manifest: Manifest) -> None:
+def describe_build(report: Report, module: Module, program: Program, manifest: Manifest) -> None:
     """Put what was compiled into a report."""
     report.kernels = len(program.kernels)
     report.calls = len(program.steps)
     report.arena_bytes = program.arena_bytes
+    report.storage = Storage(
+        sum(size(k.data) for k in constants(module.main)),
+        manifest.weight_bytes, manifest.stored_bytes, len(manifest.extra.get("coded", ())),
+    )  # fmt: skip
     report.versions = dict(manifest.versions)
     report.files = {name: info.bytes for name, info in manifest.files.items()}
     outside = list(program.fallbacks())

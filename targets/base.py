@@ -17,6 +17,7 @@ from graphopt.runtime.manifest import Manifest
 from graphopt.spec import Spec, nearest
 from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.program import Program
+from graphopt.targets.stored.blob import Storage
 
 Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
 
@@ -29,6 +30,8 @@ def silent(what: str, done: int, total: int) -> None:
 class Build:
     """How to build: parallel compilations, the kernel cache (None: the user's), progress.
 
+    `storage` says which constants are stored in fewer bytes (`auto`: where it pays; `coded`: all that
+    get smaller; `plain`: none), and decoded when the library is loaded.
     `tune` is how many seconds may go into trying schedules of kernels on `threads` threads (None:
     none are tried, and what was found before isn't used); `plan` gives schedules found before.
     """
@@ -39,6 +42,7 @@ class Build:
     tune: float | None = None
     threads: int = 1
     plan: Mapping[str, str] = field(default_factory=dict[str, str])
+    storage: Storage = "auto"
 
 
 class Target(Spec):

@@ -28,7 +28,7 @@ from graphopt.runtime.manifest import (
     TensorSpec,
     inside,
 )
-from graphopt.targets.driver.generate import generate
+from graphopt.targets.driver.generate import WEIGHTS_FILE, generate
 from graphopt.targets.driver.toolchain import Toolchain, link
 from graphopt.targets.program import (
     Arena,
@@ -43,6 +43,7 @@ from graphopt.targets.program import (
     Step,
     Weight,
 )
+from graphopt.targets.stored.blob import Storage, Stored, store
 
 LIBRARY = "libmodel.so"
 MODEL = "model.onnx"
@@ -89,6 +90,7 @@ def write(
     toolchain: Toolchain | None = None,
     prefix: str = "go",
     amx: bool = False,
+    storage: Storage = "auto",
 ) -> Manifest:
     """Write a bundle: all of it, or nothing.
 
@@ -102,6 +104,7 @@ def write(
         toolchain: the C compiler; None: the one `toolchain.find` finds.
         prefix: of the C functions.
         amx: whether kernels use AMX tiles.
+        storage: which constants are stored in fewer bytes, to be decoded when they are needed.
 
     Returns:
         The manifest written.
@@ -115,16 +118,17 @@ def write(
     segments = _segments(program)
     contents = {MODEL: model, **segments, **(files or {})}
     with _staged(target) as stage:
-        sources = generate(program, prefix=prefix, amx=amx)
-        size = program.weight_bytes
-        library = stage / LIBRARY
-        link(objects, sources, program.weights, library, weight_bytes=size, toolchain=toolchain)
+        blob = stage.parent / WEIGHTS_FILE
+        with blob.open("wb") as file:
+            stored = store(program.weights, file, program.weight_bytes, storage)
+        sources = generate(program, prefix=prefix, amx=amx, stored=stored)
+        link(objects, sources, blob, stage / LIBRARY, toolchain=toolchain)
         for name in ("model.h", "main.c"):
             if name in sources:
                 contents[name] = sources[name].encode()
         for name, content in contents.items():
             _write_file(stage / inside(name), content)
-        manifest = _manifest(program, meta, prefix, _file_infos(stage))
+        manifest = _manifest(program, meta, prefix, _file_infos(stage), stored)
         (stage / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -220,7 +224,9 @@ def _file_infos(stage: Path) -> dict[str, FileInfo]:
     return infos
 
 
-def _manifest(p: Program, meta: Meta, prefix: str, files: dict[str, FileInfo]) -> Manifest:
+def _manifest(
+    p: Program, meta: Meta, prefix: str, files: dict[str, FileInfo], stored: Stored
+) -> Manifest:
     program_hash = hashlib.sha256(str(p).encode()).hexdigest()
     return Manifest(
         name=p.name,
@@ -242,8 +248,20 @@ def _manifest(p: Program, meta: Meta, prefix: str, files: dict[str, FileInfo]) -
         weight_bytes=p.weight_bytes,
         files=files,
         hashes={"program": program_hash, **meta.hashes},
-        extra=dict(meta.extra),
+        extra={**meta.extra, **_coded(p, stored)},
+        stored_bytes=stored.file_bytes,
     )
+
+
+def _coded(p: Program, stored: Stored) -> dict[str, Any]:
+    """The constants that are stored in fewer bytes, by the names of their buffers."""
+    places = ((b.place, b.name) for b in p.buffers)
+    names = {place.offset: name for place, name in places if isinstance(place, Weight)}
+    rows = [
+        {"name": names.get(c.offset, ""), "coder": c.coder, "bytes": c.nbytes, "stored": c.stored}
+        for c in stored.coded
+    ]
+    return {"coded": rows} if rows else {}
 
 
 def _specs(

@@ -182,7 +182,9 @@ class X86(Target, name="x86"):
         meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features, extra=extra)
         options.progress("link", 0, 1)
         amx = FEATURE in m.cpu_features
-        return program, bundle.write(program, objects, directory, model=model, meta=meta, amx=amx)
+        return program, bundle.write(
+            program, objects, directory, model=model, meta=meta, amx=amx, storage=options.storage
+        )
 
 
 @dataclass(frozen=True)

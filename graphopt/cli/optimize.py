@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -66,6 +66,14 @@ def optimize(
         Path | None,
         typer.Option(metavar="FILE", help="Use the schedules in the manifest of a tuned bundle."),
     ] = None,
+    storage: Annotated[
+        Literal["auto", "coded", "plain"],
+        typer.Option(
+            metavar="auto|coded|plain",
+            help="Weights in the library: in fewer bytes and decoded when it is loaded, where that "
+            "pays (auto), wherever it is smaller, or not at all.",
+        ),
+    ] = "auto",
     json: Json = False,
 ) -> None:
     """Optimize and compile a model; verify it; write a bundle that can be shipped."""
@@ -87,7 +95,8 @@ def optimize(
             _check_each(watch, data, shapes)
         result = api.optimize(
             str(model), chosen, chain, data, shapes, threads,
-            hooks=watch.hooks, build=Build(progress=progress, tune=tune, plan=schedules),
+            hooks=watch.hooks,
+            build=Build(progress=progress, tune=tune, plan=schedules, storage=storage),
             measure=True, max_drop=max_drop,
         )  # fmt: skip
         _keep(watch, result, chosen)

@@ -53,7 +53,8 @@ def choice_bars(record: Record) -> list[Bar]:
     bars: list[Bar] = []
     for c, db in zip(ranked, decibels, strict=True):
         share, state = max(db, 0.0) / most, "" if c in made else f", left: {c.refused}"
-        bars.append(Bar(str(Loc(c.loc.nodes[:1])), share, f"{db:.1f} dB{state}", title=c.rewrite,
+        told = f"{db:.1f} dB {c.rewrite}{state}"
+        bars.append(Bar(str(Loc(c.loc.nodes[:1])), share, told, title=c.rewrite,
                         within=share if c in made else 1e-9))  # fmt: skip
     return bars
 
@@ -74,6 +75,7 @@ def html_page(report: Report) -> str:
     return template("report.html.j2").render(
         r=report,
         times=time_bars(report.layers),
+        stored=str(report.storage) if report.storage else "",
         plot=roofline_plot(report.layers, report.roofline),
         kinds=kind_bars(report.before.kinds, report.after.kinds),
         passes=[_pass(report, i, record) for i, record in enumerate(report.passes)],

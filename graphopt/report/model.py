@@ -13,6 +13,7 @@ from graphopt.ir.core import Graph, Module
 from graphopt.ir.types import TensorType
 from graphopt.loss import Loss
 from graphopt.pipeline import Record
+from graphopt.report.units import size
 from graphopt.verify import Check
 
 
@@ -65,6 +66,33 @@ class Fallback:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """Bytes of a library's constants: as kernels read them, and as they are stored.
+
+    `weights` are the numbers that the optimized model's constants hold; `coded` says how many
+    constants are stored in fewer bytes and decoded when the library is loaded.
+    """
+
+    weights: int
+    run_bytes: int
+    stored_bytes: int
+    coded: int
+
+    @property
+    def bits(self) -> float:
+        """Stored bits a weight."""
+        return 8 * self.stored_bytes / self.weights if self.weights else 0.0
+
+    def __str__(self) -> str:
+        """How the weights are stored."""
+        text = f"stored in the library, {self.bits:.2f} bits a weight"
+        if not self.coded:
+            return text
+        return (f"{text}; {size(self.run_bytes)} at run time, {self.coded} constants decoded when "
+                "it is loaded")  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Latency:
     """Milliseconds a run, measured here: median and minimum, on `threads` threads."""
 
@@ -100,6 +128,7 @@ class Report:
     calls: int = 0
     arena_bytes: int = 0
     fallback: Fallback | None = None
+    storage: Storage | None = None
     latency: list[Latency] = field(default_factory=list[Latency])
     layers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     roofline: dict[str, Any] | None = None
@@ -118,7 +147,9 @@ class Report:
         """Plain data; infinite numbers as null."""
         checks = [check_json(c) for c in self.checks]
         rest = dataclasses.asdict(dataclasses.replace(self, checks=[]))
-        return plain({**rest, "checks": checks, "verified": self.ok})
+        stored = self.storage and {**dataclasses.asdict(self.storage), "bits": self.storage.bits}
+        told = {**rest, "checks": checks, "storage": stored, "verified": self.ok}
+        return plain(told)
 
 
 def check_json(check: Check) -> dict[str, Any]:

@@ -62,6 +62,9 @@ def _rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     model = report.files.get("model.onnx", 0)
     if report.source_bytes and model:
         yield "model.onnx", size(report.source_bytes), size(model), ""
+    if report.storage:
+        stored = size(report.storage.stored_bytes)
+        yield "weights", size(a.weight_bytes), stored, str(report.storage)
     if library := report.files.get("libmodel.so"):
         yield "library", "-", size(library), "code and weights; needs only libc"
     if report.calls:

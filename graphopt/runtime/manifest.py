@@ -142,10 +142,11 @@ class Manifest:
         buffers: those of inputs and outputs, and those that a segment reads or writes.
         layers: one for each step of the plan.
         arena_bytes: temporary memory of one context.
-        weight_bytes: constants inside the library.
+        weight_bytes: constants, as kernels read them.
         files: every other file of the bundle, by its path.
         hashes: of what the bundle was made from (`model`, `program`), SHA-256.
         extra: anything else that was measured or decided and can be replayed.
+        stored_bytes: what the constants take in the library (0: not told, by older bundles).
     """
 
     name: str
@@ -168,6 +169,7 @@ class Manifest:
     files: dict[str, FileInfo]
     hashes: dict[str, str] = field(default_factory=dict[str, str])
     extra: dict[str, Any] = field(default_factory=dict[str, Any])
+    stored_bytes: int = 0
 
     def to_json(self) -> str:
         """Give the text of manifest.json; the same manifest gives the same text."""
@@ -253,6 +255,7 @@ def _read(d: Json) -> Manifest:
         },
         hashes=_strings(d["hashes"]),
         extra=dict(d["extra"]),
+        stored_bytes=int(d.get("stored_bytes", 0)),
     )
 
 

@@ -25,6 +25,7 @@ from graphopt.targets.program import (
     Weight,
     check,
 )
+from graphopt.targets.stored.blob import Constant, Stored
 
 WEIGHTS_FILE = "weights.bin"
 """The name under which weights.S includes the weights blob."""
@@ -88,7 +89,22 @@ class _Copy:
     bytes: int
 
 
-def generate(program: Program, *, prefix: str = "go", amx: bool = False) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Coded:
+    """A row of the table of constants that are decoded."""
+
+    decode: str
+    at: int
+    stored: int
+    made: int
+    count: int
+    width: int
+    sum: int
+
+
+def generate(
+    program: Program, *, prefix: str = "go", amx: bool = False, stored: Stored | None = None
+) -> dict[str, str]:
     """Give the C sources of a program's driver.
 
     Args:
@@ -96,6 +112,7 @@ def generate(program: Program, *, prefix: str = "go", amx: bool = False) -> dict
             sources will be linked with.
         prefix: what the public names start with, so that one C program can hold two models.
         amx: whether kernels use AMX tiles, which a process has to ask Linux for.
+        stored: where the constants are in the file of weights; None: as the program has them.
 
     Returns:
         The texts of `plan.c`, `model.h`, `weights.S`, `version.map` (what the library exports)
@@ -109,7 +126,9 @@ def generate(program: Program, *, prefix: str = "go", amx: bool = False) -> dict
         raise GraphoptError(f"the prefix {prefix!r} is not a lower-case C name")
     check(program)
     _check_supported(program)
-    values = {"p": prefix, "P": prefix.upper(), "amx": amx, **_values(program)}
+    if stored is None or not stored.coded:
+        stored = Stored((), program.weight_bytes)
+    values = {"p": prefix, "P": prefix.upper(), "amx": amx, **_values(program, stored)}
     names = ["plan.c", "model.h", "weights.S", "version.map"]
     dynamic = any(isinstance(b.place, Dynamic) for b in _ends(program))
     if not dynamic and not any(program.fallbacks()):
@@ -165,7 +184,7 @@ def _ends(program: Program) -> list[Buffer]:
     return [program.buffers[i] for i in (*program.inputs, *program.outputs)]
 
 
-def _values(p: Program) -> dict[str, object]:
+def _values(p: Program, stored: Stored) -> dict[str, object]:
     calls = [s for s in p.steps if isinstance(s, KernelCall)]
     copies = needed_copies(p)
     return {
@@ -174,7 +193,7 @@ def _values(p: Program) -> dict[str, object]:
         "weight_bytes": p.weight_bytes,
         "inputs": [_tensor(p.buffers[i]) for i in p.inputs],
         "outputs": [_tensor(p.buffers[i]) for i in p.outputs],
-        "buffers": _buffer_rows(p.buffers),
+        "buffers": _buffer_rows(p.buffers, stored),
         "shapes": [d for b in p.buffers for d in b.shape],
         "args": [a for call in calls for a in call.args],
         "steps": _step_rows(p.steps),
@@ -184,7 +203,20 @@ def _values(p: Program) -> dict[str, object]:
         "needed_inputs": _positions(p, Input),
         "needed_outputs": sorted({*_positions(p, Output), *copies}),
         "fallbacks": sum(1 for _ in p.fallbacks()),
+        "coded": [_coded(c) for c in stored.coded],
+        "decoders": {_decoder(c) for c in stored.coded},
+        "made_bytes": stored.made_bytes,
+        "stored_bytes": stored.file_bytes,
     }
+
+
+def _decoder(c: Constant) -> str:
+    return f"decode_{c.coder}"
+
+
+def _coded(c: Constant) -> _Coded:
+    count = c.nbytes // c.width
+    return _Coded(_decoder(c), c.at, c.stored, c.made, count, c.width, c.sum)
 
 
 def _positions(p: Program, kind: type[Input] | type[Output]) -> list[int]:
@@ -196,24 +228,27 @@ def _tensor(b: Buffer) -> _Tensor:
     return _Tensor(b.name, b.dtype.value[0], b.shape, b.nbytes, static)
 
 
-def _buffer_rows(buffers: tuple[Buffer, ...]) -> list[_Buffer]:
+def _buffer_rows(buffers: tuple[Buffer, ...], stored: Stored) -> list[_Buffer]:
     rows: list[_Buffer] = []
     start = 0
     for b in buffers:
-        place, where = _place(b)
+        place, where = _place(b, stored)
         rows.append(_Buffer(place, _type_code(b.dtype), b.dtype.bits, len(b.shape), start, where))
         start += len(b.shape)
     return rows
 
 
-def _place(b: Buffer) -> tuple[str, int]:
+def _place(b: Buffer, stored: Stored) -> tuple[str, int]:
     match b.place:
         case Input(index):
             return "INPUT", index
         case Output(index):
             return "OUTPUT", index
-        case Weight(offset):
+        case Weight(offset) if not stored.coded:
             return "WEIGHT", offset
+        case Weight(offset):
+            made, where = stored.find(offset)
+            return "MADE" if made else "WEIGHT", where
         case Arena(offset):
             return "ARENA", offset
         case Dynamic():

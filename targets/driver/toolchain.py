@@ -16,13 +16,11 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
 
 from graphopt.errors import GraphoptError, UnsupportedError
 from graphopt.targets.driver.generate import WEIGHTS_FILE
 from graphopt.targets.program import WeightData
+from graphopt.targets.stored.blob import store
 
 COMPILE_FLAGS = (
     *("-std=c11", "-O2", "-g0", "-fPIC"),
@@ -73,7 +71,7 @@ def find(triple: str | None = None) -> Toolchain:
 def link(
     objects: Sequence[Path],
     sources: Mapping[str, str],
-    weights: Iterable[WeightData],
+    weights: Iterable[WeightData] | Path,
     output: Path,
     *,
     weight_bytes: int | None = None,
@@ -84,7 +82,8 @@ def link(
     Args:
         objects: the kernels' object files, linked in this order.
         sources: the texts `driver.generate` gave.
-        weights: the constants; each is loaded, written and let go in turn.
+        weights: the constants; each is loaded, written and let go in turn. Or the file in which
+            `stored.blob.store` has written them.
         output: the library's path; it appears there complete or not at all.
         weight_bytes: the size of the weights blob; None: up to its last constant.
         toolchain: the C compiler; None: `find()`.
@@ -101,8 +100,11 @@ def link(
         folder = Path(name)
         for file, text in sources.items():
             (folder / file).write_text(text, encoding="utf-8")
-        with (folder / WEIGHTS_FILE).open("wb") as blob:
-            write_weights(weights, blob, weight_bytes)
+        if isinstance(weights, Path):
+            (folder / WEIGHTS_FILE).symlink_to(weights.resolve(strict=True))
+        else:
+            with (folder / WEIGHTS_FILE).open("wb") as blob:
+                store(weights, blob, weight_bytes or 0, "plain")
         kernels = _stage(objects, folder)
         run(toolchain, [*COMPILE_FLAGS, "-c", "plan.c", "-o", "plan.o"], folder)
         run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder)
@@ -111,26 +113,6 @@ def link(
         run(toolchain, [*LINK_FLAGS, soname, "-o", "library.so", *inputs], folder)
         os.replace(folder / "library.so", output)
     return output
-
-
-def write_weights(
-    weights: Iterable[WeightData], blob: BinaryIO, weight_bytes: int | None = None
-) -> None:
-    """Write the weights blob: each constant at its offset, zeros between, one in memory at a time.
-
-    Raises:
-        GraphoptError: a constant's array isn't as long as the plan says.
-    """
-    end = 0
-    for weight in weights:
-        array = np.ascontiguousarray(weight.load())
-        if array.nbytes != weight.nbytes:
-            text = f"a constant at +{weight.offset} has {array.nbytes} bytes, not {weight.nbytes}"
-            raise GraphoptError(text)
-        blob.seek(weight.offset)
-        blob.write(array.reshape(-1).view(np.uint8).data)
-        end = max(end, weight.offset + weight.nbytes)
-    blob.truncate(max(end, weight_bytes or 0))
 
 
 def run(toolchain: Toolchain, args: Sequence[str], folder: Path) -> None:
