@@ -20,7 +20,7 @@ from graphopt.passes.layers.sensitivity import sensitivities
 from graphopt.passes.quantize import bfloat
 from graphopt.passes.quantize.beside import Layer, noise_ratios
 from graphopt.passes.quantize.points import candidates
-from graphopt.pipeline import Context
+from graphopt.pipeline import Activations, Context
 from graphopt.rewrite import const
 from graphopt.spec import nearest
 
@@ -60,6 +60,8 @@ def proposals(
     ]  # fmt: skip
     if activations and ctx.samples:
         made = [_measured(module, ctx, insert, one) for one in made]
+        if ctx.max_drop is not None:
+            made = _weighed(module, ops, made, ctx.samples)
     return [_refused(choice, skip, ctx) for one in zip(*made, strict=True) for choice in one]
 
 
@@ -77,6 +79,17 @@ def _check_skip(skip: tuple[str, ...], ops: list[Op]) -> None:
     for part in skip:
         if not any(part in n for n in names):
             raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, names)}")
+
+
+def _weighed(
+    module: Module, ops: Sequence[Op], made: Sequence[Sequence[Choice]], samples: Activations
+) -> list[list[Choice]]:
+    """Errors times what of them arrives at the outputs, so that layers can be compared.
+
+    For a limit alone: without one their order changes nothing.
+    """
+    by = sensitivities(module, [op.result for op in ops], samples)
+    return [[replace(c, error=c.error * s) for c, s in zip(one, by, strict=True)] for one in made]
 
 
 def _measured(
