@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,15 +44,17 @@ class SampleRuns:
             values: float values of its main graph.
             runs: how many of the samples' runs; None: all.
         """
-        wanted = min(self.runs, runs or self.runs)
-        self.used = max(self.used, wanted)
         for part in portions(range(len(values)), lambda i: bytes_of(values[i]), AT_ONCE):
             reference = onnx_io.Reference(returning(module, [values[i] for i in part]))
-            for number, feed in enumerate(self.feeds()):
-                if number == wanted:
-                    break
+            for feed in self.take(runs):
                 found = reference.run(feed)
                 yield from zip(part, found.values(), strict=True)
+
+    def take(self, runs: int | None = None) -> Iterator[Feed]:
+        """What runs of the model take, the first `runs` (None: all), from the start each time."""
+        wanted = min(self.runs, runs or self.runs)
+        self.used = max(self.used, wanted)
+        return itertools.islice(self.feeds(), wanted)
 
 
 def bytes_of(value: Value) -> int:

@@ -172,7 +172,7 @@ class Job:
         self.progress("run the passes", 0, 1)
         asked = Context(
             evaluate=onnx_io.evaluate_opaque, costs=self.costs, samples=self.activations,
-            judge=self.judge, max_drop=self.request.max_drop,
+            judge=self.judge, max_drop=self.request.max_drop, progress=self.progress,
         )  # fmt: skip
         passes, hooks = self.request.passes, self.request.hooks
         run = lambda: run_pipeline(passes, self.module, asked, hooks)  # noqa: E731
@@ -316,7 +316,7 @@ class Job:
             told = self.profile.to_json()
             report.layers, report.roofline = told["layers"], told["roofline"]
         if self.program and self.manifest and self.staged:
-            describe_build(report, self.program, self.manifest)
+            describe_build(report, self.module, self.program, self.manifest)
         return report
 
 

@@ -28,6 +28,10 @@ def permit_all(rule: str, loc: Loc) -> bool:
     return True
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
 class Catalog(Protocol):
     """What a target can compile, as grouping and layout need to know it."""
 
@@ -86,6 +90,10 @@ class Activations(Protocol):
         """
         ...
 
+    def take(self, runs: int | None = None) -> Iterator[dict[str, Array]]:
+        """What the first `runs` of the model take (None: all), by the names of its inputs."""
+        ...
+
 
 class Judge(Protocol):
     """Measures how far a module's answers are from the original's."""
@@ -110,7 +118,8 @@ class Context:
     None where nobody can. `before` is the module as it was before the first lossy pass: what that
     and later ones are to stay close to. `judge` measures losses, `max_drop` limits them (in points;
     see `graphopt.loss`). `channels` tells of values that lost channels which of the original's they
-    still have, by name.
+    still have, by name. `progress` is told what a long pass does, how many parts are done, of how
+    many.
     """
 
     permit: Permission = permit_all
@@ -124,6 +133,7 @@ class Context:
     judge: Judge | None = None
     max_drop: float | None = None
     channels: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    progress: Callable[[str, int, int], None] = silent
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from graphopt.analysis.entropy import stored_bytes
 from graphopt.analysis.price import graph_with
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Op, Value
-from graphopt.ir.data import nbytes
+from graphopt.ir.data import Data, nbytes
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.nn import Conv
 from graphopt.ops.winograd import REACH, ConvWinograd, transformed
@@ -27,6 +28,7 @@ from graphopt.pipeline import Context, Effect
 from graphopt.rewrite import Miss, Rewriter, Rule, const
 
 GAIN = 0.95  # of the direct sum's time: what isn't faster than that isn't worth its errors
+SMALL = 0.75  # of its bytes: a filter that is stored in fewer stays as it is
 BLOCK = 16  # channels that a block has on the machine of widest vectors
 
 
@@ -69,6 +71,7 @@ class Filtering:
         shape = (REACH * REACH, *w.shape[:2])
         if not self.always:
             self.gain(op, kind, shape)
+            _dense(w)
         filters = rw.computed(np.zeros(0, np.float32), shape, lambda: transformed(w.numpy()))
         made = rw.make(ConvWinograd(kind.pads), op.operand(0), filters, op.operands[2])
         if self.ctx.catalog and made.op and self.ctx.catalog.family(made.op) is None:
@@ -97,3 +100,10 @@ class Filtering:
             data = (o.kind.data for o in graph if isinstance(o.kind, Const))
             self.footprints[graph] = sum(map(nbytes, data))
         return self.footprints[graph]
+
+
+def _dense(w: Data) -> None:
+    """Raise Miss for filters that many zeros or few values make small: transformed, they aren't."""
+    part = stored_bytes(w.numpy()) / nbytes(w)
+    if part < SMALL:
+        raise Miss(f"the filter is stored in {part:.2f} of its bytes, which it would lose")

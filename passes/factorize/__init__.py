@@ -1,0 +1,1 @@
+"""factorize: K x K convolutions as depthwise and pointwise ones."""

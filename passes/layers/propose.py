@@ -1,0 +1,248 @@
+"""Rewriting layers by forms: alternatives at several sizes, priced and measured, then chosen from.
+
+For each layer, a pass says what forms it could take and at what sizes; here they are priced on the
+target, fitted to the Gram matrix of what the layer reads, and put before `choices.settle`. Weights
+of alternatives wait in files, so that no more than one layer's are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphopt.analysis.cost import total_macs, weight_bytes
+from graphopt.analysis.price import graph_of
+from graphopt.choices import Choice, Goal, settle
+from graphopt.errors import InputError
+from graphopt.ir.core import Graph, Module
+from graphopt.ir.types import Array
+from graphopt.passes.layers.forms import Form, Numbers, Size
+from graphopt.passes.layers.gain import Aim, gain, saved_macs
+from graphopt.passes.layers.gram import Gram, grams
+from graphopt.passes.layers.replace import Weights, example, replace_layer
+from graphopt.passes.layers.sensitivity import sensitivities
+from graphopt.passes.layers.sites import Site, sites, skipped
+from graphopt.passes.layers.store import store
+from graphopt.passes.quantize.rounding import damped
+from graphopt.pipeline import Context, PassResult
+
+RUNS = 128  # of the model that Gram matrices are made of, at most
+LONGEST = 6144  # numbers in a row of a weight whose inputs are looked at: their matrix has 300 MB
+
+Forms = Callable[[Site], Sequence[Form]]
+Sizes = Callable[[Form, Numbers | None], Sequence[Size] | None]
+"""The sizes of a form to try; None where they depend on the numbers, which aren't there yet."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a pass was asked for: its name, and the options that rewriting passes share.
+
+    `bounded` says whether an option itself fixes the loss (a rank), so that nothing else has to.
+    """
+
+    name: str
+    aim: Aim
+    ratio: float | None
+    whiten: bool
+    skip: tuple[str, ...]
+    bounded: bool
+
+    def check(self, ctx: Context) -> None:
+        """Raise InputError for what can't be done."""
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise InputError(f"ratio={self.ratio:g} isn't at least 0 and below 1")
+        if self.ratio is None and ctx.max_drop is None and not self.bounded:
+            raise InputError(f"{self.name} needs ratio=... or a limit on the loss (--max-drop)")
+
+    def goal(self, graph: Graph) -> Goal | None:
+        """The share of the whole graph that is to be saved."""
+        if self.ratio is None:
+            return None
+        if self.aim == "size":
+            return Goal(self.ratio * weight_bytes(graph), "bytes of weights")
+        return Goal(self.ratio * total_macs(graph), "multiply-adds")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A form of a layer at a size, and what it gains."""
+
+    form: Form
+    size: Size
+    gain: float
+    unit: str
+    saves: float
+
+    def choice(self, error: float) -> Choice:
+        """As the driver of choices has it."""
+        site = self.form.site
+        return Choice(site.name, site.op.loc, self.form.told(self.size), self.gain, error,
+                      self.unit, saves=self.saves)  # fmt: skip
+
+
+@dataclass
+class Rewriting:
+    """One run of a pass over a module."""
+
+    asked: Asked
+    ctx: Context
+    forms: Forms
+    sizes: Sizes
+    weights: dict[tuple[str, str], tuple[Form, Weights]] = field(
+        default_factory=dict[tuple[str, str], "tuple[Form, Weights]"]
+    )
+    prices: dict[tuple[Form, Size], Candidate] = field(
+        default_factory=dict[tuple[Form, Size], Candidate]
+    )
+
+    def run(self, module: Module) -> PassResult:
+        """Propose, select, rewrite.
+
+        Raises:
+            InputError: options out of range, or `skip` names nothing.
+        """
+        self.asked.check(self.ctx)
+        found = sites(module.main)
+        out = skipped(found, self.asked.skip)
+        places = {op: i for i, op in enumerate(module.main)}
+        at = {s.name: places[s.op] for s in found}
+        choices = list(self._choices(module, found, out))
+        apply = lambda m, made: self._apply(m, made, at)  # noqa: E731
+        settled = settle(module, choices, apply, self.ctx, self.asked.goal(module.main))
+        return PassResult(bool(settled.kept), settled.remarks(), settled, settled.notes())
+
+    def _apply(self, module: Module, made: Sequence[Choice], at: dict[str, int]) -> None:
+        """Make choices in a module whose ops stand where those of the original do."""
+        ops = list(module.main)
+        for choice in made:
+            form, weights = self.weights[choice.layer, choice.rewrite]
+            replace_layer(ops[at[choice.layer]], form, weights)
+
+    def _choices(self, module: Module, found: Sequence[Site], out: set[str]) -> Iterator[Choice]:
+        """In the order of the graph; layers for which there is nothing to gain say so."""
+        able = list[Site]()
+        told = dict[str, list[Choice]]()
+        for site in found:
+            why = self._refused(site, out)
+            forms = self.forms(site)
+            if why and forms:
+                told[site.name] = [Choice(site.name, site.op.loc, self.asked.name, 0, 0, refused=why)]
+            elif forms and self._may_gain(site, told):
+                able.append(site)
+        self._fit_all(module, able, told)
+        for site in found:
+            yield from told.get(site.name, ())
+
+    def _refused(self, site: Site, out: set[str]) -> str:
+        if site.name in out:
+            return "skipped, as asked"
+        return "" if self.ctx.permit(self.asked.name, site.op.loc) else "not permitted"
+
+    def _may_gain(self, site: Site, told: dict[str, list[Choice]]) -> bool:
+        """Whether some form of a layer gains, or can't be priced before its numbers are known."""
+        best: Candidate | None = None
+        for form in self.forms(site):
+            sizes = self.sizes(form, None)
+            if sizes is None:
+                return True
+            for one in (self._priced(form, size) for size in sizes):
+                best = max((one, best or one), key=lambda c: c.gain)
+        if best and best.gain <= 0:
+            told[site.name] = [best.choice(0.0)]
+        return best is not None and best.gain > 0
+
+    def _priced(self, form: Form, size: Size) -> Candidate:
+        """What a form at a size gains; remembered."""
+        key = (form, size)
+        if key not in self.prices:
+            aim, site = self.asked.aim, form.site
+            before, after = graph_of([site.op]), example(form, size)
+            costs = self.ctx.costs if site.op.operand(0).tensor.static else None
+            gained, unit = gain(before, after, costs, aim)
+            saves = gained if aim == "size" else saved_macs(before, after)
+            self.prices[key] = Candidate(form, size, gained, unit, saves)
+        return self.prices[key]
+
+    def _fit_all(self, module: Module, able: list[Site], told: dict[str, list[Choice]]) -> None:
+        """Fit the forms of all layers, with what they read in memory a few at a time."""
+        samples = self.ctx.samples if self.ctx.samples and self.ctx.samples.runs else None
+        if samples is None:
+            for site in able:
+                told[site.name] = list(self._fitted(site, None, 1.0))
+            return
+        weights = sensitivities(module, [s.op.result for s in able], samples)
+        sense = {s.name: w for s, w in zip(able, weights, strict=True)}
+        seen = [s for s in able if s.length <= LONGEST]
+        by_op = {s.op: s for s in seen}
+        for inputs in grams(module, [s.op for s in seen], samples, RUNS):
+            site = by_op[inputs.op]
+            told[site.name] = list(self._fitted(site, inputs, sense[site.name]))
+        for site in (s for s in able if s.length > LONGEST):
+            told[site.name] = list(self._fitted(site, None, sense[site.name]))
+
+    def _fitted(self, site: Site, inputs: Gram | None, sense: float) -> Iterator[Choice]:
+        """The choices of one layer."""
+        measured = Measured(site, inputs)
+        numbers = measured.numbers(self.asked.whiten)
+        for one in self._wanted(site, numbers):
+            if one.gain <= 0:
+                yield one.choice(0.0)
+                continue
+            fit = one.form.fit(numbers, one.size)
+            error, shift = measured.error(fit.made)
+            choice = one.choice(error * sense)
+            told = tuple(store(a) for a in fit.weights)
+            self.weights[choice.layer, choice.rewrite] = one.form, Weights(told, shift)
+            yield choice
+
+    def _wanted(self, site: Site, numbers: Numbers) -> list[Candidate]:
+        """What is worth fitting: all that gains, else the best of what doesn't."""
+        able = [
+            self._priced(form, size)
+            for form in self.forms(site)
+            for size in self.sizes(form, numbers) or ()
+        ]
+        gaining = [c for c in able if c.gain > 0]
+        return gaining or sorted(able, key=lambda c: -c.gain)[:1]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A layer with what it reads on samples; None: nobody knows, all inputs count alike."""
+
+    site: Site
+    inputs: Gram | None
+
+    def numbers(self, whiten: bool) -> Numbers:
+        """What forms are fitted to."""
+        w = self.site.rows()
+        if self.inputs is None or not whiten:
+            return Numbers(w, [None] * len(w))
+        return Numbers(w, [damped(c, self.inputs.count) for c in self._grams()])
+
+    def _grams(self) -> Iterable[Array]:
+        """About the mean where the bias takes that up, else of the inputs as they are."""
+        assert self.inputs
+        return self.inputs.covariances() if self.site.centred else self.inputs.moments()
+
+    def error(self, made: Array) -> tuple[float, Array | None]:
+        """Noise over signal of the results with another weight, and what the bias takes up."""
+        w = self.site.rows()
+        lost = w - made
+        if self.inputs is None:
+            return float(np.sum(lost**2) / max(float(np.sum(w**2)), 1e-300)), None
+        noise = sum(_power(e, c) for e, c in zip(lost, self._grams(), strict=True))
+        signal = sum(_power(v, c) for v, c in zip(w, self.inputs.covariances(), strict=True))
+        mean, bias = self.inputs.mean(), self.site.bias()
+        signal += float(np.sum((np.einsum("gmk,gk->gm", w, mean) + bias) ** 2))
+        shift = np.einsum("gmk,gk->gm", lost, mean) if self.site.centred else None
+        return max(noise, 0.0) / max(signal, 1e-300), shift
+
+
+def _power(w: Array, c: Array) -> float:
+    return float(np.vdot(w @ c, w))
+
+

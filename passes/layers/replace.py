@@ -1,0 +1,108 @@
+"""Putting the ops of a form in a layer's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from graphopt.ir.builtin import Const, Return
+from graphopt.ir.core import Graph, Op, OpKind, Value
+from graphopt.ir.data import Data, Inline, Splat
+from graphopt.ir.types import Array, DType
+from graphopt.ops.linalg import Gemm
+from graphopt.passes.layers.forms import Form, Size
+from graphopt.passes.quantize.swap import swap
+from graphopt.rewrite import const
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Those of a form, and what is added to the layer's bias (float64 [groups, outs]; None: 0)."""
+
+    data: tuple[Data, ...]
+    shift: Array | None
+
+
+def example(form: Form, size: Size) -> Graph:
+    """The ops of a form in a graph of their own, to be priced; their weights are zeros."""
+    op, graph = form.site.op, Graph(name="priced")
+    x = graph.add_arg(op.operand(0).type)
+    insert = _inserter(graph, None, op)
+    weights = [insert(Const(Splat(DType.f32, shape, 0))) for shape in form.shapes(size)]
+    old = op.operands[2] if len(op.operands) > 2 else None
+    data = const(old)
+    bias = insert(Const(data)) if data else old and graph.add_arg(old.type)
+    graph.insert(Op(Return(), [form.build(insert, x, weights, bias)]))
+    return graph
+
+
+def replace_layer(op: Op, form: Form, weights: Weights) -> None:
+    """Compute a layer by a form; the result keeps its name, values on the way get `NAME/n`.
+
+    Args:
+        op: the layer, of the same kind and types as the one that the form was made for.
+        form: how to compute it.
+        weights: fitted.
+    """
+    graph, name = op.graph, op.result.hint
+    assert graph
+    insert = _inserter(graph, op, op)
+    kind, bias = _biased(op, weights.shift, insert)
+    form = replace(form, site=replace(form.site, op=_of_kind(op, kind)))
+    data = [insert(Const(d)) for d in weights.data]
+    before = op.prev
+    new = form.build(insert, op.operand(0), data, bias)
+    made = before.next if before else graph.first
+    number = 1
+    while made and made is not op:
+        for result in made.results if made is not new.op else ():
+            result.hint = f"{name}/{number}" if name else ""
+            number += 1
+        made = made.next
+    for i, value in enumerate(data):
+        value.hint = f"{name}/w{i + 1}" if name else ""
+    op.result.replace_all_uses_with(new)
+    new.hint = name
+    for i, old in enumerate(op.operands):
+        if i and old:
+            swap(op, i, op.operand(0))  # its weight and bias go with it
+    graph.erase(op)
+
+
+def _inserter(graph: Graph, before: Op | None, like: Op) -> Callable[..., Value]:
+    """A `make` of `Form.build`."""
+
+    def insert(kind: OpKind, *operands: Value | None) -> Value:
+        return graph.insert(Op(kind, operands, loc=like.loc), before).result
+
+    return insert
+
+
+def _of_kind(op: Op, kind: OpKind) -> Op:
+    """An op like one, of another kind; in no graph."""
+    return op if op.kind is kind else Op(kind, op.operands, loc=op.loc)
+
+
+def _biased(
+    op: Op, shift: Array | None, insert: Callable[..., Value]
+) -> tuple[OpKind, Value | None]:
+    """A layer's kind and bias after something is added to its sums."""
+    bias = op.operands[2] if len(op.operands) > 2 else None
+    if shift is None or not np.any(shift):
+        return op.kind, bias
+    row = shift.reshape(-1)
+    if not isinstance(op.kind, Gemm):
+        return op.kind, insert(Const(Inline(_sum(bias, row, 1.0))))
+    new = _sum(bias, op.kind.alpha * row, op.kind.beta)
+    return replace(op.kind, beta=1.0), insert(Const(Inline(new)))
+
+
+def _sum(bias: Value | None, row: Array, beta: float) -> Array:
+    """Beta * bias + row, float32 [M]."""
+    data = const(bias)
+    old = data.numpy().astype(np.float64).reshape(-1) * beta if data else 0.0
+    return (old + row).astype(np.float32)
+
+

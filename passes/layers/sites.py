@@ -1,0 +1,138 @@
+"""Layers with constant weights that could be computed another way, and their numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.errors import InputError
+from graphopt.ir.core import Graph, Op
+from graphopt.ir.data import Data
+from graphopt.ir.types import Array, DType
+from graphopt.ops.linalg import Gemm, MatMul
+from graphopt.ops.nn import Conv
+from graphopt.passes.layers.unfold import rows
+from graphopt.rewrite import const
+from graphopt.spec import nearest
+
+
+@dataclass(frozen=True)
+class Site:
+    """A convolution, or a product with a constant matrix.
+
+    `name` tells it from the others of its graph. A group reads `ins` channels and makes `outs`;
+    `taps` are the sizes of the window, none of a product's. `centred` says whether the layer can
+    have a bias of one number a channel, which takes up the mean of what is changed.
+    """
+
+    op: Op
+    name: str
+    groups: int
+    outs: int
+    ins: int
+    taps: tuple[int, ...]
+    centred: bool
+
+    @property
+    def length(self) -> int:
+        """The numbers in a row of the weight, K."""
+        return self.ins * math.prod(self.taps)
+
+    @property
+    def weight(self) -> Data:
+        """The weight, as it is stored."""
+        data = const(self.op.operand(1))
+        assert data
+        return data
+
+    def rows(self) -> Array:
+        """The weight as float64 [groups, outs, K]."""
+        return rows(self.op, self.weight.numpy()).astype(np.float64)
+
+    def bias(self) -> Array:
+        """What is added by output channel, float64 [groups, outs]; zeros where nobody can tell."""
+        given = const(self.op.operands[2]) if len(self.op.operands) > 2 else None
+        if given is None or not self.centred:
+            return np.zeros((self.groups, self.outs))
+        beta = self.op.kind.beta if isinstance(self.op.kind, Gemm) else 1.0
+        row = given.numpy().astype(np.float64).reshape(-1) * beta
+        return np.broadcast_to(row, (self.groups * self.outs,)).reshape(self.groups, self.outs)
+
+
+def sites(graph: Graph) -> list[Site]:
+    """Those of a graph, in its order; the regions of its ops stay as they are."""
+    found, names = list[Site](), set[str]()
+    for op in graph:
+        data = _weight(op)
+        if data is None:
+            continue
+        name = _fresh(op.result.hint or (op.loc.nodes or ("layer",))[0], names)
+        found.append(Site(op, name, *_sizes(op, data), _centred(op)))
+    return found
+
+
+def _weight(op: Op) -> Data | None:
+    """The float32 weight of a layer of known shapes; None for any other op."""
+    if not isinstance(op.kind, Conv | Gemm | MatMul):
+        return None
+    if isinstance(op.kind, Gemm) and op.kind.trans_a:
+        return None
+    data, x = const(op.operand(1)), op.operand(0).tensor
+    if data is None or data.dtype is not DType.f32 or const(op.operand(0)) is not None:
+        return None
+    if x.dtype is not DType.f32 or 0 in data.shape or (x.rank or 0) < 2:
+        return None
+    return data if isinstance(op.kind, Conv) or len(data.shape) == 2 else None
+
+
+def _sizes(op: Op, data: Data) -> tuple[int, int, int, tuple[int, ...]]:
+    """Groups, output and input channels of one, and the window."""
+    match op.kind:
+        case Conv(group=g):
+            return g, data.shape[0] // g, data.shape[1], tuple(data.shape[2:])
+        case Gemm(trans_b=True):
+            return 1, data.shape[0], data.shape[1], ()
+        case _:
+            return 1, data.shape[1], data.shape[0], ()
+
+
+def _centred(op: Op) -> bool:
+    """Whether a layer has, or can get, one bias for each output channel."""
+    if isinstance(op.kind, MatMul):
+        return False
+    if op.operands[2] is None:
+        return True
+    data, outs = const(op.operands[2]), op.result.tensor.shape
+    width = outs[1] if outs else None
+    return data is not None and data.shape in ((width,), (1, width), (1,), (), (1, 1))
+
+
+def _fresh(name: str, names: set[str]) -> str:
+    """A name that no other layer has."""
+    unique, number = name, 2
+    while unique in names:
+        unique, number = f"{name}#{number}", number + 1
+    names.add(unique)
+    return unique
+
+
+def skipped(found: Sequence[Site], parts: Iterable[str]) -> set[str]:
+    """The names of layers that have one of some parts in those of their ONNX nodes.
+
+    Raises:
+        InputError: no layer has one of them.
+    """
+    names = [n for site in found for n in _names(site)]
+    parts = tuple(parts)
+    for part in parts:
+        if not any(part in n for n in names):
+            raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, names)}")
+    return {s.name for s in found if any(part in n for part in parts for n in _names(s))}
+
+
+def _names(site: Site) -> Iterator[str]:
+    yield from site.op.loc.nodes
+    yield site.name

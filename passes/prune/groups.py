@@ -1,0 +1,192 @@
+"""The groups of a module: channels or heads of which some could go, and why others can't.
+
+A value of which elements were removed must be a full tensor still: what is left is a product of
+what is left along each axis. Where units differ along several axes of a value, those along one of
+them are merged: along the axis that leaves most units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from graphopt.analysis.bind import bind
+from graphopt.ir.clone import clone_module
+from graphopt.ir.core import Loc, Module, Op, Value
+from graphopt.ir.types import Array, TensorType
+from graphopt.passes.prune.rules import Follow, Port
+from graphopt.passes.prune.units import FIXED, thin, varying
+
+ALONE = "nothing would be left of it"
+
+
+@dataclass(frozen=True)
+class End:
+    """Channels that a layer makes or reads: `line` has the unit of each, FIXED if it stays."""
+
+    op: Op
+    line: Array
+    weighted: bool = True
+
+    def of(self, units: Array) -> Array:
+        """The places of channels of some units."""
+        return np.flatnonzero(np.isin(self.line, units))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that are alike: one can go without another. `why` not, if none can.
+
+    `units` are numbers of sets; `makers` and `readers` the layers that have channels of them.
+    """
+
+    name: str
+    loc: Loc
+    units: Array
+    makers: tuple[End, ...]
+    readers: tuple[End, ...]
+    why: str = ""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the first layer that makes them."""
+        return len(self.makers[0].of(self.units))
+
+
+@dataclass
+class Groups:
+    """Those of a module. `of` has the units of each value that may lose elements."""
+
+    groups: list[Group] = field(default_factory=list[Group])
+    of: dict[Value, Array] = field(default_factory=dict[Value, Array])
+    makers: list[End] = field(default_factory=list[End])
+    readers: list[End] = field(default_factory=list[End])
+
+
+def groups(module: Module) -> Groups:
+    """Find them in the main graph of a module, which stays as it is."""
+    graph, twins = module.main, dict[Op, Op]()
+    if any(isinstance(v.type, TensorType) and v.tensor.static is None for v in _values(module)):
+        bound = clone_module(module)  # sizes that aren't known don't matter: 1 stands for them
+        bind(bound)
+        twins = dict(zip(bound.main, module.main, strict=True))
+        graph = bound.main
+    follow = Follow()
+    for op in graph:
+        follow.visit(op)
+    _square(follow)
+    return _named(follow, twins)
+
+
+def _values(module: Module) -> Iterator[Value]:
+    yield from module.main.args
+    for op in module.main:
+        yield from op.results
+
+
+def _square(follow: Follow) -> None:
+    """Merge until what is left of each value is always a full tensor, and never empty."""
+    units = follow.units
+    units.solve()
+    todo = {v: a for v, a in follow.of.items() if varying(a)}
+    changed = True
+    while changed:
+        changed = False
+        for a in todo.values():
+            roots = units.of(a)
+            axes = varying(roots)
+            if len(axes) > 1:
+                best = max(axes, key=lambda i: (_count(roots, i), i))
+                units.merge_over(a, [i for i in range(a.ndim) if i != best])
+                units.solve()
+                changed = True
+    for a in follow.of.values():
+        one = np.unique(units.roots[thin(a)[0]])
+        if len(one) == 1 and one[0] != FIXED:
+            units.fix(one, ALONE)
+    units.solve()
+
+
+def _count(roots: Array, axis: int) -> int:
+    """How many units there would be if those along the other axes were merged."""
+    (t,) = thin(roots)
+    lines = np.moveaxis(t, axis, 0).reshape(t.shape[axis], -1)
+    names, at = np.unique(lines, return_inverse=True)
+    n, rows = len(names), np.repeat(np.arange(len(lines)), lines.shape[1])
+    links = coo_array((np.ones(at.size, np.int8), (rows + n, at.reshape(-1))), (n + len(lines),) * 2)
+    number, labels = connected_components(links, directed=False)
+    return number - (1 if len(names) and names[0] == FIXED else 0) - 0 * len(labels)
+
+
+def _named(follow: Follow, twins: dict[Op, Op]) -> Groups:
+    """Sort units by the values that they are in."""
+    units = follow.units
+    random = np.random.default_rng(0).integers(1, 2**63, len(follow.of) + 1, np.uint64)
+    marks = np.zeros(units.count, np.uint64)
+    for a, mark in zip(follow.of.values(), random, strict=False):
+        marks[np.unique(units.roots[thin(a)[0]])] ^= mark
+    ends = lambda ports: [_end(p, units.roots, twins) for p in ports]  # noqa: E731
+    found = Groups(makers=ends(follow.makers), readers=ends(follow.readers))
+    for value, a in follow.of.items():
+        roots = units.of(a)
+        if thin(roots)[0].any():
+            found.of[_twin(value, twins)] = roots
+    _sort(found, follow, marks)
+    return found
+
+
+def _twin(value: Value, twins: dict[Op, Op]) -> Value:
+    """The same value of the module that was asked about."""
+    return twins[value.op].results[value.index] if twins and value.op else value
+
+
+def _end(port: Port, roots: Array, twins: dict[Op, Op]) -> End:
+    return End(twins.get(port.op, port.op), roots[port.line], port.linear is not None)
+
+
+def _sort(found: Groups, follow: Follow, marks: Array) -> None:
+    """A group for each mark, in the order of the layers that make them first."""
+    by_unit = lambda ends: _index(ends)  # noqa: E731
+    makers, readers = by_unit(found.makers), by_unit(found.readers)
+    seen = set[int]()
+    for port, maker in zip(follow.makers, found.makers, strict=True):
+        line = np.unique(maker.line)
+        line = line[line != FIXED]
+        if not line.size:
+            why = follow.units.why(port.line)
+            found.groups.append(Group(_name(maker.op), maker.op.loc, line, (maker,), (), why))
+        for mark in dict.fromkeys(marks[line].tolist()):
+            if mark in seen:
+                continue
+            seen.add(mark)
+            of = line[marks[line] == mark]
+            made, read = makers[int(of[0])], readers.get(int(of[0]), [])
+            why = "" if len(of) > 1 else "its channels go together or not at all"
+            found.groups.append(Group(_unique(found, _name(maker.op)), maker.op.loc, of,
+                                      tuple(made), tuple(read), why))  # fmt: skip
+
+
+def _index(ends: list[End]) -> dict[int, list[End]]:
+    """The layers that have channels of each unit."""
+    found: dict[int, list[End]] = {}
+    for end in ends:
+        for unit in np.unique(end.line).tolist():
+            found.setdefault(unit, []).append(end)
+    return found
+
+
+def _name(op: Op) -> str:
+    """What users call a layer."""
+    return op.loc.nodes[0] if op.loc.nodes else op.results[0].hint or op.kind.name
+
+
+def _unique(found: Groups, name: str) -> str:
+    """A name that no group has yet."""
+    taken = {g.name for g in found.groups}
+    if name not in taken:
+        return name
+    return next(n for i in range(2, len(taken) + 3) if (n := f"{name} ({i})") not in taken)

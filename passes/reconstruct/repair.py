@@ -1,0 +1,159 @@
+"""Repair a compressed module layer by layer, each with what the layers before it give by then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.ir.builtin import Const
+from graphopt.ir.core import Loc, Op, Use, Value
+from graphopt.ir.data import Inline
+from graphopt.ir.types import Array
+from graphopt.ops.linalg import Gemm
+from graphopt.passes.layers.gram import row_length
+from graphopt.passes.layers.unfold import columns, places, positions, rows, unrows
+from graphopt.passes.reconstruct.live import Live, Runs
+from graphopt.passes.reconstruct.sites import NAME, Layer, Site, results
+from graphopt.passes.reconstruct.solve import MOST, Problem, Solution, solve
+from graphopt.rewrite import const
+from graphopt.rewrite.driver import Permission
+
+EACH = 64  # columns for each of a row's numbers
+FEWEST = 16384  # of those
+COLUMNS = 256 << 20  # bytes of a layer's columns
+HELD = 4  # one of so many columns or runs judges what the others were fitted to
+NONE = "no change lowers the error on the samples held out"
+MASKED = 0.3  # of exact zeros in a weight: a pattern that stays
+
+
+@dataclass
+class Pair:
+    """A compressed module and the original on the same samples, both at the same site."""
+
+    compressed: Live
+    original: Live
+
+    def step(self) -> tuple[Runs, list[Runs], Runs]:
+        """What the next site's layer reads, what is added to its result, and the target."""
+        x, *others = self.compressed.step()
+        (target,) = self.original.step()
+        return x, others, target
+
+
+def questions(found: Sequence[Site]) -> tuple[list[list[Value]], list[list[Value]]]:
+    """What is asked at each site of the compressed module and of the original."""
+    here = [[site.layer.op.operand(0), *site.others] for site in found]
+    return here, [[site.target] for site in found]
+
+
+def repair(
+    pair: Pair, found: Sequence[Site], ridges: tuple[float, ...], permit: Permission
+) -> Iterator[tuple[Site, Solution | str]]:
+    """Solve sites in order and change the weights of their layers before the next is looked at.
+
+    Yields:
+        Each site, and what was done or why nothing was.
+    """
+    for i, site in enumerate(found):
+        gathered = _gather(site, *pair.step(), np.random.default_rng(i))
+        done = gathered if isinstance(gathered, str) else solve(gathered, ridges) or NONE
+        if isinstance(done, Solution):
+            if permit(NAME, site.layer.op.loc):
+                _change(site, done)
+            else:
+                done = "not permitted"
+        yield site, done
+
+
+def _gather(
+    site: Site, x: Runs, others: list[Runs], target: Runs, random: np.random.Generator
+) -> Problem | str:
+    """Columns of all runs."""
+    op, k = site.layer.op, row_length(site.layer.op)
+    mask = _mask(op)
+    if mask is not None and mask.sum() * float(k) ** 2 / 4 > MOST:
+        return "too many rows with zeros of their own"
+    room = COLUMNS // (4 * getattr(op.kind, "group", 1) * k)
+    wanted = max(min(max(EACH * k, FEWEST), room) // len(x), 1)
+    parts = [
+        _columns(site, x[i], [o[i] for o in others], target[i], wanted, random)
+        for i, _ in enumerate(x)
+    ]
+    held = [np.full(part[0].shape[-1], i % HELD == HELD - 1) for i, part in enumerate(parts)]
+    flags = np.concatenate(held)
+    if len(x) < HELD:
+        flags = np.arange(len(flags)) % HELD == HELD - 1
+    xs, ys, ts = (np.concatenate(p, -1) for p in zip(*parts, strict=True))
+    bias = site.layer.bias is not None
+    return Problem(xs, ys, ts, flags, bias, site.low, site.high, mask)
+
+
+def _columns(
+    site: Site, x: Array, others: list[Array], target: Array, wanted: int,
+    random: np.random.Generator,
+) -> tuple[Array, Array, Array]:
+    """Of one run: what the layer reads, what it gives with the others, what is wanted."""
+    layer, op, wanted_now = site.layer, site.layer.op, _left(site, target)
+    at = places(positions(op, x), wanted, random)
+    read = columns(op, x, at)
+    w, b = weights(layer)
+    given = w @ read + b[..., None]
+    for other in others:
+        same = np.broadcast_to(other, wanted_now.shape)
+        given = given + results(layer, same, at, len(w))
+    return read, given, results(layer, wanted_now, at, len(w))
+
+
+def _left(site: Site, target: Array) -> Array:
+    """The target's channels that are left."""
+    return target if site.kept is None else np.take(target, site.kept, site.layer.axis)
+
+
+def weights(layer: Layer) -> tuple[Array, Array]:
+    """Float32 W [groups, M / groups, K] and b [groups, M / groups] of y = W x + b."""
+    op = layer.op
+    data = const(op.operand(1))
+    assert data
+    w = rows(op, data.numpy())
+    b, factor = np.zeros(w.shape[:2], np.float32), 1.0
+    if isinstance(op.kind, Gemm):
+        w, factor = w * np.float32(op.kind.alpha), op.kind.beta
+    row = const(layer.bias.op.operands[layer.bias.index]) if layer.bias else None
+    if row:
+        b = row.numpy().reshape(b.shape) * np.float32(factor)
+    return w, b
+
+
+def _mask(op: Op) -> Array | None:
+    """The weights that aren't exactly zero, where so many are that they are a pattern."""
+    data = const(op.operand(1))
+    assert data
+    there = rows(op, data.numpy()) != 0
+    return there if there.mean() < 1 - MASKED else None
+
+
+def _change(site: Site, solution: Solution) -> None:
+    """Put new constants in the place of a layer's weights and bias."""
+    layer, op = site.layer, site.layer.op
+    w, b = weights(layer)
+    w, b = w + solution.change.w, (b + solution.change.b).reshape(-1)
+    if isinstance(op.kind, Gemm):
+        w, b = w / op.kind.alpha, b / op.kind.beta
+    put(Use(op, 1), unrows(op, w, op.operand(1).tensor.static or ()))
+    if layer.bias:
+        put(layer.bias, b)
+
+
+def put(use: Use, array: Array) -> None:
+    """Let an operand be a new float32 constant of its old name; the old one goes if it is dead."""
+    graph, old = use.op.graph, use.op.operands[use.index]
+    assert graph
+    name = old.hint if old else ""
+    shape = old.tensor.static if old else array.shape
+    numbers = np.ascontiguousarray(array.reshape(shape), np.float32)
+    made = Op(Const(Inline(numbers)), loc=old.op.loc if old and old.op else Loc(), hints=[name])
+    use.op.set_operand(use.index, graph.insert(made, use.op).result)
+    if old and old.op and old.op.dead():
+        graph.erase(old.op)
