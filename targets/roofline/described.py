@@ -19,6 +19,7 @@ def described(machine: Machine) -> Roofline:
     """What one core of a machine can do: as its description says, else as servers' cores do."""
     peak = machine.peak_gflops or 1e-9 * CLOCK * PIPES * machine.lanes * (2 if machine.fma else 1)
     bytes_ = max((BYTES.get(f, 1.0) for f in machine.cpu_features), default=1.0)
-    first, second, far = machine.l1_bytes, machine.l2_bytes, machine.bandwidth_gbs or FAR
-    rates = ((first * 2 // 3, FIRST), (first * 2, SECOND), (second // 2, SECOND), (second * 2, far))
+    first, second = machine.l1_bytes, machine.l2_bytes
+    near, within = (first * 2 // 3, FIRST), (first * 2, SECOND)
+    rates = machine.bandwidth or (near, within, (second // 2, SECOND), (second * 2, FAR))
     return Roofline(machine.name, 1, {"f32": peak, "i8": bytes_ * peak}, rates)

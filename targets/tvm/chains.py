@@ -22,6 +22,7 @@ from graphopt.ir.types import DType
 from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.quant import Dequantize
 from graphopt.targets.machine import Machine
+from graphopt.targets.roofline import described
 from graphopt.targets.tvm.legal import depthwise, is_anchor
 
 FAMILY = "conv_chain"
@@ -161,13 +162,32 @@ def _shape(value: Value) -> tuple[int, ...]:
     return value.tensor.static or ()
 
 
-# Of one core of a server with AVX-512; what counts is how they compare.
-FLOPS = 160e9  # a second, of products
-NEAR = 120e9  # bytes a second, from and to the second cache
-FAR = 50e9  # the same of what doesn't fit there, or wasn't there before
 STREAMED = 20e9  # bytes a second, of weights that nothing fetched ahead
+REACHED = 0.9  # of a machine's peak, by products
 WORTH = 0.03  # of the products' time: a smaller gain is within the error of the estimate
 TURNS = 3, 2, 1  # blocks of channels that a kernel expands at once, where they divide all
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one core does a second; what counts is how they compare.
+
+    flops: operations of products; near: bytes from and to the second cache; far: the same of what
+    doesn't fit there, or wasn't there before.
+    """
+
+    flops: float = 160e9
+    near: float = 120e9
+    far: float = 50e9
+
+
+def rates(machine: Machine) -> Rates:
+    """Those measured on a machine; else those of a server with AVX-512."""
+    if not machine.bandwidth:
+        return Rates()
+    roof = described(machine)
+    near, far = (roof.bytes_a_second(n) for n in (machine.l2_bytes // 2, 4 * machine.l2_bytes))
+    return Rates(REACHED * roof.peak("f32"), near, far)
 
 
 @dataclass(frozen=True)
@@ -197,7 +217,7 @@ def plan(chain: Chain, machine: Machine, turn: int) -> Plan:
     least = min(_scratch(chain, s, r, turn) for r in enough)
     most = max(least, machine.l2_bytes // 2)
     fitting = [r for r in enough if _scratch(chain, s, r, turn) <= most]
-    lost, rows = min((_lost(chain, s, r, turn), -r) for r in fitting)
+    lost, rows = min((_lost(chain, s, r, turn, rates(machine)), -r) for r in fitting)
     return Plan(-rows, _saved(chain, machine) - lost, tasks[-rows], _scratch(chain, s, -rows, turn))
 
 
@@ -223,23 +243,23 @@ def macs(chain: Chain, s: Sizes) -> tuple[int, int]:
 
 def _saved(chain: Chain, machine: Machine) -> float:
     """Seconds that kernels of their own spend on writing and reading what is between them."""
-    found = 0.0
+    found, at = 0.0, rates(machine)
     for op in chain.convolutions[1:]:
         nbytes = _nbytes(op.operand(0))
-        found += 2 * nbytes / (NEAR if nbytes <= machine.l2_bytes // 2 else FAR)
+        found += 2 * nbytes / (at.near if nbytes <= machine.l2_bytes // 2 else at.far)
     return found
 
 
-def _lost(chain: Chain, s: Sizes, rows: int, turn: int) -> float:
+def _lost(chain: Chain, s: Sizes, rows: int, turn: int, at: Rates) -> float:
     """Seconds for rows that two bands make, for scratch, and for weights once a band."""
     bands = -(-s.out[0] // rows)
     twice = (bands - 1) * max(s.reach[0] - s.strides[0], 0) / s.size[0]
-    made = 2 * macs(chain, s)[0] / FLOPS
+    made = 2 * macs(chain, s)[0] / at.flops
     if not chain.expand and copies(chain, s):
-        made = 2 * _nbytes(chain.filter.operand(0)) / NEAR
+        made = 2 * _nbytes(chain.filter.operand(0)) / at.near
     weights = sum(_nbytes(op.operand(1)) for op in (chain.expand, chain.project) if op)
-    passes = weights / STREAMED + (s.n * bands - 1) * weights / NEAR
-    return twice * made + 2 * _scratch(chain, s, rows, turn) / FAR + passes
+    passes = weights / STREAMED + (s.n * bands - 1) * weights / at.near
+    return twice * made + 2 * _scratch(chain, s, rows, turn) / at.far + passes
 
 
 def pays(chain: Chain, machine: Machine) -> bool:
@@ -247,6 +267,6 @@ def pays(chain: Chain, machine: Machine) -> bool:
     s = sizes(chain)
     blocks = -(-s.inner // block_of(chain.filter.result))
     found = plan(chain, machine, next(d for d in TURNS if blocks % d == 0))
-    least = WORTH * 2 * sum(macs(chain, s)) / FLOPS
+    least = WORTH * 2 * sum(macs(chain, s)) / rates(machine).flops
     fits = found.scratch <= machine.l2_bytes // 2
     return found.gain > least and found.tasks >= machine.cores and fits
