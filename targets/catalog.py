@@ -75,9 +75,11 @@ class KernelCatalog:
 
     def tiled_weights(self, op: Op) -> str:
         """The layout of weights that the op's kernel wants for a matrix unit; empty: none."""
-        if not self.tiles or not self.family(op):
+        if not self.family(op):
             return ""
-        return amx.WEIGHTS if amx.convolves(op) else amx.halves(op)
+        if self.tiles:
+            return amx.WEIGHTS if amx.convolves(op) else amx.halves(op)
+        return halves.pairs(op, self.machine) if self.machine else ""
 
     def reason(self, op: Op) -> str:
         """Why an op is not compiled."""
