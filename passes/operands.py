@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphopt.analysis.price import Costs, graph_of
@@ -43,9 +43,11 @@ def round_operands(graph: Graph, ctx: Context, *, always: bool) -> Iterator[Rema
 
 
 def _multiplies(op: Op) -> bool:
-    """Whether an op multiplies something by rounded weights, as a matrix unit can."""
+    """Whether an op multiplies what isn't rounded by weights that are, as a matrix unit can."""
     kind: Any = op.kind
-    if kind.name not in ("conv", "matmul", "gemm") or not _is_rounded(op.operand(1)):
+    if kind.name not in ("conv", "matmul", "gemm"):
+        return False
+    if not _is_rounded(op.operand(1)) or _is_rounded(op.operand(0)):
         return False
     w, x = op.operand(1).tensor, op.operand(0).tensor
     if w.static is None or x.static is None or x.dtype is not DType.f32:
@@ -77,10 +79,7 @@ def _is_free(value: Value) -> bool:
 
 
 def _faster(graph: Graph, layers: Sequence[Op], costs: Costs) -> Iterator[Op]:
-    """The layers that bfloat16 operands make faster.
-
-    A depthwise convolution may share a kernel with the layers beside it, but in float32 alone.
-    """
+    """The layers that bfloat16 operands make faster."""
     far = sum(nbytes(op.kind.data) for op in graph if isinstance(op.kind, Const))
     for op in layers:
         if seconds(op, costs, far, half=True) < GAIN * seconds(op, costs, far, half=False):
@@ -88,13 +87,18 @@ def _faster(graph: Graph, layers: Sequence[Op], costs: Costs) -> Iterator[Op]:
 
 
 def seconds(op: Op, costs: Costs, footprint: int, *, half: bool) -> float:
-    """The price of a layer with rounded weights, whose operand is bfloat16, too, or float32."""
+    """The price of a layer with rounded weights, whose operand is bfloat16, too, or float32.
+
+    What makes the operand rounds it on the way.
+    """
     weights = op.operand(1).op
     assert weights
     alone = graph_of([weights, op])
     if half:
         twin = next(one for one in alone if one.kind == op.kind)
-        Rounding().between(twin.operand(0), alone.first)
+        given = alone.add_arg(replace(op.operand(0).tensor, dtype=DType.bf16))
+        wide = alone.insert(Op(Cast(DType.f32), [given]), alone.first)
+        twin.set_operand(0, wide.result)
     return costs.price(alone, footprint).seconds
 
 
