@@ -1,6 +1,7 @@
-"""Which operands of products are rounded to bfloat16, so that a target multiplies bfloat16.
+"""Which operands are rounded to bfloat16, so that a target multiplies it, or reads half the bytes.
 
-    f(x, w) -> f(widen(round(x)), w), f a convolution or product by rounded weights
+    f(x, w) -> f(widen(round(x)), w), f a convolution or product by rounded weights, or a kernel that
+                                      reads vectors of x: depthwise, pool, squeeze and excitation
 
 Memory then holds round(x) alone, for all that read x. What only moves elements moves the rounded
 ones: move(widen(h)) -> widen(move(h)), which is exact.
@@ -25,14 +26,16 @@ from graphopt.rewrite import Remark
 
 MOVES = (Reshape, Squeeze, Unsqueeze, Transpose, Concat, Split, Slice)
 GAIN = 0.95  # of the time with a float32 operand: what isn't faster than that isn't worth its error
+VECTORS = frozenset({"max_pool", "avg_pool", "squeeze_excite"})
 FEWEST = 16  # channels that a group sums over: fewer don't fill vectors of pairs
 ERROR = "each number within 2^-9 of itself"
 
 
 def round_operands(graph: Graph, ctx: Context, *, always: bool) -> Iterator[Remark]:
     """Round the operands of the layers that are faster so; of all that can be, if `always`."""
-    layers = [op for op in graph if _multiplies(op) and _is_free(op.operand(0))]
+    layers = [op for op in graph if _multiplies(op)]
     if not always:
+        layers = [op for op in graph if _multiplies(op) or _by_vectors(op)]
         layers = list(_faster(graph, layers, ctx.costs)) if ctx.costs else []
     rounding = Rounding()
     for op in layers:
@@ -47,7 +50,7 @@ def _multiplies(op: Op) -> bool:
     kind: Any = op.kind
     if kind.name not in ("conv", "matmul", "gemm"):
         return False
-    if not _is_rounded(op.operand(1)) or _is_rounded(op.operand(0)):
+    if not _is_rounded(op.operand(1)) or not _is_free(op.operand(0)):
         return False
     w, x = op.operand(1).tensor, op.operand(0).tensor
     if w.static is None or x.static is None or x.dtype is not DType.f32:
@@ -57,6 +60,16 @@ def _multiplies(op: Op) -> bool:
     if w.rank != 2 or getattr(kind, "trans_a", False):
         return False
     return math.prod(x.static[:-1]) > 1  # else the weights are waited for
+
+
+def _by_vectors(op: Op) -> bool:
+    """Whether an op's kernel waits for the vectors of its operand."""
+    kind: Any = op.kind
+    depthwise = kind.name == "conv" and kind.group == (op.operand(1).tensor.static or (0,))[0]
+    if not depthwise and kind.name not in VECTORS:
+        return False
+    x = op.operand(0).tensor
+    return _is_free(op.operand(0)) and x.dtype is DType.f32 and x.static is not None
 
 
 def _is_rounded(value: Value) -> bool:
@@ -69,13 +82,17 @@ def _is_half(value: Value) -> bool:
 
 
 def _is_free(value: Value) -> bool:
-    """Whether a value is made here, and read by kernels alone: inputs and outputs stay."""
-    if value.op is None or isinstance(value.op.kind, Const | Opaque):
+    """Whether a value isn't rounded, is made here and read by kernels: inputs and outputs stay."""
+    if value.op is None or isinstance(value.op.kind, Const | Opaque) or _is_rounded(value):
         return False
     graph = value.op.graph
     return not any(
         isinstance(use.op.kind, Return | Opaque) or use.op.graph is not graph for use in value.uses
     )
+
+
+def _may_move(value: Value) -> bool:
+    return _is_rounded(value) or _is_free(value)
 
 
 def _faster(graph: Graph, layers: Sequence[Op], costs: Costs) -> Iterator[Op]:
@@ -87,13 +104,12 @@ def _faster(graph: Graph, layers: Sequence[Op], costs: Costs) -> Iterator[Op]:
 
 
 def seconds(op: Op, costs: Costs, footprint: int, *, half: bool) -> float:
-    """The price of a layer with rounded weights, whose operand is bfloat16, too, or float32.
+    """The price of a layer whose operand is bfloat16 or float32.
 
     What makes the operand rounds it on the way.
     """
-    weights = op.operand(1).op
-    assert weights
-    alone = graph_of([weights, op])
+    casts = [v.op for v in op.operands[1:] if v and v.op and isinstance(v.op.kind, Cast)]
+    alone = graph_of([*casts, op])
     if half:
         twin = next(one for one in alone if one.kind == op.kind)
         given = alone.add_arg(replace(op.operand(0).tensor, dtype=DType.bf16))
@@ -113,7 +129,7 @@ class Rounding:
         op = value.op
         if op and isinstance(op.kind, Cast) and _is_half(op.operand(0)):
             return op.operand(0)
-        if op and isinstance(op.kind, MOVES) and all(map(_is_free, (*op.results, *_read(op)))):
+        if op and isinstance(op.kind, MOVES) and all(map(_may_move, (*op.results, *_read(op)))):
             self._move(op)
             return self.halves[value]
         return self.between(value, op.next if op else None)
