@@ -1,9 +1,9 @@
 """Which operands are rounded to bfloat16, so that a target multiplies it, or reads half the bytes.
 
-    f(x, w) -> f(widen(round(x)), w), f a convolution or product by rounded weights, or a kernel that
-                                      reads vectors of x: depthwise, pool, squeeze and excitation
+    f(x, w) -> f(widen(round(x)), w)
 
-Memory then holds round(x) alone, for all that read x. What only moves elements moves the rounded
+f is a convolution or product by rounded weights, or a kernel that waits for vectors of x: a
+depthwise convolution, a pool, a squeeze and excitation. Memory then holds round(x) alone, for all that read x. What only moves elements moves the rounded
 ones: move(widen(h)) -> widen(move(h)), which is exact.
 """
 
@@ -36,7 +36,7 @@ def round_operands(graph: Graph, ctx: Context, *, always: bool) -> Iterator[Rema
     layers = [op for op in graph if _multiplies(op)]
     if not always:
         layers = [op for op in graph if _multiplies(op) or _by_vectors(op)]
-        layers = list(_faster(graph, layers, ctx.costs)) if ctx.costs else []
+        layers = list(_faster(graph, layers, ctx.costs.described())) if ctx.costs else []
     rounding = Rounding()
     for op in layers:
         if not ctx.permit("half-products", op.loc):

@@ -24,4 +24,5 @@ def described(machine: Machine) -> Roofline:
     first, second = machine.l1_bytes, machine.l2_bytes
     near, within = (first * 2 // 3, FIRST), (first * 2, SECOND)
     rates = machine.bandwidth or (near, within, (second // 2, SECOND), (second * 2, FAR))
-    return Roofline(machine.name, 1, {"f32": peak, "i8": bytes_ * peak, "bf16": halves * peak}, rates)
+    peaks = {"f32": peak, "i8": bytes_ * peak, "bf16": halves * peak}
+    return Roofline(machine.name, 1, peaks, rates)

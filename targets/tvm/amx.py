@@ -41,7 +41,7 @@ def convolves(op: Op) -> bool:
 
 
 def halves(op: Op) -> str:
-    """The layout of a product's weights, if tiles can multiply both sides as bfloat16; else empty."""
+    """The layout of a product's weights, if tiles multiply both sides as bfloat16; else empty."""
     tag = pairs(op)
     return tag if tag and together((op.operand(0).tensor.static or (0,))[-1] // 2) else ""
 

@@ -118,7 +118,8 @@ def _dot_half(b: Body, machine: Machine) -> str:
             b.emit(f"{part} {b.type('i32')} {v}, {b.literal('i32', by)}") for v in ("%a1", "%a2")
         ]
         x, w = (b.emit(f"bitcast {b.type('i32')} {v} to {floats}") for v in words)
-        total = b.emit(f"fadd contract {floats} {total}, {b.emit(f'fmul contract {floats} {x}, {w}')}")
+        product = b.emit(f"fmul contract {floats} {x}, {w}")
+        total = b.emit(f"fadd contract {floats} {total}, {product}")
     return total
 
 
@@ -157,7 +158,8 @@ def _nearest_half(b: Body, machine: Machine) -> str:
     odd = by("and", by("lshr", bits, 16), 1)
     nearest = b.emit(f"add {word} {by('add', bits, 0x7FFF)}, {odd}")
     nan = b.emit(f"fcmp uno {floats} %a0, %a0")
-    kept = b.emit(f"select {b.type('i1')} {nan}, {word} {by('or', bits, 0x400000)}, {word} {nearest}")
+    quiet = by("or", bits, 0x400000)
+    kept = b.emit(f"select {b.type('i1')} {nan}, {word} {quiet}, {word} {nearest}")
     return b.emit(f"bitcast {word} {by('and', kept, -0x10000)} to {floats}")
 
 

@@ -43,7 +43,7 @@ def convolution(
       %c = conv(%f, %v{used}) {{strides=[{listed(stride, dims)}],pads=[{listed(pad, 2 * dims)}],dilations=[{listed(dilation, dims)}],group={group}}} : f32{y}
       %s = add(%c, %z) : f32{y}
       return(%s)
-    }}"""  # noqa: E501
+    }}"""
 
 
 def product(m, k, n, lead=(), gemm=False) -> str:
