@@ -3,8 +3,9 @@
     f(x, w) -> f(widen(round(x)), w)
 
 f is a convolution or product by rounded weights, or a kernel that waits for vectors of x: a
-depthwise convolution, a pool, a squeeze and excitation. Memory then holds round(x) alone, for all that read x. What only moves elements moves the rounded
-ones: move(widen(h)) -> widen(move(h)), which is exact.
+depthwise convolution, a pool, a squeeze and excitation. Memory then holds round(x) alone, for all
+that read x. What only moves elements moves the rounded ones: move(widen(h)) -> widen(move(h)),
+which is exact.
 """
 
 from __future__ import annotations
