@@ -103,7 +103,7 @@ def preamble(threads: Sequence[int]) -> str:
     told = [f"Measured on {time.strftime('%Y-%m-%d')}: {this_host().name} (machine file "
             f"`{machine.detect().name}`), Linux {platform.release()}; {versions}."]  # fmt: skip
     for t in threads:
-        roof = host_roofline(t)
+        roof = host_roofline(t, remeasure=True)  # what is kept may be of a busy machine
         peaks = ", ".join(f"{rate:.0f} G {unit}" for unit, rate in sorted(roof.peaks.items()))
         rates = ", ".join(f"{roof.bytes_a_second(n) / 1e9:.0f} GB/s in {size}" for n, size in (
             (1 << 15, "32 KiB"), (1 << 19, "512 KiB"), (1 << 23, "8 MiB"), (1 << 28, "256 MiB"),
