@@ -110,7 +110,10 @@ class Rewriting:
         places = {op: i for i, op in enumerate(module.main)}
         at = {s.name: places[s.op] for s in found}
         choices = list(self._choices(module, found, out))
-        apply = lambda m, made: self._apply(m, made, at)  # noqa: E731
+
+        def apply(m: Module, made: Sequence[Choice]) -> None:
+            self._apply(m, made, at)
+
         settled = settle(module, choices, apply, self.ctx, self.asked.goal(module.main))
         return PassResult(bool(settled.kept), settled.remarks(), settled, settled.notes())
 
@@ -129,7 +132,8 @@ class Rewriting:
             why = self._refused(site, out)
             forms = self.forms(site)
             if why and forms:
-                told[site.name] = [Choice(site.name, site.op.loc, self.asked.name, 0, 0, refused=why)]
+                kept = Choice(site.name, site.op.loc, self.asked.name, 0, 0, refused=why)
+                told[site.name] = [kept]
             elif forms and self._may_gain(site, told):
                 able.append(site)
         self._fit_all(module, able, told)
