@@ -240,7 +240,7 @@ class Measured:
             return float(np.sum(lost**2) / max(float(np.sum(w**2)), 1e-300)), None
         noise = sum(_power(e, c) for e, c in zip(lost, self._grams(), strict=True))
         signal = sum(_power(v, c) for v, c in zip(w, self.inputs.covariances(), strict=True))
-        mean, bias = self.inputs.mean(), self.site.bias()
+        mean, bias = self.inputs.mean(), self.site.bias() / (self.site.scale or 1.0)
         signal += float(np.sum((np.einsum("gmk,gk->gm", w, mean) + bias) ** 2))
         shift = np.einsum("gmk,gk->gm", lost, mean) if self.site.centred else None
         return max(noise, 0.0) / max(signal, 1e-300), shift
@@ -248,5 +248,3 @@ class Measured:
 
 def _power(w: Array, c: Array) -> float:
     return float(np.vdot(w @ c, w))
-
-
