@@ -1,6 +1,7 @@
 """Passes over the graph IR. Importing this registers them all; see `graphopt passes`."""
 
 from graphopt.passes import (
+    cluster,
     cse,
     dce,
     distill,
@@ -17,6 +18,7 @@ from graphopt.passes import (
     reconstruct,
     recurrent,
     simplify,
+    sparsify,
     tiles,
     winograd,
 )
@@ -25,6 +27,7 @@ DEFAULT = "fold,simplify,cse,fuse,simplify,cse,dce"
 
 __all__ = [
     "DEFAULT",
+    "cluster",
     "cse",
     "dce",
     "distill",
@@ -41,6 +44,7 @@ __all__ = [
     "reconstruct",
     "recurrent",
     "simplify",
+    "sparsify",
     "tiles",
     "winograd",
 ]
