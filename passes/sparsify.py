@@ -2,15 +2,17 @@
 
     W x + b -> W' x + b',  W' = W where it isn't 0, refitted: argmin || (W - W') C^(1/2) ||
 
-With samples, which ones are chosen by what their loss costs after the others have moved (OBC, arXiv
-2208.11580; column by column as in SparseGPT, arXiv 2301.00774); then all that stay are fitted
-together, and biases take up the change of means. Without, the smallest go.
+With samples, weights go in a few steps, those first whose loss costs least after the others have
+moved (Optimal Brain Surgeon, Hassibi and Stork 1993; OBC, arXiv 2208.11580), and after each step
+all that stay are fitted together; then zeros and others change places where that lowers the error
+(hard thresholding: Blumensath and Davies 2008). Biases take up the change of means. Without
+samples, the smallest go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,12 +23,11 @@ from graphopt.ir.core import Module
 from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Numbers
 from graphopt.passes.layers.sites import Site, sites
-from graphopt.passes.layers.sweep import alone, refit, sweep
 from graphopt.passes.layers.values import Offer, Revaluing
+from graphopt.passes.layers.zeros import FOUR, FOURS, smallest, sparse
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 
 SHARES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of a layer's weights, offered
-FOUR = 4
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,18 @@ class Sparsify(Pass, name="sparsify"):
         for g, w in enumerate(numbers.w):
             c = numbers.inputs[g]
             turned = None if c is None else c[np.ix_(order, order)]
-            found[g][:, order] = _sparse(w[:, order], turned, TwoOfFour(w[:, order] == 0))
+            found[g][:, order] = list(sparse(w[:, order], turned, FOURS))[-1]
         yield _offer("sparsified (2 of 4)", numbers.w, found)
 
     def _unstructured(self, numbers: Numbers) -> Iterator[Offer]:
         extra = (self.ratio,) if self.ratio else ()
         there = float(np.mean(numbers.w == 0))
-        for share in sorted({*SHARES, *extra}):
-            if share > there:
-                found = [_sparse(w, c, Smallest(w == 0, share))
-                         for w, c in zip(numbers.w, numbers.inputs, strict=True)]  # fmt: skip
-                yield _offer(f"sparsified: {share:.0%} zeros", numbers.w, np.stack(found))
+        shares = [share for share in sorted({*SHARES, *extra}) if share > there]
+        keeps = [smallest(share) for share in shares]
+        pairs = zip(numbers.w, numbers.inputs, strict=True)
+        groups = [sparse(w, c, keeps) for w, c in pairs]
+        for share, found in zip(shares, zip(*groups, strict=True), strict=True):
+            yield _offer(f"sparsified: {share:.0%} zeros", numbers.w, np.stack(found))
 
 
 def _offer(told: str, old: Array, new: Array) -> Offer:
@@ -103,57 +105,3 @@ def _channels_last(site: Site) -> Array:
     """Columns of a row so that the input channels of one place in the window are neighbours."""
     taps = site.length // site.ins
     return np.arange(site.length).reshape(site.ins, taps).T.reshape(-1)
-
-
-@dataclass
-class Smallest:
-    """A share of the weights, those that cost least, become zero: so many of each block.
-
-    `zero` [M, K] are those that are it already.
-    """
-
-    zero: Array
-    share: float
-    keep: Array = field(default_factory=lambda: np.zeros(0, np.bool_))
-
-    def begin(self, at: int, w: Array, costs: Array) -> None:
-        """Choose for a block of columns."""
-        m, n = w.shape
-        first, last = (round(self.share * m * k) for k in (at, at + n))
-        zero = self.zero[:, at : at + n]
-        scores = np.where(zero, -1.0, w * w / costs).reshape(-1)
-        self.keep = ~zero
-        self.keep.reshape(-1)[np.argsort(scores, kind="stable")[: last - first]] = False
-
-    def column(self, k: int, w: Array) -> Array:
-        """Zero, or what it is by now."""
-        return np.where(self.keep[:, k], w, 0.0)
-
-
-@dataclass
-class TwoOfFour:
-    """The two of four that cost least become zero; `zero` [M, K] are those that are it already."""
-
-    zero: Array
-    keep: Array = field(default_factory=lambda: np.zeros(0, np.bool_))
-    costs: Array = field(default_factory=lambda: np.zeros(0))
-    block: Array = field(default_factory=lambda: np.zeros(0))
-
-    def begin(self, at: int, w: Array, costs: Array) -> None:
-        """Remember a block, which changes while its columns are gone through."""
-        self.block, self.costs, self.keep = w, costs, ~self.zero[:, at : at + w.shape[1]]
-
-    def column(self, k: int, w: Array) -> Array:
-        """Zero, or what it is by now; the first of four chooses for all."""
-        if k % FOUR == 0:
-            four = slice(k, k + FOUR)
-            scores = self.block[:, four] ** 2 / self.costs[four]
-            scores[~self.keep[:, four]] = -1.0
-            ranks = np.argsort(np.argsort(scores, axis=1, kind="stable"), axis=1)
-            self.keep[:, four] &= ranks >= FOUR // 2
-        return np.where(self.keep[:, k], w, 0.0)
-
-
-def _sparse(w: Array, c: Array | None, rule: Smallest | TwoOfFour) -> Array:
-    """Weights [M, K] with zeros; the others are fitted where it is known what they multiply."""
-    return alone(w, rule) if c is None else refit(w, c, sweep(w, c, rule))

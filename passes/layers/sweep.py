@@ -14,10 +14,8 @@ import numpy as np
 import scipy.linalg
 
 from graphopt.ir.types import Array
-from graphopt.passes.layers.least import descend
 
 BLOCK = 128  # columns between two updates of all later ones
-STEPS = 12  # of descent on the numbers that stay
 
 
 class Rule(Protocol):
@@ -51,25 +49,9 @@ def sweep(w: Array, c: Array, rule: Rule) -> Array:
         for k in range(part.start, part.stop):
             found[:, k] = rule.column(k - start, w[:, k])
             lost[:, k - start] = (w[:, k] - found[:, k]) / u[k, k]
-            w[:, k:part.stop] -= np.outer(lost[:, k - start], u[k, k:part.stop])
+            w[:, k : part.stop] -= np.outer(lost[:, k - start], u[k, k : part.stop])
         w[:, part.stop :] -= lost @ u[part, part.stop :]
     return found
-
-
-def alone(w: Array, rule: Rule) -> Array:
-    """Columns as a rule has them; none makes up for others: nobody knows what they multiply."""
-    rule.begin(0, w, np.ones(w.shape[1]))
-    return np.stack([rule.column(k, w[:, k]) for k in range(w.shape[1])], 1)
-
-
-def refit(w: Array, c: Array, start: Array, steps: int = STEPS) -> Array:
-    """The numbers that aren't 0 of `start` where they give the least tr (W - W') C (W - W')^T.
-
-    By conjugate gradients, so never further off than `start`.
-    """
-    there, scale = start != 0, np.diag(c)
-    same = lambda p: p  # noqa: E731
-    return descend(start, w - start, c, same, lambda p: p * there, lambda p: p / scale, steps)
 
 
 def _upper(c: Array) -> Array:

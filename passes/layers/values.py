@@ -92,7 +92,10 @@ class Revaluing:
         for site, inputs, sense in looked_at(module, able, given(self.ctx)):
             told[site.name] = list(self._fitted(site, inputs, sense))
         choices = [c for s in found for c in told[s.name]]
-        apply = lambda m, made: self._apply(m, made, at)  # noqa: E731
+
+        def apply(copy: Module, made: Sequence[Choice]) -> None:
+            self._apply(copy, made, at)
+
         settled = settle(module, choices, apply, self.ctx, goal)
         return PassResult(bool(settled.kept), settled.remarks(), settled, settled.notes())
 
@@ -122,7 +125,7 @@ class Revaluing:
             return
         before, shape = stored_bytes(site.weight.numpy()), tuple(site.weight.shape)
         for one in offers:
-            array = unrows(site.op, one.rows, shape).astype(np.float32)
+            array = unrows(site.op, one.rows, shape).astype(np.float32) + np.float32(0)  # no -0.0
             error, shift = measured.error(one.rows.astype(np.float32).astype(np.float64))
             choice = Choice(site.name, site.op.loc, one.told, before - stored_bytes(array),
                             error * sense, "bytes", saves=one.saves)  # fmt: skip
