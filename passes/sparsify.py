@@ -88,7 +88,7 @@ class Sparsify(Pass, name="sparsify"):
 
     def _unstructured(self, numbers: Numbers) -> Iterator[Offer]:
         extra = (self.ratio,) if self.ratio else ()
-        there = float(np.mean(numbers.w == 0))
+        there = 1 - np.count_nonzero(numbers.w) / numbers.w.size
         shares = [share for share in sorted({*SHARES, *extra}) if share > there]
         keeps = [smallest(share) for share in shares]
         pairs = zip(numbers.w, numbers.inputs, strict=True)

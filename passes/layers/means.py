@@ -78,9 +78,13 @@ def _bins(line: Line) -> Array:
     n = len(line.x)
     if n <= BINS:
         return np.arange(n + 1)
-    width = np.searchsorted(line.x, np.linspace(line.x[0], line.x[-1], BINS // 2, endpoint=False))
-    weight = np.searchsorted(line.ones, np.linspace(0, line.ones[-1], BINS // 2, endpoint=False))
+    width: Array = np.searchsorted(line.x, _spaced(line.x[0], line.x[-1]))
+    weight: Array = np.searchsorted(line.ones, _spaced(0.0, line.ones[-1]))
     return np.unique(np.concatenate([width, np.minimum(weight, n - 1), [0, n]]))
+
+
+def _spaced(low: float, high: float) -> Array:
+    return low + (high - low) / (BINS // 2) * np.arange(BINS // 2)
 
 
 def _best(line: Line, count: int) -> Array:
@@ -124,7 +128,7 @@ def _minima(
     """For each end, the best begin in first..last of the last interval, and the whole spread."""
     sizes = last - first + 1
     starts = np.cumsum(sizes) - sizes
-    begins = np.arange(sizes.sum()) - np.repeat(starts - first, sizes)
+    begins: Array = np.arange(int(sizes.sum())) - np.repeat(starts - first, sizes)
     total = least[begins] + line.spread(begins, np.repeat(ends, sizes))
     best = np.minimum.reduceat(total, starts)
     (equal,) = np.nonzero(total == np.repeat(best, sizes))

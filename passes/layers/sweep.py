@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-import scipy.linalg
 
 from graphopt.ir.types import Array
 
@@ -57,4 +56,4 @@ def sweep(w: Array, c: Array, rule: Rule) -> Array:
 def _upper(c: Array) -> Array:
     """The upper triangular U of U^T U = C^-1."""
     r = np.linalg.cholesky(c[::-1, ::-1])[::-1, ::-1]  # C = R R^T, R upper triangular
-    return scipy.linalg.solve_triangular(r, np.eye(len(c)))
+    return np.linalg.inv(r)
