@@ -1,6 +1,7 @@
 """Passes over the graph IR. Importing this registers them all; see `graphopt passes`."""
 
 from graphopt.passes import (
+    cluster,
     cse,
     dce,
     distill,
@@ -18,6 +19,7 @@ from graphopt.passes import (
     reconstruct,
     recurrent,
     simplify,
+    sparsify,
     tiles,
     winograd,
 )
@@ -26,6 +28,7 @@ DEFAULT = "fold,simplify,cse,fuse,simplify,cse,dce"
 
 __all__ = [
     "DEFAULT",
+    "cluster",
     "cse",
     "dce",
     "distill",
@@ -43,6 +46,7 @@ __all__ = [
     "reconstruct",
     "recurrent",
     "simplify",
+    "sparsify",
     "tiles",
     "winograd",
 ]
