@@ -34,7 +34,7 @@ AXES = {"input": {0: "N"}, "logits": {0: "N"}}
 class Recipe:
     """How one classifier is built and trained.
 
-    `shift` is the augmentation in pixels; `half`: it is trained in bfloat16, its weights in float32.
+    `shift` is the augmentation in pixels; `half`: trained in bfloat16, weights in float32.
     """
 
     family: str
