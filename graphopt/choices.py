@@ -56,10 +56,18 @@ Apply = Callable[[Module, Sequence[Choice]], None]
 
 @dataclass(frozen=True)
 class Goal:
-    """What choices are to save together, counted as `Choice.saves`; `what` it is, for messages."""
+    """What choices are to save together, counted as `Choice.saves`; `what` it is, for messages.
+
+    `together`: what a set of choices saves, where that isn't the sum.
+    """
 
     amount: float
     what: str
+    together: Callable[[Sequence[Choice]], float] | None = None
+
+    def saved(self, chosen: Sequence[Choice]) -> float:
+        """What choices save together."""
+        return self.together(chosen) if self.together else sum(c.saves for c in chosen)
 
 
 @dataclass(frozen=True)
@@ -226,12 +234,14 @@ def _enough(steps: Sequence[_Step], goal: Goal | None) -> int:
     """How many steps the goal needs; all where there is none or it can't be met."""
     if goal is None:
         return len(steps)
-    total = 0.0
-    for i, step in enumerate(steps):
-        if total >= goal.amount:
-            return i
-        total += step.gain
-    return len(steps)
+    low, high = 0, len(steps)  # more steps save more
+    while low < high:
+        middle = (low + high) // 2
+        if goal.saved(_reached(steps[:middle])) >= goal.amount:
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def _reached(steps: Iterable[_Step]) -> list[Choice]:
@@ -280,7 +290,7 @@ def _left(priced: Iterable[Choice], kept: Sequence[Choice], over: str) -> Iterab
 
 def _short(kept: Iterable[Choice], goal: Goal | None) -> str:
     """How far a goal was missed."""
-    saved = sum(c.saves for c in kept)
+    saved = goal.saved(list(kept)) if goal else 0.0
     if goal is None or saved >= goal.amount * (1 - 1e-9):
         return ""
     return (f"only {saved / goal.amount:.0%} of the {goal.what} asked for: no other rewrite gains "
