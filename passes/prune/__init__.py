@@ -2,8 +2,8 @@
 
 `units`: sets of elements that only go together. `moves`, `products`, `rules`: what ops do to them.
 `groups`: those of a module that could go, and why others can't. `shrink`, `surgery`: cutting them
-out. `scores`, `eliminate`: which to remove, and what that loses. `repair`: the weights of those that
-are left. `propose`: choices. `rounds`: a part at a time. Here: the pass.
+out. `scores`, `eliminate`: which to remove, and what that loses. `repair`: the weights of those
+that are left. `propose`: choices. `rounds`: a part at a time. Here: the pass.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Prune(Pass, name="prune"):
             raise InputError(f"rounds={self.rounds} isn't 0 or more")
         given = ctx.samples is not None and ctx.samples.data == "given" and ctx.samples.runs > 0
         if self.criterion == "reconstruct" and not given:
-            raise InputError("criterion=reconstruct needs samples of what the model will see: give "
-                             "some with --data, or ask for criterion=l1, which needs none")  # fmt: skip
+            raise InputError(
+                "criterion=reconstruct needs samples of what the model will see: "
+                "give some with --data, or ask for criterion=l1, which needs none"
+            )
 
     def _multiple(self, ctx: Context) -> int:
         """What channels are rounded to."""
         if isinstance(self.round_to, int):
             return self.round_to
         return ctx.lanes if self.aim == "time" and ctx.lanes else 1
-
-

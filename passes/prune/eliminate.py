@@ -1,6 +1,7 @@
 """Which channels to remove: greedily the one of least loss, the other weights compensating.
 
-    loss of B = tr W_B (H_BB)^-1 W_B^T,   W <- W - W_B (H_BB)^-1 H_B:,   H <- H - H_:B (H_BB)^-1 H_B:
+    loss of B = tr W_B (H_BB)^-1 W_B^T
+    W <- W - W_B (H_BB)^-1 H_B:,   H <- H - H_:B (H_BB)^-1 H_B:
 
 H is the inverse of the Gram matrix of what a layer reads (Optimal Brain Surgeon for blocks of
 columns: Frantar and Alistarh 2022, arXiv 2208.11580, equations 3 to 5; for structures: Wang et al.
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 
 from graphopt.ir.types import Array
 
+linalg: Any = scipy.linalg  # untyped
 STEPS = 96  # in which a group's channels go, at most: large groups lose several at a time
 
 
@@ -39,7 +42,7 @@ class Reading:
         sizes = np.array([len(a) for a in self.at])
         for size in np.unique(sizes[sizes > 0]):
             units = np.flatnonzero(sizes == size)
-            self.batches.append((units, np.stack([self.at[u] for u in units])))
+            self.batches.append((units, np.stack([self.at[int(u)] for u in units])))
 
     def losses(self, alive: Array) -> Array:
         """What removing each unit alone would lose now; 0 of those that are gone."""
@@ -61,7 +64,7 @@ class Reading:
             return
         rows = self.inverse[b]
         block = rows[:, b]
-        ahead = scipy.linalg.solve(block, rows, assume_a="pos")  # (H_BB)^-1 H_B:
+        ahead: Array = linalg.solve(block, rows, assume_a="pos")  # (H_BB)^-1 H_B:
         self.w -= self.w[:, b] @ ahead
         self.inverse -= rows.T @ ahead
         self.w[:, b] = 0
@@ -78,8 +81,8 @@ def reading(w: Array, gram: Array, at: Sequence[Array], weight: float) -> Readin
         at: columns of each unit.
         weight: what its squared error counts.
     """
-    factor = scipy.linalg.cho_factor(gram, check_finite=False)
-    inverse = scipy.linalg.cho_solve(factor, np.eye(len(gram)), check_finite=False)
+    factor = linalg.cho_factor(gram, check_finite=False)
+    inverse: Array = linalg.cho_solve(factor, np.eye(len(gram)), check_finite=False)
     return Reading(w.copy(), (inverse + inverse.T) / 2, at, weight)
 
 

@@ -3,9 +3,6 @@
 A value of which elements were removed must be a full tensor still: what is left is a product of
 what is left along each axis. Where units differ along several axes of a value, those along one of
 them are merged: along the axis that leaves most units.
-
-Sets of elements are connected components. scipy's take arrays of millions of pairs, as the elements
-of activations are; networkx, which serves for graphs of ops elsewhere, would make an object of each.
 """
 
 from __future__ import annotations
@@ -14,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from graphopt.analysis.bind import bind
 from graphopt.errors import InputError
@@ -23,7 +18,7 @@ from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.types import Array, TensorType
 from graphopt.passes.prune.rules import Follow, Port, weighted
-from graphopt.passes.prune.units import FIXED, thin, varying
+from graphopt.passes.prune.units import FIXED, components, thin, varying
 
 ALONE = "nothing would be left of it"
 UNKNOWN = "its shapes aren't known before a run"
@@ -141,8 +136,7 @@ def _count(roots: Array, axis: int) -> int:
     lines = np.moveaxis(t, axis, 0).reshape(t.shape[axis], -1)
     names, at = np.unique(lines, return_inverse=True)
     n, rows = len(names), np.repeat(np.arange(len(lines)), lines.shape[1])
-    links = coo_array((np.ones(at.size, np.int8), (rows + n, at.reshape(-1))), (n + len(lines),) * 2)
-    number, _ = connected_components(links, directed=False)
+    number, _ = components(rows + n, at.reshape(-1), n + len(lines))
     return number - (1 if len(names) and names[0] == FIXED else 0)
 
 
@@ -153,8 +147,9 @@ def _named(follow: Follow, twins: dict[Op, Op], module: Module) -> Groups:
     marks = np.zeros(units.count, np.uint64)
     for a, mark in zip(follow.of.values(), random, strict=False):
         marks[np.unique(units.roots[thin(a)[0]])] ^= mark
-    ends = lambda ports: [_end(p, units.roots, twins) for p in ports]  # noqa: E731
-    found = Groups(makers=ends(follow.makers), readers=ends(follow.readers))
+    makers, readers = ([_end(p, units.roots, twins) for p in ports]
+                       for ports in (follow.makers, follow.readers))  # fmt: skip
+    found = Groups(makers=makers, readers=readers)
     for value, a in follow.of.items():
         roots = units.of(a)
         if thin(roots)[0].any():
@@ -186,8 +181,7 @@ def _end(port: Port, roots: Array, twins: dict[Op, Op]) -> End:
 
 def _sort(found: Groups, follow: Follow, marks: Array) -> None:
     """A group for each mark, in the order of the layers that make them first."""
-    by_unit = lambda ends: _index(ends)  # noqa: E731
-    makers, readers = by_unit(found.makers), by_unit(found.readers)
+    makers, readers = _index(found.makers), _index(found.readers)
     seen = set[int]()
     for port, maker in zip(follow.makers, found.makers, strict=True):
         line = np.unique(maker.line)

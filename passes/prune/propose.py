@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from graphopt.analysis.cost import total_macs, weight_bytes
-from graphopt.choices import Choice, Goal
+from graphopt.choices import Choice
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.types import Array
 from graphopt.ops.linalg import Attention
@@ -123,7 +122,7 @@ class Plan:
         ops = dict(zip(self.module.main, module.main, strict=True))
         for end in self.found.readers:
             if end.weighted and end.op in self.inputs and np.isin(end.line, gone).any():
-                (parts) = columns(end, np.unique(end.line[np.isin(end.line, gone)]))
+                parts = columns(end, np.unique(end.line[np.isin(end.line, gone)]))
                 length = self.inputs[end.op].mean.shape[1]
                 there = np.ones((len(parts), length), np.bool_)
                 for row, places in zip(there, parts, strict=True):
@@ -132,17 +131,10 @@ class Plan:
         return cut_out(module, _moved(self.found, ops), gone)
 
 
-def goal(graph: Graph, aim: Aim, share: float, plan: Plan) -> Goal:
-    """A share of the whole graph that is to be saved."""
-    if aim == "size":
-        return Goal(share * weight_bytes(graph), "bytes of weights", plan.together)
-    return Goal(share * total_macs(graph), "multiply-adds", plan.together)
-
-
 def _moved(found: Groups, ops: Mapping[Op, Op]) -> Groups:
     """The same of a copy."""
-    twin = lambda v: ops[v.op].results[v.index] if v.op else v  # noqa: E731
-    return Groups(found.groups, {twin(v): a for v, a in found.of.items()})
+    of = {ops[v.op].results[v.index] if v.op else v: a for v, a in found.of.items()}
+    return Groups(found.groups, of)
 
 
 def _touched(graph: Graph, found: Groups) -> dict[str, list[Op]]:

@@ -9,6 +9,7 @@ own result: Luo et al. 2017, arXiv 1707.06342, section 3.2.2; He et al. 2017, ar
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -22,6 +23,8 @@ from graphopt.passes.layers.unfold import unrows
 from graphopt.passes.prune.scores import Inputs, centred, weight
 from graphopt.passes.quantize.swap import swap
 from graphopt.rewrite import const
+
+linalg: Any = scipy.linalg  # untyped
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Repair:
         for i, (part, there) in enumerate(zip(w, self.there, strict=True)):
             k, gram = np.flatnonzero(there), self.inputs.gram(i)
             right = part @ gram[:, k]
-            made[i][:, k] = scipy.linalg.solve(gram[np.ix_(k, k)], right.T, assume_a="pos").T
+            made[i][:, k] = linalg.solve(gram[np.ix_(k, k)], right.T, assume_a="pos").T
         return made
 
 

@@ -16,7 +16,6 @@ from graphopt.passes.prune.groups import Group
 from graphopt.passes.prune.propose import Plan
 from graphopt.passes.prune.scores import Criterion, look, losses, norms
 from graphopt.pipeline import Context, PassResult
-from graphopt.rewrite import Remark
 from graphopt.spec import nearest
 
 RUNS = 256  # of the model that Gram matrices are made of, at most
@@ -64,10 +63,11 @@ class Rounds:
         plan = Plan.of(self.module, self.asked.aim, self.asked.multiple)
         out = self._out(plan.found.groups)
         start, count = self.asked.size(self.module), self.asked.count()
+        ratio = self.asked.ratio
         fixed = [g for g in plan.found.groups if g.why]
         settled = Settled((), ())
         for i in range(count):
-            wanted = None if self.asked.ratio is None else start * self.asked.ratio * (i + 1) / count
+            wanted = None if ratio is None else start * ratio * (i + 1) / count
             saved = start - self.asked.size(self.module)
             if wanted is not None and wanted <= saved:
                 continue
@@ -168,8 +168,9 @@ class Rounds:
         saved = start - self.asked.size(self.module)
         if self.asked.ratio and saved < self.asked.ratio * start * (1 - 1e-9):
             short = last.short and (
-                f"only {saved / start:.1%} of the {self._what()} saved, not {self.asked.ratio:.0%}: "
-                "no other rewrite gains on the target, or is within the limit")  # fmt: skip
+                f"only {saved / start:.1%} of the {self._what()} saved, not "
+                f"{self.asked.ratio:.0%}: no other rewrite gains on the target, or is within the "
+                "limit")  # fmt: skip
         settled = Settled(made, tuple(left), last.loss, last.measured, short)
         return PassResult(bool(made), settled.remarks(), settled, settled.notes())
 

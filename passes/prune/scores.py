@@ -61,7 +61,10 @@ def centred(op: Op) -> bool:
 
 
 def look(
-    module: Module, readers: Sequence[Op], samples: Activations, sense: Mapping[Op, float],
+    module: Module,
+    readers: Sequence[Op],
+    samples: Activations,
+    sense: Mapping[Op, float],
     runs: int,
 ) -> dict[Op, Inputs]:
     """What layers read on samples; those with longer rows than LONGEST are left out."""
@@ -71,12 +74,11 @@ def look(
 
 def _inputs(gram: Gram, sense: float) -> Inputs:
     op, w = gram.op, weight(gram.op)
-    signal = 0.0
-    kept = list[Data]()
+    signal, kept = 0.0, list[Data]()
     found = gram.covariances() if centred(op) else gram.moments()
     for one, part, mean in zip(found, w, gram.mean(), strict=True):
         moved = part @ one
-        signal += float(np.vdot(moved, part))
+        signal += float((moved * part).sum())
         if centred(op):
             signal += float(np.sum((part @ mean) ** 2))
         kept.append(store(one))
