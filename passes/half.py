@@ -24,6 +24,7 @@ from graphopt.ir.data import Computed, Data, Inline, nbytes, size
 from graphopt.ir.types import Array, DType, TensorType
 from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.movement import Reshape, Squeeze, Transpose, Unsqueeze
+from graphopt.passes.operands import ERROR, round_operands
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
@@ -34,7 +35,6 @@ WEIGHTS = {  # the operands that are weights, of kinds and of ONNX ops that we d
 MOVES = (Reshape, Squeeze, Unsqueeze, Transpose)
 VECTORS = {"max_pool", "avg_pool", "reduce_mean", "layer_norm", "instance_norm", "batch_norm"}
 SMALL = 4096  # bytes of a constant that is rounded at once, not when its numbers are wanted
-ERROR = "each number within 2^-9 of itself"
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class Half(Pass, name="half"):
     """Store weights, and activations if asked, as bfloat16; compute in float32.
 
     `smallest` is the least number of elements that is worth it; of activations, 16 times as many.
-    `products` rounds what rounded weights are multiplied by, too, for CPUs with AMX: it multiplies
-    bfloat16 (sums are float32's).
+    `products` rounds what rounded weights are multiplied by, too, where the target multiplies
+    bfloat16 faster (AMX, Zen 4), layer by layer, by its prices; true: of every layer. Sums are
+    float32's.
     """
 
     effect: ClassVar[Effect] = "lossy"
     type: Literal["bf16"] = "bf16"
     activations: bool = False
-    products: bool = False
+    products: bool | None = None
     smallest: int = 1024
 
     def run(self, module: Module, ctx: Context) -> PassResult:
@@ -58,8 +59,8 @@ class Half(Pass, name="half"):
         if self.activations:
             reads = lambda op: _is_activation(op, 16 * self.smallest)  # noqa: E731
             remarks += _activations(module.main, reads, ctx)
-        if self.products:
-            remarks += _activations(module.main, _is_multiplied, ctx)
+        if self.products is not False:
+            remarks += round_operands(module.main, ctx, always=bool(self.products))
         return PassResult(any(r.applied for r in remarks), tuple(remarks))
 
 
@@ -154,22 +155,6 @@ def _is_activation(op: Op, smallest: int) -> bool:
     if len(users) == 1 and isinstance(users[0].kind, Elementwise):
         return False  # it is computed with that
     return bool(users) and all(isinstance(u.kind, Elementwise) or _by_vectors(u) for u in users)
-
-
-def _is_multiplied(op: Op) -> bool:
-    """Whether a result is only the left side of products with rounded weights."""
-    if isinstance(op.kind, Const | Cast) or len(op.results) != 1 or not op.result.uses:
-        return False
-    t: Any = op.result.type
-    return isinstance(t, TensorType) and t.dtype is DType.f32 and all(
-        use.op.kind.name in ("matmul", "gemm") and use.index == 0 and _is_rounded(use.op.operand(1))
-        for use in op.result.uses)  # fmt: skip
-
-
-def _is_rounded(value: Value) -> bool:
-    op = value.op
-    return op is not None and isinstance(op.kind, Cast) and (
-        op.operand(0).tensor.dtype is DType.bf16)  # fmt: skip
 
 
 def _by_vectors(op: Op) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphopt.analysis.entropy import stored_bytes
-from graphopt.analysis.price import graph_with
+from graphopt.analysis.price import graph_of, graph_with
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Op, Value
 from graphopt.ir.data import Data, nbytes
@@ -88,7 +88,11 @@ class Filtering:
             raise Miss("nothing tells what it costs")
         far = self.footprint(op.graph)
         x, w, b = (v and v.tensor.logical for v in op.operands)
-        direct = costs.price(graph_with(kind, [x, w, b], (1, 2)), far).seconds
+        half = op.operand(0).op
+        if half is not None and half.kind.name == "cast":  # it may be multiplied as bfloat16
+            direct = costs.price(graph_of([half, op]), far).seconds
+        else:
+            direct = costs.price(graph_with(kind, [x, w, b], (1, 2)), far).seconds
         types = [x, TensorType(DType.f32, filters), b]
         minimal = costs.price(graph_with(ConvWinograd(kind.pads), types, (1, 2)), far).seconds
         if minimal > GAIN * direct:

@@ -11,7 +11,7 @@ from graphopt.ir.core import Op
 from graphopt.ir.parser import parse
 from graphopt.ir.types import TensorType
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, chains, halves, legal
+from graphopt.targets.tvm import amx, halves, joint, legal
 
 Refused = Mapping[tuple[str, ...], str]
 
@@ -30,9 +30,9 @@ class KernelCatalog:
     machine: Machine | None = None
 
     def refusing(self, text: str, why: str) -> KernelCatalog:
-        """This catalog without the ops of a kernel's text; of a chain, without the chain."""
+        """This catalog without the ops of a kernel's text; of a joint one, without that."""
         ops = [op for op in parse(text).main if not isinstance(op.kind, Const | Return)]
-        found = [_joint(ops)] if chains.chain_of(ops) else [_signature(op) for op in ops]
+        found = [_joint(ops)] if joint.family(ops) else [_signature(op) for op in ops]
         return replace(self, refused={**self.refused, **dict.fromkeys(found, why)})
 
     def family(self, op: Op) -> str | None:
@@ -54,10 +54,10 @@ class KernelCatalog:
 
     def together(self, ops: Sequence[Op]) -> str | None:
         """The family of a kernel that computes several kernels' ops, sooner than they would."""
-        chain = chains.chain_of(ops) if self.machine else None
-        if chain is None or self.machine is None or _joint(ops) in self.refused:
+        found = joint.family(ops) if self.machine else None
+        if found is None or self.machine is None or _joint(ops) in self.refused:
             return None
-        return chains.FAMILY if chains.pays(chain, self.machine) else None
+        return found if joint.pays(ops, self.machine) else None
 
     def any_order(self, op: Op) -> bool:
         """Whether the op's kernel reads the channels of its operand in any order for nothing."""
@@ -75,9 +75,11 @@ class KernelCatalog:
 
     def tiled_weights(self, op: Op) -> str:
         """The layout of weights that the op's kernel wants for a matrix unit; empty: none."""
-        if not self.tiles or not self.family(op):
+        if not self.family(op):
             return ""
-        return amx.WEIGHTS if amx.convolves(op) else amx.halves(op)
+        if self.tiles:
+            return amx.WEIGHTS if amx.convolves(op) else amx.halves(op)
+        return halves.pairs(op, self.machine) if self.machine else ""
 
     def reason(self, op: Op) -> str:
         """Why an op is not compiled."""

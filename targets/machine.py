@@ -1,7 +1,9 @@
 """Machines: what a code generator must know of a CPU, read from TOML files beside this module.
 
 A machine is the *least* CPU its kernels run on; `cpu_features` (spelled as in /proc/cpuinfo) is
-what a runtime checks before it calls them.
+what a runtime checks before it calls them. Some describe one design (`cpus`), with what was
+measured on it: they are chosen by themselves on that design alone, and give the same bytes wherever
+they are named.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ class Machine:
     """One CPU model.
 
     `lanes` counts float32 elements of a vector register, `registers` the vector registers;
-    caches are in bytes per core; peak_gflops (float32, one core) and bandwidth_gbs are 0 where
-    nobody measured them.
+    caches are in bytes per core; peak_gflops (float32, one core) is 0 and `bandwidth`, pairs of a
+    working set in bytes and 1e9 bytes a second (one core), is empty where nobody measured them.
+    `halves` are the products of bfloat16 by vectors in the time of one of float32; 0 where float32
+    is as fast, or nobody measured it.
+    `cpus` are designs as "vendor/family/first model-last model"; none: any CPU with the features.
     """
 
     name: str
@@ -42,7 +47,9 @@ class Machine:
     l2_bytes: int
     cores: int = 1
     peak_gflops: float = 0.0
-    bandwidth_gbs: float = 0.0
+    bandwidth: tuple[tuple[int, float], ...] = ()
+    halves: float = 0.0
+    cpus: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One line of JSON, the same for equal machines."""
@@ -57,10 +64,30 @@ class Machine:
         """Whether a CPU with these features can run code made for this machine."""
         return features.issuperset(self.cpu_features)
 
+    def describes(self, cpu: Design | None) -> bool:
+        """Whether this is a description of the CPU's own design."""
+        return cpu is not None and any(cpu.within(text) for text in self.cpus)
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which CPU an x86 computer has, in the numbers of /proc/cpuinfo."""
+
+    vendor: str
+    family: int
+    model: int
+
+    def within(self, text: str) -> bool:
+        """Whether it is one of "vendor/family/first model-last model"."""
+        vendor, family, models = text.split("/")
+        first, last = map(int, models.split("-"))
+        return (vendor, int(family)) == (self.vendor, self.family) and first <= self.model <= last
+
 
 def _machine(fields: dict[str, Any]) -> Machine:
-    lists = ("mattr", "cpu_features")
+    lists = ("mattr", "cpu_features", "cpus")
     values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in fields.items()}
+    values["bandwidth"] = tuple((int(n), float(g)) for n, g in fields.get("bandwidth", ()))
     return Machine(**values)
 
 
@@ -92,14 +119,33 @@ def host_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset(next(flags, ":").split(":", 1)[1].split())
 
 
-def detect(features: frozenset[str] | None = None) -> Machine:
-    """The machine with the widest vectors that this computer (or a CPU with `features`) can run.
+def host_design(cpuinfo: Path = Path("/proc/cpuinfo")) -> Design | None:
+    """This computer's design; None where Linux doesn't say, as on other than x86."""
+    try:
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    found: dict[str, str] = {}
+    for key, _, value in (line.partition(":") for line in lines):
+        found.setdefault(key.strip(), value.strip())
+    try:
+        return Design(found["vendor_id"], int(found["cpu family"]), int(found["model"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def detect(features: frozenset[str] | None = None, design: Design | None = None) -> Machine:
+    """The machine that describes this computer's design, else the one with the widest vectors.
+
+    `features` asks for another CPU, of a `design` if one is given.
 
     Raises:
         UnsupportedError: none of them.
     """
     have = host_features() if features is None else features
-    fitting = [m for m in map(load, names()) if m.runs_on(have)]
+    design = host_design() if features is None else design
+    runs = [m for m in map(load, names()) if m.runs_on(have)]
+    fitting = [m for m in runs if m.describes(design)] or [m for m in runs if not m.cpus]
     if not fitting:
         raise UnsupportedError(f"this CPU runs none of the known machines: {', '.join(names())}")
     return max(fitting, key=lambda m: (m.lanes, len(m.cpu_features)))

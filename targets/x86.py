@@ -178,7 +178,7 @@ class X86(Target, name="x86"):
         if plan or options.tune is not None:
             told = f"{len(used)} of {len(program.kernels)} kernels run a schedule that tuning found"
             program = replace(program, notes=(*program.notes, told))
-        extra = {**meta.extra, "plan": used} if used else meta.extra
+        extra = {**meta.extra, "machine": m.name, **({"plan": used} if used else {})}
         meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features, extra=extra)
         options.progress("link", 0, 1)
         amx = FEATURE in m.cpu_features

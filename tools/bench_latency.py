@@ -1,7 +1,7 @@
 """Latency of compiled bundles against ONNX Runtime and OpenVINO, on the same threads.
 
     python tools/bench_latency.py --zoo DIR [MODEL...] [--threads 1,2] [--batch 8] [--cold]
-                                  [--type bf16|int8] [--json FILE]
+                                  [--type bf16|int8] [--json FILE] [--keep DIR] [--prepare]
 
 Inputs that stay dynamic get fixed sizes; --batch changes a symbolic batch. All run the same seeded
 input in this process, in turns (A B C A B C ...), so that drift of the machine hits all; each turn
@@ -16,7 +16,9 @@ CPUs and stays float32), and prints the error of each against ONNX Runtime's flo
 of an output's range, and the ratio of signal to error. --type int8 quantizes by
 `calibrate,quantize` on seeded inputs; the peers get that file (ONNX, QDQ) and one by ONNX Runtime's
 own quantizer (u8 activations, s8 weights by channel) on the same inputs, and the faster counts.
-`compile s` is the time to plan, compile and link; with --cold from an empty cache of kernels. `of
+`compile s` is the time to plan, compile and link; with --cold from an empty cache of kernels.
+--prepare does what needs no quiet machine (kernels into the user's cache, the peers' quantized
+models into the folder --keep) and times nothing; tools/bench_tables.py makes tables of many runs. `of
 roofline` is the share of this machine's measured roofline that our kernels reach together, and
 `compute` that of the kernels that arithmetic bounds, with their share of the time.
 """
@@ -24,10 +26,12 @@ roofline` is the share of this machine's measured roofline that our kernels reac
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import importlib.util
 import json
 import math
+import shutil
 import statistics
 import sys
 import tempfile
@@ -52,6 +56,7 @@ from graphopt.targets.base import Build
 ort: Any = onnxruntime  # its annotations are incomplete
 Feed = Mapping[str, Any]
 PASSES = {"f32": "default", "bf16": "default,half", "int8": "default,calibrate,quantize"}
+LEAST = 3  # rounds of timed runs; the slowest models get no more
 SAMPLES = 8  # seeded inputs that ranges come from: their times don't depend on the numbers
 
 
@@ -128,26 +133,44 @@ def is_vision(feed: Feed) -> bool:
     return any(len(s) == 4 and s[2] >= 28 and s[2] in (s[1], s[3]) for s in shapes)
 
 
+@dataclass(frozen=True)
+class Files:
+    """A model as all runs get it: its shapes fixed, and (int8) quantized by ONNX Runtime."""
+
+    fixed: Path
+    quantized: Path | None = None
+
+
+def prepare(path: Path, feed: Feed, o: argparse.Namespace, folder: Path) -> Files:
+    """Write what the peers read; what ONNX Runtime quantized is kept where the user wants it."""
+    shapes = {k: tuple(v.shape) for k, v in feed.items()}
+    fixed = folder / "fixed.onnx"
+    graphopt.load(path, input_shapes=shapes).save(str(fixed))
+    if o.type != "int8":
+        return Files(fixed)
+    key = hashlib.sha256(fixed.read_bytes() + ort.__version__.encode()).hexdigest()[:24]
+    quantized = (o.keep or folder) / f"{path.stem}-{key}.onnx"
+    if not quantized.exists():
+        quantized.parent.mkdir(parents=True, exist_ok=True)
+        quantize(str(fixed), str(folder / "own.onnx"))
+        shutil.copy(folder / "own.onnx", quantized)
+    return Files(fixed, quantized)
+
+
 def peer_runs(
-    bundle: Path, path: Path, feed: Feed, threads: int, hint: str
+    bundle: Path, files: Files, feed: Feed, threads: int, hint: str
 ) -> dict[str, Callable[[], Any]]:
     """Runs of the model with its shapes fixed, in each peer at its best."""
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        module = graphopt.load(path, input_shapes={k: tuple(v.shape) for k, v in feed.items()})
-        fixed = str(Path(folder) / "fixed.onnx")
-        module.save(fixed)
-        files = {"": fixed}
-        if hint == "int8":
-            own = str(Path(folder) / "own.onnx")
-            quantize(fixed, own)
-            files = {"": own, " on our QDQ": str(bundle / "model.onnx")}
-        found: dict[str, Callable[[], Any]] = {}
-        for name, file in files.items():
-            found[f"ORT{name}"] = onnxruntime_run(file, feed, threads)
-            if importlib.util.find_spec("openvino"):
-                found[f"OpenVINO{name}"] = openvino_run(file, feed, threads, hint)
-        if hint != "f32":
-            found["float32"] = onnxruntime_run(fixed, feed, threads)
+    models = {"": files.quantized or files.fixed}
+    if files.quantized:
+        models[" on our QDQ"] = bundle / "model.onnx"
+    found: dict[str, Callable[[], Any]] = {}
+    for name, file in models.items():
+        found[f"ORT{name}"] = onnxruntime_run(str(file), feed, threads)
+        if importlib.util.find_spec("openvino"):
+            found[f"OpenVINO{name}"] = openvino_run(str(file), feed, threads, hint)
+    if hint != "f32":
+        found["float32"] = onnxruntime_run(str(files.fixed), feed, threads)
     return found
 
 
@@ -195,16 +218,16 @@ def openvino_run(path: str, feed: Feed, threads: int, hint: str) -> Callable[[],
 
 
 def time_all(
-    bundle: Path, path: Path, feed: Feed, threads: int, o: argparse.Namespace
+    bundle: Path, files: Files, feed: Feed, threads: int, o: argparse.Namespace
 ) -> tuple[Timing, dict[str, tuple[float, float]]]:
     """All on some threads, in turns; the errors of all but ONNX Runtime."""
-    runs = peer_runs(bundle, path, feed, threads, o.type)
+    runs = peer_runs(bundle, files, feed, threads, o.type)
     with graphopt.Session(bundle, threads=threads) as session:
         runs = {"ours": lambda: session.run(feed), **runs}
         found = {name: list(map(np.asarray, _values(run()))) for name, run in runs.items()}
         reference = found.pop("float32", None) or found.pop("ORT")
         runs.pop("float32", None)
-        rows = interleave(runs, o.seconds)
+        rows = interleave(runs, o.seconds, least=LEAST)
     errors = {name: _error(reference, got) for name, got in found.items()}
     ms = {name: [1000 * s for s in times] for name, times in rows.items()}
     median = {name: statistics.median(times) for name, times in ms.items()}
@@ -261,15 +284,17 @@ def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:
     assert result.program
     row.calls, row.segments = len(result.program.steps), len(list(result.program.fallbacks()))
     row.compile_seconds = result.report.seconds["compile"]
-    for t in o.threads:
-        timing, row.errors = time_all(result.bundle, path, feed, t, o)
-        row.timings.append(timing)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        files = prepare(path, feed, o, Path(folder))
+        for t in () if o.prepare else o.threads:
+            timing, row.errors = time_all(result.bundle, files, feed, t, o)
+            row.timings.append(timing)
     return row
 
 
 def mean(rows: Sequence[Row], index: int, best: bool) -> float:
     """Geometric mean of the ratios at one number of threads."""
-    timings = [r.timings[index] for r in rows]
+    timings = [r.timings[index] for r in rows if r.timings]
     return math.exp(statistics.fmean(math.log(t.ratio_min if best else t.ratio) for t in timings))
 
 
@@ -323,6 +348,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each of the two")
     parser.add_argument("--cold", action="store_true", help="compile from an empty cache")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="of the peers' quantized models")
+    parser.add_argument("--prepare", action="store_true", help="compile and quantize, time nothing")
     parser.add_argument("--json", type=Path)
     o = parser.parse_args()
     rows: list[Row] = []
@@ -332,7 +359,7 @@ def main() -> int:
         last = rows[-1]
         told = last.error or ", ".join(f"{t.threads}t x {t.ratio:.2f}" for t in last.timings)
         print(f"{path.stem}: {told}", file=sys.stderr, flush=True)
-    report(rows, o.threads)
+    report(rows, () if o.prepare else o.threads)
     if o.type != "f32":
         report_errors(rows)
     if o.json:

@@ -46,6 +46,10 @@ class Costs(Protocol):
         """
         ...
 
+    def described(self) -> Costs:
+        """Prices of the target as its description says: the same on every computer."""
+        ...
+
 
 def graph_of(ops: Iterable[Op]) -> Graph:
     """Ops of a graph as one of their own, to be priced; their constants are shared, not copied."""

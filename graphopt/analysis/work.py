@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from graphopt.analysis.cost import macs
 from graphopt.ir.builtin import Fused
 from graphopt.ir.core import Op, Value
-from graphopt.ir.layout import physical_shape
+from graphopt.ir.layout import parse_layout, physical_shape
 from graphopt.ir.types import TensorType
 from graphopt.ops.elementwise import Elementwise, Identity
-from graphopt.ops.linalg import Attention, Gemm
+from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.movement import Gather, Slice, Split
 from graphopt.ops.nn import LRN, Conv, ConvTranspose, Pool
 from graphopt.ops.reduce import ArgReduce, Reduce
@@ -163,11 +163,21 @@ def _elements(value: Value | None) -> int:
 
 
 def _unit(op: Op) -> str:
-    """The element type of the op that does most of the arithmetic; that of all bytes is i8."""
+    """The element type of the op that does most of the arithmetic; that of all bytes is i8.
+
+    Products of bfloat16 by bfloat16 are those whose weights are stored in pairs of it.
+    """
     most = max((op, *_leaves(op)), key=lambda o: (not o.regions, flops(o)))
+    if isinstance(most.kind, Conv | Gemm | MatMul) and _in_pairs(most.operand(1)):
+        return "bf16"
     value = next((v for v in (*most.operands, *most.results) if v), None)
     unit = str(value.type.dtype) if value and isinstance(value.type, TensorType) else "f32"
     return "i8" if unit == "u8" else unit
+
+
+def _in_pairs(weights: Value) -> bool:
+    blocks = parse_layout(weights.tensor.layout).blocks if weights.tensor.layout else ()
+    return len(blocks) > 1 and blocks[-1][1] == 2
 
 
 def _leaves(op: Op) -> Iterator[Op]:

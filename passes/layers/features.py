@@ -4,10 +4,12 @@ What makes the structure is how the numbers of a window are split into three: `o
 by a feature, `shared` ones are those over which the same features slide, and features of one
 `block` read that block alone.
 
-    z[b, r, s] = sum over o of Q[b, r, o] x[b, o, s],  y[m] = sum over b, r, s of B[m, b, r, s] z[b, r, s]
+    z[b, r, s] = sum over o of Q[b, r, o] x[b, o, s]
+    y[m] = sum over b, r, s of B[m, b, r, s] z[b, r, s]
 
-Of a K x K convolution, features of C x K x K numbers make a channel decomposition, of C x K a spatial
-one, of C alone Tucker's first factor, and K x K in a block for each channel a depthwise one.
+Of a K x K convolution, features of C x K x K numbers make a channel decomposition, of C x K a
+spatial one, of C alone Tucker's first factor, and K x K in a block for each channel a depthwise
+one.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.ir.types import Array
+from graphopt.passes.layers.forms import Numbers
 from graphopt.passes.layers.least import descend, fitted, leading
 
 ROUNDS = 3  # of alternating least squares
@@ -96,8 +99,8 @@ def spectrum(split: Split, w: Array, c: Array) -> Array:
 
 def _own_grams(split: Split, c: Array) -> Array:
     """E[x x^T] of each block's own numbers, the shared ones summed over; [blocks, own, own]."""
-    five = c.reshape(split.blocks, split.own, split.shared, *(split.blocks, split.own, split.shared))
-    found = np.einsum("bosbps->bop", five)
+    each = split.blocks, split.own, split.shared
+    found = np.einsum("bosbps->bop", c.reshape(*each, *each))
     at = np.arange(split.own)
     found[:, at, at] += SMALL * np.trace(found, axis1=1, axis2=2)[:, None] / split.own
     found[:, at, at] += np.finfo(np.float64).tiny
@@ -151,3 +154,23 @@ def _refeature(split: Split, found: Features, wanted: Array, c: Array, steps: in
         found.q, (wanted - found.product()).reshape(m, -1), c,
         lambda q: through(b, q).reshape(m, -1), adjoint, lambda g: mixed @ g @ inverse, steps,
     )  # fmt: skip
+
+
+def fitted_groups(
+    split: Split, numbers: Numbers, rank: int, outputs: int | None = None
+) -> tuple[list[Features], Array]:
+    """The features of each group, and the weight that they make [groups, outs, K].
+
+    Where all inputs count alike, the decomposition is the best already, but for a second rank.
+    """
+    found = [
+        features(split, w, numbers.gram(g), rank, outputs,
+                 numbers.inputs[g] is not None or outputs is not None)
+        for g, w in enumerate(numbers.w)
+    ]  # fmt: skip
+    return found, np.stack([split.back(f.product()) for f in found])
+
+
+def spectra(split: Split, numbers: Numbers) -> Array:
+    """The power of whitened features, summed over groups."""
+    return np.sum([spectrum(split, w, numbers.gram(g)) for g, w in enumerate(numbers.w)], axis=0)

@@ -96,8 +96,10 @@ def windowed(kind: Conv, group: int) -> Conv:
 def along(kind: Conv, axis: int, group: int) -> Conv:
     """The windows along one of the spatial axes alone."""
     n = len(kind.strides)
-    one = lambda values, other: tuple(v if i % n == axis else other  # noqa: E731
-                                      for i, v in enumerate(values))  # fmt: skip
+
+    def one(values: tuple[int, ...], other: int) -> tuple[int, ...]:
+        return tuple(v if i % n == axis else other for i, v in enumerate(values))
+
     return Conv(one(kind.strides, 1), one(kind.pads, 0), one(kind.dilations, 1), group)
 
 

@@ -23,6 +23,10 @@ TOGETHER = 1024  # that are multiplied at once
 Through = Callable[[Array], Array]
 
 
+def _same(x: Array) -> Array:
+    return x
+
+
 @dataclass
 class Gram:
     """Sums over the unfolded inputs of a layer, at places chosen by a seed.
@@ -35,7 +39,7 @@ class Gram:
 
     op: Op
     runs: int
-    through: Through = staticmethod(lambda x: x)
+    through: Through = _same
     count: int = 0
     products: Array = field(default_factory=lambda: np.zeros((), np.float32))
     sums: Array = field(default_factory=lambda: np.zeros(()))

@@ -6,9 +6,10 @@ sum over samples of |W x - W' x|^2 = tr (W - W') C (W - W')^T, C = sum of x x^T
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import scipy.linalg
+from scipy import linalg
 
 from graphopt.ir.types import Array
 
@@ -49,17 +50,19 @@ def fitted(gram: Array, right: Array) -> Array:
         gram: float64 [N, N], positive definite up to rounding.
         right: float64 [M, N].
     """
+    library: Any = linalg  # its types are unknown in part
     try:
-        return scipy.linalg.solve(gram, right.T, assume_a="pos").T
+        found: Array = library.solve(gram, right.T, assume_a="pos")
     except np.linalg.LinAlgError:
-        return scipy.linalg.lstsq(gram, right.T)[0].T
+        found = library.lstsq(gram, right.T)[0]
+    return found.T
 
 
 def descend(
     start: Array, residual: Array, c: Array, forward: Linear, adjoint: Linear, near: Linear,
     steps: int,
 ) -> Array:  # fmt: skip
-    """Conjugate gradients on the p of least tr (W - L p) C (W - L p)^T; each step can only lower it.
+    """Conjugate gradients on the p of least tr (W - L p) C (W - L p)^T; steps only lower it.
 
     Hestenes and Stiefel 1952, preconditioned, on the normal equations.
 

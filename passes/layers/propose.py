@@ -110,7 +110,10 @@ class Rewriting:
         places = {op: i for i, op in enumerate(module.main)}
         at = {s.name: places[s.op] for s in found}
         choices = list(self._choices(module, found, out))
-        apply = lambda m, made: self._apply(m, made, at)  # noqa: E731
+
+        def apply(m: Module, made: Sequence[Choice]) -> None:
+            self._apply(m, made, at)
+
         settled = settle(module, choices, apply, self.ctx, self.asked.goal(module.main))
         return PassResult(bool(settled.kept), settled.remarks(), settled, settled.notes())
 
@@ -129,7 +132,8 @@ class Rewriting:
             why = self._refused(site, out)
             forms = self.forms(site)
             if why and forms:
-                told[site.name] = [Choice(site.name, site.op.loc, self.asked.name, 0, 0, refused=why)]
+                kept = Choice(site.name, site.op.loc, self.asked.name, 0, 0, refused=why)
+                told[site.name] = [kept]
             elif forms and self._may_gain(site, told):
                 able.append(site)
         self._fit_all(module, able, told)
@@ -236,7 +240,7 @@ class Measured:
             return float(np.sum(lost**2) / max(float(np.sum(w**2)), 1e-300)), None
         noise = sum(_power(e, c) for e, c in zip(lost, self._grams(), strict=True))
         signal = sum(_power(v, c) for v, c in zip(w, self.inputs.covariances(), strict=True))
-        mean, bias = self.inputs.mean(), self.site.bias()
+        mean, bias = self.inputs.mean(), self.site.bias() / (self.site.scale or 1.0)
         signal += float(np.sum((np.einsum("gmk,gk->gm", w, mean) + bias) ** 2))
         shift = np.einsum("gmk,gk->gm", lost, mean) if self.site.centred else None
         return max(noise, 0.0) / max(signal, 1e-300), shift
@@ -244,5 +248,3 @@ class Measured:
 
 def _power(w: Array, c: Array) -> float:
     return float(np.vdot(w @ c, w))
-
-

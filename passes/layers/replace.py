@@ -104,5 +104,3 @@ def _sum(bias: Value | None, row: Array, beta: float) -> Array:
     data = const(bias)
     old = data.numpy().astype(np.float64).reshape(-1) * beta if data else 0.0
     return (old + row).astype(np.float32)
-
-

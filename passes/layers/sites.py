@@ -52,6 +52,11 @@ class Site:
         """The weight as float64 [groups, outs, K]."""
         return rows(self.op, self.weight.numpy()).astype(np.float64)
 
+    @property
+    def scale(self) -> float:
+        """What products are multiplied by."""
+        return self.op.kind.alpha if isinstance(self.op.kind, Gemm) else 1.0
+
     def bias(self) -> Array:
         """What is added by output channel, float64 [groups, outs]; zeros where nobody can tell."""
         given = const(self.op.operands[2]) if len(self.op.operands) > 2 else None

@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.ir.core import Value
 from graphopt.ir.types import Array
 from graphopt.ops.nn import Conv
-from graphopt.passes.layers.features import Features, Split, features, spectrum
+from graphopt.passes.layers.features import Features, Split, fitted_groups, spectra
 from graphopt.passes.layers.forms import (
     Fit,
     Form,
@@ -132,19 +132,6 @@ class Spatial(Form):
     def spectra(self, numbers: Numbers) -> tuple[Array, ...]:
         """Of the whitened matrix [C K, K M]."""
         return (spectra(self.split(), numbers)[: self.full()[0]],)
-
-
-def fitted_groups(
-    split: Split, numbers: Numbers, rank: int, outputs: int | None = None
-) -> tuple[list[Features], Array]:
-    """The features of each group, and the weight that they make [groups, outs, K]."""
-    found = [features(split, w, numbers.gram(g), rank, outputs) for g, w in enumerate(numbers.w)]
-    return found, np.stack([split.back(f.product()) for f in found])
-
-
-def spectra(split: Split, numbers: Numbers) -> Array:
-    """The power of whitened features, summed over groups."""
-    return np.sum([spectrum(split, w, numbers.gram(g)) for g, w in enumerate(numbers.w)], axis=0)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which ranks to try: fixed, by energy, by variational Bayes, or a ladder of them to choose from."""
+"""Which ranks to try: fixed, by energy, by variational Bayes, or a ladder to choose from."""
 
 from __future__ import annotations
 

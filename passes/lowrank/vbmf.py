@@ -7,8 +7,10 @@ variance of the noise being the one of least free energy.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import scipy.optimize
+from scipy import optimize
 
 from graphopt.ir.types import Array
 
@@ -37,7 +39,8 @@ def vbmf_rank(powers: Array, rows: int, columns: int) -> int:
     low = max(tail[0] / (long * edge), tail.mean() / long, 1e-12 * high)
     if not low < high:
         return int(np.sum(x > long * high * edge))
-    found = scipy.optimize.minimize_scalar(
+    library: Any = optimize  # its types are unknown in part
+    found: Any = library.minimize_scalar(
         _energy, bounds=(np.log(low), np.log(high)), args=(x / long, short, alpha, edge),
         method="bounded",
     )  # fmt: skip

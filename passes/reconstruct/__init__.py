@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.errors import InputError
-from graphopt.ir.core import Module
+from graphopt.ir.core import Loc, Module
 from graphopt.passes.reconstruct.prepare import prepared
 from graphopt.passes.reconstruct.repair import repair
 from graphopt.passes.reconstruct.sites import NAME, Site
@@ -32,7 +32,8 @@ class Reconstruct(Pass, name="reconstruct"):
     `samples`: runs to look at, at most; fewer where they don't fit into memory. `ridge`: how much
     a change of weights counts, as a share of the mean square of what the layer reads; 0: chosen by
     the quarter of the samples that nothing is fitted to. A layer's change that doesn't lower the
-    error there isn't made.
+    error there isn't made, and none is where the outputs would be worse there. Zeros stay zeros;
+    layers in integers, and weights that share few values, stay (a float bias of theirs doesn't).
     """
 
     effect: ClassVar[Effect] = "lossy"
@@ -57,13 +58,19 @@ class Reconstruct(Pass, name="reconstruct"):
         work = prepared(module, before, ctx.channels, ctx.samples, self.samples)
         if isinstance(work, list):
             return PassResult(False, tuple(work))
-        remarks, gains = list(work.remarks), list[float]()
+        remarks, solved = list(work.remarks), list[tuple[Site, Solution]]()
+        noise, total = work.noise(), len(work.sites)
         for site, done in repair(work.pair, work.sites, self._ridges(), ctx.permit):
             remarks.append(_remark(site, done))
-            if isinstance(done, Solution):
-                work.copy(site)
-                gains.append(done.gain)
-        return PassResult(bool(gains), tuple(remarks), notes=_notes(gains, len(work.sites)))
+            solved += [(site, done)] if isinstance(done, Solution) else []
+            ctx.progress("reconstruct layers", len(remarks) - len(work.remarks), total)
+        if solved and not work.noise() <= noise:
+            why = "the outputs would be further from the original's on the samples held out"
+            return PassResult(False, (*work.remarks, Remark(NAME, Loc(), False, why)))
+        for site, _ in solved:
+            work.copy(site)
+        gains = [done.gain for _, done in solved]
+        return PassResult(bool(gains), tuple(remarks), notes=_notes(gains, total))
 
     def _ridges(self) -> tuple[float, ...]:
         return (self.ridge,) if self.ridge else RIDGES

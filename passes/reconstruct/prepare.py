@@ -1,8 +1,10 @@
-"""What a repair starts from: sites, as many samples as fit into memory, both models ready to run."""
+"""What a repair starts from: sites, as many samples as fit into memory, both models to run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
 
 from graphopt import onnx as onnx_io
 from graphopt.ir.clone import clone_module, returning
@@ -21,12 +23,33 @@ BATCH = 16  # samples a run, where both models take them
 
 @dataclass
 class Work:
-    """A copy of a module, which is repaired in its place: `twins` are its ops by the copy's."""
+    """A copy of a module, which is repaired in its place: `twins` are its ops by the copy's.
+
+    `original` and `feeds` are for as many samples a run as the copy takes.
+    """
 
     sites: list[Site]
     remarks: list[Remark]
     pair: Pair
     twins: dict[Op, Op]
+    repaired: Module
+    original: Module
+    feeds: list[Feed]
+
+    def noise(self) -> float:
+        """Noise over signal of float outputs, summed over them, on the runs held out."""
+        held = self.feeds[HELD - 1 :: HELD] or self.feeds
+        wanted, given = (onnx_io.Reference(m) for m in (self.original, self.repaired))
+        sums: dict[str, list[float]] = {}
+        for feed in held:
+            got = given.run(feed)
+            for name, want in wanted.run(feed).items():
+                if want.dtype.kind == "f" and name in got:
+                    noise, signal = sums.setdefault(name, [0.0, 0.0])
+                    error = want.astype(np.float64) - got[name]
+                    power = float(np.square(want, dtype=np.float64).sum())
+                    sums[name] = [noise + float(np.square(error).sum()), signal + power]
+        return sum(noise / signal for noise, signal in sums.values() if signal)
 
     def copy(self, site: Site) -> None:
         """Give the module what the copy has at a site."""
@@ -65,7 +88,7 @@ def prepared(
     asked = questions(found)
     lives = [Live(m, plan(m.main, values), feeds)
              for m, values in zip((copy, original), asked, strict=True)]  # fmt: skip
-    return Work(found, remarks, Pair(*lives), twins)
+    return Work(found, remarks, Pair(*lives), twins, copy, original, feeds)
 
 
 def _fewer_runs(

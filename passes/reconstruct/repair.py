@@ -16,16 +16,18 @@ from graphopt.passes.layers.gram import row_length
 from graphopt.passes.layers.unfold import columns, places, positions, rows, unrows
 from graphopt.passes.reconstruct.live import Live, Runs
 from graphopt.passes.reconstruct.sites import NAME, Layer, Site, results
-from graphopt.passes.reconstruct.solve import MOST, Problem, Solution, solve
+from graphopt.passes.reconstruct.solve import Problem, Solution, solve
 from graphopt.rewrite import const
 from graphopt.rewrite.driver import Permission
 
-EACH = 64  # columns for each of a row's numbers
-FEWEST = 16384  # of those
+EACH = 32  # columns for each of a row's numbers
+FEWEST = 8192  # of those
 COLUMNS = 256 << 20  # bytes of a layer's columns
 HELD = 4  # one of so many columns or runs judges what the others were fitted to
 NONE = "no change lowers the error on the samples held out"
-MASKED = 0.3  # of exact zeros in a weight: a pattern that stays
+LONGEST = 6144  # numbers in a row: its Gram matrix and a factor are 0.6 GB in float64
+MOST = 2e11  # multiply-adds of solving rows with zeros of their own
+FEW = 256  # values that a weight of at least twice as many numbers has: they are shared
 
 
 @dataclass
@@ -72,8 +74,10 @@ def _gather(
 ) -> Problem | str:
     """Columns of all runs."""
     op, k = site.layer.op, row_length(site.layer.op)
+    if k > LONGEST:
+        return f"rows of more than {LONGEST} weights"
     mask = _mask(op)
-    if mask is not None and mask.sum() * float(k) ** 2 / 4 > MOST:
+    if mask is not None and _work(mask) > MOST:
         return "too many rows with zeros of their own"
     room = COLUMNS // (4 * getattr(op.kind, "group", 1) * k)
     wanted = max(min(max(EACH * k, FEWEST), room) // len(x), 1)
@@ -81,13 +85,36 @@ def _gather(
         _columns(site, x[i], [o[i] for o in others], target[i], wanted, random)
         for i, _ in enumerate(x)
     ]
-    held = [np.full(part[0].shape[-1], i % HELD == HELD - 1) for i, part in enumerate(parts)]
-    flags = np.concatenate(held)
-    if len(x) < HELD:
-        flags = np.arange(len(flags)) % HELD == HELD - 1
-    xs, ys, ts = (np.concatenate(p, -1) for p in zip(*parts, strict=True))
-    bias = site.layer.bias is not None
-    return Problem(xs, ys, ts, flags, bias, site.low, site.high, mask)
+    fitted, held = _held_out(parts)
+    xs, ys, ts = (np.concatenate(p, -1) for p in zip(*fitted, *held, strict=True))
+    bias, mean = site.layer.bias is not None, np.zeros(xs.shape[:2])
+    if bias:  # sums of products of what lies far from 0 would lose digits
+        mean = xs.mean(-1, dtype=np.float64)
+        xs -= mean[..., None].astype(np.float32)
+    fit = sum(part[0].shape[-1] for part in fitted)
+    return Problem(xs, mean, ys, ts, fit, bias, site.low, site.high, mask)
+
+
+Part = tuple[Array, ...]
+
+
+def _held_out(parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:
+    """Columns to fit to and others: whole runs, where there are enough of them."""
+    if len(parts) >= HELD:
+        fitted = [p for i, p in enumerate(parts) if i % HELD != HELD - 1]
+        return fitted, list(parts[HELD - 1 :: HELD])
+    flags: list[Array] = [np.arange(p[0].shape[-1]) % HELD == HELD - 1 for p in parts]
+    pairs = list(zip(parts, flags, strict=True))
+    return [tuple(a[..., ~f] for a in p) for p, f in pairs], [
+        tuple(a[..., f] for a in p) for p, f in pairs
+    ]
+
+
+def _work(mask: Array) -> float:
+    """Multiply-adds of solving those rows that have some zeros, not only zeros."""
+    counts = mask.sum(-1)
+    some = counts[(counts > 0) & (counts < mask.shape[-1])].astype(np.float64)
+    return float((some**3).sum() / 3)
 
 
 def _columns(
@@ -127,11 +154,14 @@ def weights(layer: Layer) -> tuple[Array, Array]:
 
 
 def _mask(op: Op) -> Array | None:
-    """The weights that aren't exactly zero, where so many are that they are a pattern."""
+    """The weights that may change: not exact zeros, none of those that share few values."""
     data = const(op.operand(1))
     assert data
-    there = rows(op, data.numpy()) != 0
-    return there if there.mean() < 1 - MASKED else None
+    w = rows(op, data.numpy())
+    if w.size >= 2 * FEW and len(np.unique(w)) <= FEW:
+        return np.zeros(w.shape, np.bool_)
+    there = w != 0
+    return None if there.all() else there
 
 
 def _change(site: Site, solution: Solution) -> None:

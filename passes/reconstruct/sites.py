@@ -14,7 +14,8 @@ from graphopt.ir.types import Array, DType, TensorType
 from graphopt.ops.elementwise import Add, Clip, Relu
 from graphopt.ops.linalg import Gemm, MatMul
 from graphopt.ops.nn import Conv
-from graphopt.rewrite import Remark, const
+from graphopt.ops.quant import Dequantize
+from graphopt.rewrite import Remark, const, made_by
 
 Channels = Mapping[str, tuple[int, ...]]
 NAME = "reconstruct"
@@ -57,7 +58,11 @@ class Site:
 def layers(graph: Graph) -> Iterator[Layer | Remark]:
     """The layers of a graph, or why one can't be repaired."""
     for op in graph:
-        if isinstance(op.kind, Conv | Gemm | MatMul) and const(op.operand(1)):
+        if not isinstance(op.kind, Conv | Gemm | MatMul):
+            continue
+        if made_by(op.operand(1), Dequantize):
+            yield _missed(op, "its weights are integers, which stay: reconstruct before quantize")
+        elif const(op.operand(1)):
             yield _layer(op)
 
 
@@ -70,6 +75,8 @@ def _layer(op: Op) -> Layer | Remark:
         return _missed(op, "another layer has the same weights")
     if (isinstance(op.kind, Gemm) and op.kind.trans_a) or len(data.shape) < 2:
         return _missed(op, "a transposed operand or a vector")
+    if isinstance(op.kind, Gemm) and not op.kind.alpha * op.kind.beta:
+        return _missed(op, "a factor of 0")
     if isinstance(op.kind, MatMul):
         return _product(op, data.shape)
     m, bias = _outputs(op, data.shape), op.operands[2]
@@ -166,7 +173,8 @@ class _Finder:
         if len(uses) != 1 or not isinstance(uses[0].op.kind, Add):
             return None
         add = uses[0].op
-        return (add.result, add.operand(1 - uses[0].index)) if add.result.type == value.type else None
+        same = add.result.type == value.type
+        return (add.result, add.operand(1 - uses[0].index)) if same else None
 
     def _ready(self, value: Value) -> bool:
         """Whether no layer that a value depends on is still to be repaired."""

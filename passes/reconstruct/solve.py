@@ -2,44 +2,47 @@
 
     argmin over D, d of |t - (y + D x + d)|^2 + ridge |D|^2
 
-x what it reads now, y what it gives now, t what it should give (asymmetric reconstruction: Zhang et
-al. 2015, arXiv 1505.06798, section 3.3). Where an activation clips the result, what lies on the same side of a bound as the target is
-no error: the other terms are solved for repeatedly, which lowers the sum over them each time (it is
-a majorant that is minimised; section 3.2 there has a relaxation for the same end).
+x what it reads now, y what it gives now, t what it should give (asymmetric reconstruction: Zhang
+et al. 2015, arXiv 1505.06798, section 3.3). Where an activation clips the result, what lies on the
+same side of a bound as the target is no error: from the second turn on, the other terms alone are
+solved for, which lowers the sum over them each time (a majorant is minimised; section 3.2 there
+has a relaxation for the same end).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import linalg
+import scipy.linalg
 
 from graphopt.ir.types import Array
 
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the mean square of what is read
+linalg: Any = scipy.linalg  # its types are partial
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the mean square of what is read
 TURNS = 6  # of solving, where the result is clipped
-LONGEST = 6144  # numbers in a row: its Gram matrix and a factor are 0.6 GB in float64
-MOST = 2e11  # multiply-adds of solving rows with zeros of their own
 EXACT = 1e-10  # noise over signal, 100 dB: what rounding in float32 leaves
+LEAST = 1e-3  # share of the error that a change must take away: less is chance
 
 Solver = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Columns of a layer on samples; `held` are those that nothing is fitted to.
+    """Columns of a layer on samples; those from `fit` on are held out.
 
-    x float32 [groups, K, P]; y, t float32 [groups, M / groups, P]; held bool [P]; `low` and `high`
-    are what an activation clips the result to; `bias`: whether there is one; `mask` bool
-    [groups, M / groups, K]: the weights that may change (None: all).
+    x float32 [groups, K, P], less its `mean` float64 [groups, K] where there is a `bias`; y, t
+    float32 [groups, M / groups, P]; `low` and `high` are what an activation clips the result to;
+    `mask` bool [groups, M / groups, K]: the weights that may change (None: all).
     """
 
     x: Array
+    mean: Array
     y: Array
     t: Array
-    held: Array
+    fit: int
     bias: bool
     low: float = -np.inf
     high: float = np.inf
@@ -50,18 +53,26 @@ class Problem:
         """Whether some errors are none."""
         return bool(np.isfinite(self.low) or np.isfinite(self.high))
 
-    def error(self, y: Array, of: Array) -> Array:
-        """T - y at some columns, 0 where both are beyond the same bound."""
+    def error(self, change: Change | None, of: slice) -> Array:
+        """What is missing at some columns after a change; 0 where both are beyond one bound."""
+        y, t = self.y[..., of], self.t[..., of]
+        if change:
+            y = y + change.w.astype(np.float32) @ self.x[..., of]
+            y += change.b.astype(np.float32)[..., None]
         if not self.clipped:
-            return self.t[..., of] - y
-        t = np.clip(self.t[..., of], self.low, self.high)
+            return t - y
+        t = np.clip(t, self.low, self.high)
         none = ((t <= self.low) & (y < self.low)) | ((t >= self.high) & (y > self.high))
         return np.where(none, np.float32(0), t - y)
+
+    def held(self, change: Change | None) -> float:
+        """The sum of squared errors at the columns held out."""
+        return _square(self.error(change, slice(self.fit, None)))
 
 
 @dataclass(frozen=True)
 class Change:
-    """W + w, b + b; float64 [groups, M / groups, K] and [groups, M / groups]."""
+    """W + w, b + b, for the problem's x; float64 [groups, M / groups, K], [groups, M / groups]."""
 
     w: Array
     b: Array
@@ -85,71 +96,90 @@ class Solution:
 def solve(problem: Problem, ridges: tuple[float, ...] = RIDGES) -> Solution | None:
     """The change that lowers the error on held columns most; None where none does.
 
-    What is fitted to the other columns decides on the ridge; then all are fitted to.
+    What is fitted to the other columns decides on the ridge; then all are fitted to. The change is
+    of W and b for what the layer reads, its mean with it.
     """
     p = problem
-    fit, held = np.flatnonzero(~p.held), np.flatnonzero(p.held)
-    signal = float(np.sum(np.square(p.t[..., held], dtype=np.float64)))
-    start = _square(p.error(p.y[..., held], held))
-    if not signal or start <= EXACT * signal:
+    signal = _square(p.t[..., p.fit :])
+    start = p.held(None)
+    if not signal or not start > EXACT * signal:
         return None
-    part = _Fit(p, fit)
-    tried = [(_held(p, part.run(ridge, 1), held), ridge) for ridge in (*ridges, np.inf)]
+    part = _Fit(p, slice(0, p.fit))
+    tried = [(p.held(part.run(ridge, 1)), ridge) for ridge in part.able((*ridges, np.inf))]
     error, ridge = min(tried)
     turns = TURNS if p.clipped else 1
     if turns > 1:
-        error = _held(p, part.run(ridge, turns), held)
-    if not error < start:
+        error = p.held(part.run(ridge, turns))
+    if not error < (1 - LEAST) * start:
         return None
-    change = _Fit(p, np.arange(len(p.held))).run(ridge, turns)
-    return Solution(change, ridge, start / signal, error / signal)
+    change = _Fit(p, slice(0, p.x.shape[-1])).run(ridge, turns)
+    moved = Change(change.w, change.b - np.einsum("gmk,gk->gm", change.w, p.mean))
+    return Solution(moved, ridge, start / signal, error / signal)
 
 
 def _square(e: Array) -> float:
     return float(np.sum(np.square(e, dtype=np.float64)))
 
 
-def _held(p: Problem, change: Change, held: Array) -> float:
-    y = _changed(p.y[..., held], p.x[..., held], change)
-    return _square(p.error(y, held))
-
-
-def _changed(y: Array, x: Array, change: Change) -> Array:
-    return y + change.w.astype(np.float32) @ x + change.b.astype(np.float32)[..., None]
-
-
 class _Fit:
     """Least squares over some columns."""
 
-    def __init__(self, p: Problem, at: Array) -> None:
+    def __init__(self, p: Problem, at: slice) -> None:
         self.p, self.at, self.x = p, at, p.x[..., at]
-        n = max(len(at), 1)
-        self.mean = self.x.sum(-1, dtype=np.float64) / n if p.bias else np.zeros(self.x.shape[:2])
-        self.gram = (self.x @ self.x.transpose(0, 2, 1)).astype(np.float64) / n
-        self.gram -= self.mean[:, :, None] * self.mean[:, None, :]
+        self.n = max(self.x.shape[-1], 1)
+        self.mean = self._means(self.x)
+        self.gram = self._products(self.x, self.mean)
+        first = p.t[..., at] - p.y[..., at]
+        self.first = self._products(first, self._means(first)), self._means(first)
+
+    def _means(self, of: Array) -> Array:
+        """By row; 0 where there is no bias to take them up."""
+        return of.sum(-1, dtype=np.float64) / self.n if self.p.bias else np.zeros(of.shape[:2])
+
+    def _products(self, of: Array, means: Array) -> Array:
+        """Covariances of rows with what is read."""
+        both = (of @ self.x.transpose(0, 2, 1)).astype(np.float64) / self.n
+        return both - means[:, :, None] * self.mean[:, None, :]
+
+    def able(self, ridges: tuple[float, ...]) -> Iterator[float]:
+        """The ridges with which the matrices can be factored."""
+        for ridge in ridges:
+            try:
+                self._solvers(self._level(ridge))
+            except np.linalg.LinAlgError:
+                continue
+            yield ridge
+
+    def _level(self, ridge: float) -> Array:
+        """Of each group, what is added to the diagonal."""
+        return ridge * np.einsum("gkk->g", self.gram) / self.x.shape[1]
 
     def run(self, ridge: float, turns: int) -> Change:
-        """The change after some turns, from none."""
-        p, n = self.p, max(len(self.at), 1)
-        groups, m = p.y.shape[:2]
-        w, b = np.zeros((groups, m, self.x.shape[1])), np.zeros((groups, m))
-        level = ridge * np.einsum("gkk->g", self.gram) / self.x.shape[1]
-        solvers = self._solvers(level) if np.isfinite(ridge) else None
-        for _ in range(turns):
-            y = _changed(p.y[..., self.at], self.x, Change(w, b))
-            e = p.error(y, self.at)
-            mean = e.sum(-1, dtype=np.float64) / n if p.bias else np.zeros((groups, m))
+        """The change after some turns; an infinite ridge changes the bias alone.
+
+        The first turn takes results as they are, before an activation clips them: where a change
+        makes them right, it is found.
+        """
+        cross, means = self.first
+        w, b = np.zeros(cross.shape), np.zeros(means.shape)
+        solvers = self._solvers(self._level(ridge)) if np.isfinite(ridge) else None
+        for turn in range(turns):
+            if turn:
+                e = self.p.error(Change(w, b), self.at)
+                means = self._means(e)
+                cross = self._products(e, means) if solvers else cross
             if solvers is None:
-                b += mean
+                b += means
                 continue
-            cross = (e @ self.x.transpose(0, 2, 1)).astype(np.float64) / n
-            cross -= mean[:, :, None] * self.mean[:, None, :] + level[:, None, None] * w
-            step = np.stack([s(c) for s, c in zip(solvers, cross, strict=True)])
+            pull = self._level(ridge)[:, None, None] * w
+            step = np.stack([s(c) for s, c in zip(solvers, cross - pull, strict=True)])
             w += step
-            b += mean - np.einsum("gmk,gk->gm", step, self.mean)
+            b += means - np.einsum("gmk,gk->gm", step, self.mean)
         return Change(w, b)
 
     def _solvers(self, level: Array) -> list[Solver]:
+        if not np.isfinite(level).all():
+            return []
         masks = [None] * len(level) if self.p.mask is None else list(self.p.mask)
         raised = zip(self.gram, level, masks, strict=True)
         return [_solver(gram + max(by, 1e-30) * np.eye(len(gram)), mask)
@@ -157,18 +187,24 @@ class _Fit:
 
 
 def _solver(gram: Array, mask: Array | None) -> Solver:
-    """C -> C gram^-1, by rows that keep to their part of a mask where there is one."""
-    if mask is None:
-        factor = linalg.cho_factor(gram, check_finite=False)
-        return lambda c: linalg.cho_solve(factor, c.T, check_finite=False).T
+    """C -> C gram^-1, by rows that keep to their part of a mask where there is one.
+
+    Raises:
+        LinAlgError: the matrix isn't positive definite, but for rounding.
+    """
+    factor = linalg.cho_factor(gram, check_finite=False)
+
+    def whole(c: Array) -> Array:
+        return linalg.cho_solve(factor, c.T, check_finite=False).T
 
     def by_rows(c: Array) -> Array:
-        found = np.zeros(c.shape)
-        for i, row in enumerate(mask):
-            at = np.flatnonzero(row)
-            if len(at):
-                part = gram[np.ix_(at, at)]
-                found[i, at] = linalg.solve(part, c[i, at], assume_a="pos", check_finite=False)
+        assert mask is not None
+        found, full = np.zeros(c.shape), mask.all(-1)
+        found[full] = whole(c[full])
+        for i in np.flatnonzero(mask.any(-1) & ~full):
+            at = np.flatnonzero(mask[i])
+            part = linalg.cho_factor(gram[np.ix_(at, at)], check_finite=False)
+            found[i, at] = linalg.cho_solve(part, c[i, at], check_finite=False)
         return found
 
-    return by_rows
+    return whole if mask is None else by_rows

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from graphopt.analysis.price import FREE, Price
+from graphopt.analysis.price import FREE, Costs, Price
 from graphopt.ir.builtin import Const
 from graphopt.ir.clone import clone_graph
 from graphopt.ir.core import Graph, Module
@@ -24,6 +24,8 @@ from graphopt.runtime.tensors import dtype_of
 from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.costs.database import Database, Row, row_of
 from graphopt.targets.costs.model import Model
+from graphopt.targets.costs.reference import reference_model
+from graphopt.targets.machine import Machine
 from graphopt.targets.program import Arena, Buffer, KernelCall, Program, Step, Weight
 from graphopt.targets.roofline import host_roofline
 
@@ -44,6 +46,10 @@ class Lowers(Protocol):
 
 class Compiles(Lowers, Protocol):
     """What of a target measuring needs besides."""
+
+    def machine(self) -> Machine:
+        """The machine compiled for."""
+        ...
 
     def compile(
         self, module: Module, directory: Path, *, model: Content, meta: Meta, options: Build
@@ -69,6 +75,10 @@ class ModelCosts:
     def timed(self, key: str) -> float | None:
         """The seconds of a kernel that was timed."""
         return None
+
+    def described(self) -> Costs:
+        """Prices that no measurement on this computer decides."""
+        return self
 
     def price(self, graph: Graph, footprint: int = 0) -> Price:
         """What one run of the graph takes; equal questions are answered once.
@@ -131,6 +141,10 @@ class TargetCosts(ModelCosts):
         """As fixed, else as measured."""
         row = self.rows.get(key)
         return self.fixed.get(key, 1e-6 * row.us if row else None)
+
+    def described(self) -> Costs:
+        """Of the machine as its description says."""
+        return ModelCosts(self.target, lambda: reference_model(self.target.machine()))
 
     def measure(self, graphs: Iterable[Graph], options: Build) -> None:
         """Compile the graphs' kernels that nobody has measured, time them, remember the times."""

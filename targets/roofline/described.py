@@ -12,6 +12,7 @@ from graphopt.targets.roofline.model import Roofline
 CLOCK = 2.8e9  # cycles a second, of a server with all its cores at work
 PIPES = 2  # vector instructions a cycle
 BYTES = {"avx512_vnni": 4.0, "avx_vnni": 4.0}  # products of bytes in the time of one of float32
+HALVES = {"amx_bf16": 8.0}  # and of bfloat16, by tiles
 FIRST, SECOND, FAR = 320.0, 120.0, 28.0  # caches, and all beyond: 1e9 bytes a second
 
 
@@ -19,6 +20,9 @@ def described(machine: Machine) -> Roofline:
     """What one core of a machine can do: as its description says, else as servers' cores do."""
     peak = machine.peak_gflops or 1e-9 * CLOCK * PIPES * machine.lanes * (2 if machine.fma else 1)
     bytes_ = max((BYTES.get(f, 1.0) for f in machine.cpu_features), default=1.0)
-    first, second, far = machine.l1_bytes, machine.l2_bytes, machine.bandwidth_gbs or FAR
-    rates = ((first * 2 // 3, FIRST), (first * 2, SECOND), (second // 2, SECOND), (second * 2, far))
-    return Roofline(machine.name, 1, {"f32": peak, "i8": bytes_ * peak}, rates)
+    halves = max(machine.halves, 1.0, *(HALVES.get(f, 1.0) for f in machine.cpu_features))
+    first, second = machine.l1_bytes, machine.l2_bytes
+    near, within = (first * 2 // 3, FIRST), (first * 2, SECOND)
+    rates = machine.bandwidth or (near, within, (second // 2, SECOND), (second * 2, FAR))
+    peaks = {"f32": peak, "i8": bytes_ * peak, "bf16": halves * peak}
+    return Roofline(machine.name, 1, peaks, rates)

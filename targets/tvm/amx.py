@@ -41,7 +41,13 @@ def convolves(op: Op) -> bool:
 
 
 def halves(op: Op) -> str:
-    """The layout of a product's weights, if tiles can multiply both sides as bfloat16; else empty.
+    """The layout of a product's weights, if tiles multiply both sides as bfloat16; else empty."""
+    tag = pairs(op)
+    return tag if tag and together((op.operand(0).tensor.static or (0,))[-1] // 2) else ""
+
+
+def pairs(op: Op) -> str:
+    """The layout of a product's weights in pairs of bfloat16; empty where it isn't of such.
 
     The left side is bfloat16 made float32; so are the weights then, or will be.
     """
@@ -54,7 +60,7 @@ def halves(op: Op) -> str:
     if a.layout or y.layout or b.rank != 2 or not is_half(op.operand(0)):
         return ""
     sizes = a.static or (1,)
-    if sizes[-1] % 2 or math.prod(sizes[:-1]) < 2 or not together(sizes[-1] // 2):
+    if sizes[-1] % 2 or math.prod(sizes[:-1]) < 2:
         return ""
     return "AB16a2b" if getattr(kind, "trans_b", False) else "BA16b2a"
 

@@ -17,6 +17,7 @@ from typing import Any
 from tvm import tirx
 
 from graphopt.ir.types import DType
+from graphopt.targets.tvm.intrinsics import call
 
 Expr = Any
 STORED = "uint16"
@@ -50,26 +51,14 @@ def narrowed(x: Expr) -> Expr:
 def rounded(x: Expr) -> Expr:
     """The bfloat16 nearest to a float32 (of two, the even one), as a float32; NaN stays NaN.
 
-    Adding half a unit to the bits carries into the exponent where it must, and past the largest
-    number to infinity. A NaN keeps its upper bits, and is made quiet so that some bit remains.
+    On machines that convert by an instruction, denormals become zero.
     """
-    var = tirx.Var("r", x.ty)
-    bits: Any = tirx.reinterpret("uint32", var)
-    odd = tirx.bitwise_and(tirx.shift_right(bits, _word(16)), _word(1))
-    nearest = bits + _word(0x7FFF) + odd
-    nan = tirx.bitwise_and(bits, _word(0x7FFFFFFF)) > _word(0x7F800000)
-    kept = tirx.Select(nan, tirx.bitwise_or(bits, _word(0x400000)), nearest)
-    upper = tirx.bitwise_and(kept, _word(0xFFFF0000))
-    return tirx.Let(var, x, tirx.reinterpret("float32", upper))
+    return call("nearest_half", x)
 
 
 def held(x: Expr, dtype: DType) -> Expr:
     """A number as an element type holds it: bfloat16 rounds float32."""
     return rounded(x) if dtype is DType.bf16 else x
-
-
-def _word(value: int) -> Expr:
-    return tirx.const(value, "uint32")
 
 
 def readable(tensor: Any, dtype: DType) -> Any:

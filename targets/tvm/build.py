@@ -16,7 +16,7 @@ from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import chains, intrinsics, stack
+from graphopt.targets.tvm import intrinsics, joint, stack
 from graphopt.targets.tvm.legal import ALONE, family, is_anchor
 from graphopt.targets.tvm.region import Region
 
@@ -32,8 +32,8 @@ def graph_family(graph: Graph) -> str:
     if any(isinstance(op.kind, Opaque) for op in graph):
         return "imported"
     anchors = [op for op in graph if is_anchor(op) or op.kind.name in ALONE]
-    if len(anchors) > 1 and chains.chain_of(graph):
-        return chains.FAMILY
+    if len(anchors) > 1 and (found := joint.family(list(graph))):
+        return found
     if len(anchors) > 1:
         raise UnsupportedError(f"a region with {len(anchors)} anchors")
     return family(anchors[0]) if anchors else "elementwise"

@@ -22,6 +22,7 @@ from graphopt.ir.types import DType
 from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.quant import Dequantize
 from graphopt.targets.machine import Machine
+from graphopt.targets.roofline import described
 from graphopt.targets.tvm.legal import depthwise, is_anchor
 
 FAMILY = "conv_chain"
@@ -45,7 +46,7 @@ def chain_of(ops: Iterable[Op]) -> Chain | None:
     """The chain that a region's ops are; None if they aren't one that a kernel computes."""
     every = [op for op in ops if not isinstance(op.kind, Const | Return)]
     anchors = [op for op in every if is_anchor(op)]
-    if not every or anchors[:1] != every[:1] or not _in_line(every) or not all(map(_whole, every)):
+    if not every or anchors[:1] != every[:1] or not in_line(every) or not all(map(whole, every)):
         return None
     if not 2 <= len(anchors) <= 3 or any(op.kind.name != "conv" for op in anchors):
         return None
@@ -62,14 +63,14 @@ def chain_of(ops: Iterable[Op]) -> Chain | None:
     return Chain(before[0] if before else None, anchors[at], after[0] if after else None)
 
 
-def _whole(op: Op) -> bool:
+def whole(op: Op) -> bool:
     """Whether an op is in float32, and reads nothing that its kernel would have to widen first."""
     makers = (v.op.kind for v in op.operands if v and v.op)
     floats = all(r.tensor.dtype is DType.f32 for r in op.results)
     return floats and not any(isinstance(kind, Cast | Dequantize) for kind in makers)
 
 
-def _in_line(ops: list[Op]) -> bool:
+def in_line(ops: list[Op]) -> bool:
     """Whether each op is an anchor or element-wise, and each anchor reads the op before it."""
     return all(
         b.operand(0) is a.result if is_anchor(b) else isinstance(b.kind, Elementwise)
@@ -88,7 +89,7 @@ def _pointwise(op: Op) -> bool:
 def _sees_image(op: Op) -> bool:
     """Whether no window of a convolution lies in the padding alone, at any side."""
     kind: Any = op.kind
-    window = zip(_shape(op.operand(1))[2:] * 2, kind.dilations * 2, kind.pads, strict=True)
+    window = zip(sizes_of(op.operand(1))[2:] * 2, kind.dilations * 2, kind.pads, strict=True)
     return all(pad <= (k - 1) * d for k, d, pad in window)
 
 
@@ -144,30 +145,50 @@ def sizes(chain: Chain) -> Sizes:
     """Read the sizes off the convolutions."""
     kind: Any = chain.filter.kind
     first, last = chain.convolutions[0], chain.convolutions[-1]
-    n, ins, *_ = _shape(first.operand(0))
-    _, inner, *size = _shape(chain.filter.operand(0))
-    _, _, *out = _shape(chain.filter.result)
-    window = _shape(chain.filter.operand(1))[2:]
-    return Sizes(n, ins, inner, _shape(last.result)[1], (size[0], size[1]), (out[0], out[1]),
+    n, ins, *_ = sizes_of(first.operand(0))
+    _, inner, *size = sizes_of(chain.filter.operand(0))
+    _, _, *out = sizes_of(chain.filter.result)
+    window = sizes_of(chain.filter.operand(1))[2:]
+    return Sizes(n, ins, inner, sizes_of(last.result)[1], (size[0], size[1]), (out[0], out[1]),
                  (window[0], window[1]), kind.strides, kind.pads, kind.dilations)  # fmt: skip
 
 
-def _nbytes(value: Value) -> int:
+def nbytes(value: Value) -> int:
     """Bytes of a value as it is stored."""
-    return 4 * math.prod(physical_shape(_shape(value), value.tensor.layout))
+    return 4 * math.prod(physical_shape(sizes_of(value), value.tensor.layout))
 
 
-def _shape(value: Value) -> tuple[int, ...]:
+def sizes_of(value: Value) -> tuple[int, ...]:
+    """A value's static shape."""
     return value.tensor.static or ()
 
 
-# Of one core of a server with AVX-512; what counts is how they compare.
-FLOPS = 160e9  # a second, of products
-NEAR = 120e9  # bytes a second, from and to the second cache
-FAR = 50e9  # the same of what doesn't fit there, or wasn't there before
 STREAMED = 20e9  # bytes a second, of weights that nothing fetched ahead
+REACHED = 0.9  # of a machine's peak, by products
 WORTH = 0.03  # of the products' time: a smaller gain is within the error of the estimate
 TURNS = 3, 2, 1  # blocks of channels that a kernel expands at once, where they divide all
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one core does a second; what counts is how they compare.
+
+    flops: operations of products; near: bytes from and to the second cache; far: the same of what
+    doesn't fit there, or wasn't there before.
+    """
+
+    flops: float = 160e9
+    near: float = 120e9
+    far: float = 50e9
+
+
+def rates(machine: Machine) -> Rates:
+    """Those measured on a machine; else those of a server with AVX-512."""
+    if not machine.bandwidth:
+        return Rates()
+    roof = described(machine)
+    near, far = (roof.bytes_a_second(n) for n in (machine.l2_bytes // 2, 4 * machine.l2_bytes))
+    return Rates(REACHED * roof.peak("f32"), near, far)
 
 
 @dataclass(frozen=True)
@@ -197,7 +218,7 @@ def plan(chain: Chain, machine: Machine, turn: int) -> Plan:
     least = min(_scratch(chain, s, r, turn) for r in enough)
     most = max(least, machine.l2_bytes // 2)
     fitting = [r for r in enough if _scratch(chain, s, r, turn) <= most]
-    lost, rows = min((_lost(chain, s, r, turn), -r) for r in fitting)
+    lost, rows = min((_lost(chain, s, r, turn, rates(machine)), -r) for r in fitting)
     return Plan(-rows, _saved(chain, machine) - lost, tasks[-rows], _scratch(chain, s, -rows, turn))
 
 
@@ -223,23 +244,23 @@ def macs(chain: Chain, s: Sizes) -> tuple[int, int]:
 
 def _saved(chain: Chain, machine: Machine) -> float:
     """Seconds that kernels of their own spend on writing and reading what is between them."""
-    found = 0.0
+    found, at = 0.0, rates(machine)
     for op in chain.convolutions[1:]:
-        nbytes = _nbytes(op.operand(0))
-        found += 2 * nbytes / (NEAR if nbytes <= machine.l2_bytes // 2 else FAR)
+        passed = nbytes(op.operand(0))
+        found += 2 * passed / (at.near if passed <= machine.l2_bytes // 2 else at.far)
     return found
 
 
-def _lost(chain: Chain, s: Sizes, rows: int, turn: int) -> float:
+def _lost(chain: Chain, s: Sizes, rows: int, turn: int, at: Rates) -> float:
     """Seconds for rows that two bands make, for scratch, and for weights once a band."""
     bands = -(-s.out[0] // rows)
     twice = (bands - 1) * max(s.reach[0] - s.strides[0], 0) / s.size[0]
-    made = 2 * macs(chain, s)[0] / FLOPS
+    made = 2 * macs(chain, s)[0] / at.flops
     if not chain.expand and copies(chain, s):
-        made = 2 * _nbytes(chain.filter.operand(0)) / NEAR
-    weights = sum(_nbytes(op.operand(1)) for op in (chain.expand, chain.project) if op)
-    passes = weights / STREAMED + (s.n * bands - 1) * weights / NEAR
-    return twice * made + 2 * _scratch(chain, s, rows, turn) / FAR + passes
+        made = 2 * nbytes(chain.filter.operand(0)) / at.near
+    weights = sum(nbytes(op.operand(1)) for op in (chain.expand, chain.project) if op)
+    passes = weights / STREAMED + (s.n * bands - 1) * weights / at.near
+    return twice * made + 2 * _scratch(chain, s, rows, turn) / at.far + passes
 
 
 def pays(chain: Chain, machine: Machine) -> bool:
@@ -247,6 +268,6 @@ def pays(chain: Chain, machine: Machine) -> bool:
     s = sizes(chain)
     blocks = -(-s.inner // block_of(chain.filter.result))
     found = plan(chain, machine, next(d for d in TURNS if blocks % d == 0))
-    least = WORTH * 2 * sum(macs(chain, s)) / FLOPS
+    least = WORTH * 2 * sum(macs(chain, s)) / rates(machine).flops
     fits = found.scratch <= machine.l2_bytes // 2
     return found.gain > least and found.tasks >= machine.cores and fits

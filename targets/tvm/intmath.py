@@ -1,6 +1,7 @@
 """Functions on 32-bit words as LLVM IR, next to those of `vecmath`: what int8 kernels need.
 
-A word holds the bytes of four channels, the first in its lowest byte.
+A word holds the bytes of four channels, the first in its lowest byte, or the bfloat16 numbers of
+two.
 """
 
 from __future__ import annotations
@@ -95,6 +96,80 @@ def _declare_dot(width: int, machine: Machine) -> str:
     return f"declare {word} @{pairs}({half}, {half})" if pairs else ""
 
 
+def has_bf16(machine: Machine, width: int) -> bool:
+    """Whether the machine multiplies bfloat16 and sums two products in one instruction."""
+    return width in VNNI and "avx512_bf16" in machine.cpu_features
+
+
+def _dot_half(b: Body, machine: Machine) -> str:
+    """acc + x[1] * w[1] + x[0] * w[0] of words of two bfloat16.
+
+    The instruction rounds after each of the two, to nearest even, and takes denormals for zero.
+    x comes last, where a number for all lanes may be read from memory.
+    """
+    floats, half = b.type("float"), f"<{2 * b.width} x bfloat>"
+    if has_bf16(machine, b.width):
+        x, w = (b.emit(f"bitcast {b.type('i32')} {v} to {half}") for v in ("%a1", "%a2"))
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{VNNI[b.width]}"
+        return b.emit(f"call {floats} @{name}({floats} %a0, {half} {w}, {half} {x})")
+    total = "%a0"
+    for part, by in (("and", "-65536"), ("shl", "16")):
+        words = [
+            b.emit(f"{part} {b.type('i32')} {v}, {b.literal('i32', by)}") for v in ("%a1", "%a2")
+        ]
+        x, w = (b.emit(f"bitcast {b.type('i32')} {v} to {floats}") for v in words)
+        product = b.emit(f"fmul contract {floats} {x}, {w}")
+        total = b.emit(f"fadd contract {floats} {total}, {product}")
+    return total
+
+
+def _declare_dot_half(width: int, machine: Machine) -> str:
+    if not has_bf16(machine, width):
+        return ""
+    floats, half = Body(width).type("float"), f"<{2 * width} x bfloat>"
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{VNNI[width]}"
+    return f"declare {floats} @{name}({floats}, {half}, {half})"
+
+
+CONVERSIONS = {16: "512", 8: "256"}
+
+
+def _nearest_half(b: Body, machine: Machine) -> str:
+    """The bfloat16 nearest to x (of two, the even one) as a float.
+
+    By integers: adding half a unit to the bits carries into the exponent where it must, and past
+    the largest number to infinity. A NaN keeps its upper bits, and is made quiet so that some bit
+    remains. The instruction does the same, but takes denormals for zero.
+    """
+    floats, word = b.type("float"), b.type("i32")
+    if machine.halves > 1 and b.width in CONVERSIONS:
+        short = f"<{b.width} x bfloat>"
+        name = f"llvm.x86.avx512bf16.cvtneps2bf16.{CONVERSIONS[b.width]}"
+        half = b.emit(f"call {short} @{name}({floats} %a0)")
+        stored = b.emit(f"bitcast {short} {half} to {b.type('i16')}")
+        wide = b.emit(f"zext {b.type('i16')} {stored} to {word}")
+        upper = b.emit(f"shl {word} {wide}, {b.literal('i32', '16')}")
+        return b.emit(f"bitcast {word} {upper} to {floats}")
+
+    def by(what: str, x: str, number: int) -> str:
+        return b.emit(f"{what} {word} {x}, {b.literal('i32', str(number))}")
+
+    bits = b.emit(f"bitcast {floats} %a0 to {word}")
+    odd = by("and", by("lshr", bits, 16), 1)
+    nearest = b.emit(f"add {word} {by('add', bits, 0x7FFF)}, {odd}")
+    nan = b.emit(f"fcmp uno {floats} %a0, %a0")
+    quiet = by("or", bits, 0x400000)
+    kept = b.emit(f"select {b.type('i1')} {nan}, {word} {quiet}, {word} {nearest}")
+    return b.emit(f"bitcast {word} {by('and', kept, -0x10000)} to {floats}")
+
+
+def _declare_nearest_half(width: int, machine: Machine) -> str:
+    if machine.halves <= 1 or width not in CONVERSIONS:
+        return ""
+    name = f"llvm.x86.avx512bf16.cvtneps2bf16.{CONVERSIONS[width]}"
+    return f"declare <{width} x bfloat> @{name}({Body(width).type('float')})"
+
+
 def _fence(b: Body, machine: Machine) -> str:
     """x, in a way that no multiplication before is merged with an addition after."""
     kind = b.type("float")
@@ -150,6 +225,8 @@ FUNCTIONS = {
     "columns": Function("i32", ("ptr", "i32", "i8"), _columns, _declare_nothing),
     "lookup": Function("i8", ("ptr", "i8"), tablemath.look_up, tablemath.declare),
     "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),
+    "dot_half": Function("float", ("float", "i32", "i32"), _dot_half, _declare_dot_half),
+    "nearest_half": Function("float", ("float",), _nearest_half, _declare_nearest_half),
     "saturate": Function("i32", ("float", "float", "float"), _saturate, _declare_saturate),
     "fence": Function("float", ("float",), _fence, _declare_fence),
 }

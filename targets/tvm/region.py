@@ -117,23 +117,27 @@ class Region:
         self.bind(value, lambda index: self._load(tensor, tag, shape, index))
 
     def words(self, value: Value) -> Any:
-        """An argument of 8-bit elements, seen as 32-bit words: four along its innermost axis each.
+        """An argument of short elements, seen as 32-bit words of several along its innermost axis.
 
-        From now on its elements are bytes of those words. Call it before anything else reads it.
+        Four of 8 bits, or two of bfloat16, which `value` may be as float32. From now on its
+        elements are parts of those words. Call it before anything else reads it.
         """
-        i = self.graph.args.index(value)
-        *outer, inner = physical_shape(shape_of(value), static(value).layout)
-        tensor = te.placeholder((*outer, inner // 4), dtype="int32", name=f"p{i}")
-        dtype, tag = expr.tvm_dtype(static(value).dtype), static(value).layout
+        arg = widenings(self.graph).get(value, value)
+        i, dtype, tag = self.graph.args.index(arg), static(arg).dtype, static(arg).layout
+        per = 32 // dtype.bits
+        *outer, inner = physical_shape(shape_of(arg), tag)
+        tensor = te.placeholder((*outer, inner // per), dtype="int32", name=f"p{i}")
 
-        def byte(index: Index) -> Expr:
+        def element(index: Index) -> Expr:
             *at, last = self.physical(tag, index)
-            word = tensor(*at, tirx.floordiv(last, 4))
-            shift = tirx.floormod(last, 4) * 8
-            return tirx.Cast(dtype, tirx.shift_right(word, shift))  # keeps the low byte
+            word = tensor(*at, tirx.floordiv(last, per))
+            shift = tirx.floormod(last, per) * dtype.bits
+            stored = bfloat.stored_dtype(dtype)
+            found = tirx.Cast(stored, tirx.shift_right(word, shift))  # keeps the low bits
+            return bfloat.widened(found) if dtype is DType.bf16 else found
 
-        self.args[i] = self.tensors[value] = tensor
-        self.bind(value, byte)
+        self.args[i] = self.tensors[arg] = tensor
+        self.bind(arg, element)
         return tensor
 
     def _load(self, tensor: Any, tag: str, shape: tuple[int, ...], index: Index) -> Expr:

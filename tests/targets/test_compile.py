@@ -12,6 +12,8 @@ import pytest
 
 from graphopt.errors import InputError
 from graphopt.targets import machine
+from graphopt.targets.roofline import described
+from graphopt.targets.tvm.chains import Rates, rates
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
 
 M = machine.load("x86-64-v2")
@@ -80,3 +82,37 @@ def test_machines() -> None:
     assert machine.Machine.from_json(wide.to_json()) == wide
     assert machine.detect(frozenset(wide.cpu_features)) == wide
     assert machine.detect(frozenset(M.cpu_features)) == M
+
+
+def test_a_description_of_one_design_is_taken_there_alone() -> None:
+    zen4, zen5, intel = (machine.Design("AuthenticAMD", 25, 17), machine.Design("AuthenticAMD", 26, 2),
+                         machine.Design("GenuineIntel", 25, 17))  # fmt: skip
+    own = machine.load("znver4")
+    have = frozenset(own.cpu_features)
+    assert machine.detect(have, zen4) == own
+    assert {machine.detect(have, cpu).name for cpu in (zen5, intel, None)} == {"avx512bf16"}
+    less = have - {"avx512_bf16"}  # as some virtual machines show it
+    assert machine.detect(less, zen4).name == "avx512vnni"
+    assert machine.Machine.from_json(own.to_json()) == own
+
+
+@pytest.mark.parametrize(("text", "design"), [
+    ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n",
+     machine.Design("AuthenticAMD", 25, 17)),
+    ("CPU implementer : 0x41\n", None),
+    ("vendor_id : x\ncpu family : unknown\nmodel : 1\n", None),
+])  # fmt: skip
+def test_the_design_is_read_from_linux(
+    text: str, design: machine.Design | None, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert machine.host_design(tmp_path / "cpuinfo") == design
+    assert machine.host_design(tmp_path / "none") is None
+
+
+def test_measured_bandwidths_are_the_roofline_that_is_described() -> None:
+    roof = described(machine.load("znver4"))
+    assert roof.peak("f32") == 118e9
+    assert roof.bytes_a_second(1 << 30) < roof.bytes_a_second(1 << 20) < roof.bytes_a_second(1 << 15)
+    assert rates(machine.load("avx512")) == Rates()
+    assert rates(machine.load("znver4")).flops < 118e9

@@ -216,3 +216,16 @@ def test_writes(case: str, name: str) -> None:
     unit = np.maximum(2.0**-7 * np.abs(want), 1e-6)
     assert np.all(np.abs(got - want) <= unit)
     assert np.mean(got != want) < 0.02
+
+
+@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("pixels", [7, 64])
+def test_parts_that_share_a_block(pixels: int, name: str) -> None:
+    """LLVM 22 read the pixel before where an image has 2^k pixels."""
+    tag = f"aBcd{block(name)}b"
+    text = f"""graph @k(%x: f32[1,12,{pixels},{pixels}:{tag}], %y: bf16[1,12,{pixels},{pixels}:{tag}]) {{
+      %w = cast(%y) {{to=f32}} : f32[1,12,{pixels},{pixels}:{tag}]
+      %z = concat(%w, %x) {{axis=1}} : f32[1,24,{pixels},{pixels}:{tag}]
+      return(%z)
+    }}"""
+    check(text, name, tolerance=0.0)

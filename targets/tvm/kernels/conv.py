@@ -241,7 +241,8 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     sch = loops.schedule(region.primfunc([stage]))
     for copy in ("pad", "pack"):
         if copy in region.stages:
-            vector = copy == "pad" and channel_block(region.anchor.operand(0)) == k.inner
+            stored = channel_block(region.anchor.operand(0))
+            vector = copy == "pad" and k.inner > 1 and stored % k.inner == 0  # words: several
             loops.padding_stage(sch, sch.get_sblock(copy), region.machine, vector=vector)
     dense = not static(output).layout
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
@@ -305,9 +306,13 @@ def register_tile(
 
 def build(region: Region) -> Any:
     """The scheduled function of a convolution and its epilogue."""
+    from graphopt.targets.tvm.kernels import pairs
+
     op = region.anchor
     assert op is not None
     s = shape(op)
+    if pairs.fits(op, region.machine):
+        return pairs.convolution(region, op)
     if s.group > 1 and not whole_groups(s, op, region.machine):
         from graphopt.targets.tvm.kernels import grouped
 

@@ -25,11 +25,11 @@ from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op, Value
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import loops
+from graphopt.targets.tvm import loops, vectors
 from graphopt.targets.tvm.chains import Chain, Sizes, block_of, chain_of, copies, macs, plan, sizes
 from graphopt.targets.tvm.kernels import conv, window
 from graphopt.targets.tvm.parameters import declare
-from graphopt.targets.tvm.region import Region, static
+from graphopt.targets.tvm.region import Region
 
 Expr = Any
 ZERO = tirx.const(0.0, "float32")
@@ -189,7 +189,7 @@ class Kernel:
             self.product(op, (columns, blocks), group,
                          lambda c, cb, ci: self.x[n, cb, row, begin + c, ci], put)  # fmt: skip
 
-        tiles(self.used, self.k.expand[0], tile)
+        vectors.tiles(self.used, self.k.expand[0], tile)
 
     def filter(self, n: Any, block: Any, b: int, first: Any, r: Any) -> None:
         """Row r of the band's part of d, for one block of channels."""
@@ -206,7 +206,7 @@ class Kernel:
                 target = self.d if self.chain.project else None
                 self.store(op, last, at, lambda lane, c=c: acc[c, lane], target, place)
 
-        tiles(s.out[1], self.k.columns, tile)
+        vectors.tiles(s.out[1], self.k.columns, tile)
 
     def taps(self, n: Any, block: Any, b: int, first: Any, r: Any, begin: Any, columns: int) -> Any:
         """The sums over the window, of a tile of columns."""
@@ -254,7 +254,7 @@ class Kernel:
                 self.product(op, (columns, blocks), group,
                              lambda c, cb, ci: self.d[cb, begin + c, ci], put)  # fmt: skip
 
-        tiles(rows * width, most, tile)
+        vectors.tiles(rows * width, most, tile)
 
     def product(
         self,
@@ -294,32 +294,8 @@ class Kernel:
         target: Any,
         place: list[Any],
     ) -> None:
-        """A vector of `last`, which element-wise ops make of a convolution's sums.
-
-        `at` is the image, block, row and column; it goes to `place` of `target`, or to the result.
-        """
-        region, bias = self.region, op.operands[2]
-        n, block, row, column = at
-        with self.lanes() as lane:
-            channel = block * self.k.block + lane
-            value = sum_of(lane)
-            if bias is not None:
-                value = value + region.at(bias, [channel])
-            region.bind(op.result, lambda index: value)
-            found = region.element(last, [n, channel, row, column], static(last).layout)
-            if target is None:
-                target, place = region.result, [n, block, row, column]
-            ir.buffer_store(target, found, [*place, lane])
-
-
-def tiles(total: int, columns: int, body: Callable[[Any, int], None]) -> None:
-    """`body(begin, count)` for tiles of as many columns, and for the rest."""
-    whole, rest = divmod(total, columns)
-    if whole:
-        with ir.serial(0, whole) as t:
-            body(t * columns, columns)
-    if rest:
-        body(tirx.const(whole * columns, "int32"), rest)
+        """A vector of `last` to `place` of `target`, or to the result (see `vectors.store`)."""
+        vectors.store(self.region, op, last, at, sum_of, self.k.block, (target, place))
 
 
 def choose(chain: Chain, machine: Machine) -> list[Knobs]:

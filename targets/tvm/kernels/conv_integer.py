@@ -13,8 +13,6 @@ it. Depthwise ones are those of `depthwise_integer`. What fits neither is a plai
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from typing import Any
 
 from tvm import te, tirx
@@ -22,9 +20,8 @@ from tvm import te, tirx
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.tvm import loops
-from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels import conv, depthwise_integer, tiled
-from graphopt.targets.tvm.kernels.integer import border, border_word, contract
+from graphopt.targets.tvm.kernels import conv, depthwise_integer, tiled, words
+from graphopt.targets.tvm.kernels.integer import border, border_word
 from graphopt.targets.tvm.legal import depthwise as is_depthwise
 from graphopt.targets.tvm.region import Region, shape_of, static
 
@@ -48,72 +45,9 @@ def build(region: Region) -> Any:
 
 def dense(region: Region, op: Op, s: conv.Shape) -> Any:
     """By words of four channels."""
-    stored = conv.channel_block(op.operand(0))
-    words = dataclasses.replace(s, ins=-(-s.ins // 4))
-    block = conv.channel_block(op.result)
-    small = s.ins * s.outs * math.prod(s.kernel) <= region.machine.l2_bytes // 2
-    k = region.pick([
-        conv.Knobs(block, stored // 4, columns, blocks, order,
-                   any(s.pads) or s.out[-1] % columns != 0)
-        for order in (small, not small)
-        for columns, blocks in conv.tiles(
-            s.out[-1], -(-s.outs // s.group // block), block, region.machine)
-    ])  # fmt: skip
-    x, w = region.words(op.operand(0)), region.words(op.operand(1))
-    if k.copy:
-        x = padded(region, op, words, k, x)
-    accumulate(region, op, words, k, x, w)
-    return contract(conv.apply(region, words, k))
-
-
-def padded(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any) -> Any:
-    """A copy of the words of x with the padding, and as many columns as the tiles read."""
-    dims = len(s.size)
-    cols = -(-s.out[-1] // k.columns) * k.columns
-    out = (*s.out[:-1], cols)
-    need = tuple((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
-                 zip(out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
-    full = (s.n, -(-s.ins * s.group // k.inner), *need, k.inner)
-    word = border_word(region, op)
-
-    def body(*at: Any) -> Any:
-        n, cb, *space, lane = at
-        at_x = [p - b for p, b in zip(space, s.pads[:dims], strict=True)]
-        checks: list[Any] = []
-        for p, begin, size, whole in zip(at_x, s.pads, s.size, need, strict=False):
-            checks += [p >= 0] if begin else []
-            checks += [p < size] if whole - begin > size else []
-        inside = x(n, cb, *at_x, lane)
-        if not checks:
-            return inside
-        return tirx.if_then_else(tirx.all(*checks), inside, word)
-
-    return region.compute(full, body, "pad")
-
-
-def accumulate(region: Region, op: Op, s: conv.Shape, k: conv.Knobs, x: Any, w: Any) -> None:
-    """The stage `anchor`: sums of `dot`, to be contracted once the schedule is made."""
-    rank = len(s.size) + 2
-    cols = -(-s.out[-1] // k.columns) * k.columns
-    per_group = s.outs // s.group
-    ib = region.reduce_axis(-(-s.ins // k.inner), "ib")
-    ii = region.reduce_axis(k.inner, "ii")
-    taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
-
-    def body(*at: Any) -> Any:
-        n, ob, *space, oi = at
-        where = [p * st + t.var * d for p, st, t, d in
-                 zip(space, s.strides, taps, s.dilations, strict=True)]  # fmt: skip
-        group = tirx.floordiv(ob * k.block, per_group) if s.group > 1 else 0
-        channel = group * (s.ins // k.inner) + ib.var
-        last = [ii.var] if k.inner > 1 else []
-        weight = w(ob, ib.var, *[t.var for t in taps], *last, oi, 0)
-        product = call("dot", tirx.const(0, "int32"), x(n, channel, *where, ii.var), weight)
-        return te.sum(product, axis=[ib, *taps, ii])
-
-    full = (s.n, -(-s.outs // k.block), *s.out[:-1], cols, k.block)
-    y, tag = region.compute(full, body, "anchor"), conv.blocked(rank, k.block)
-    region.bind(op.result, lambda index: y(*region.physical(tag, index)))
+    y, k, of = words.convolution(region, op, s, words.BYTES, border_word(region, op))
+    region.bind(op.result, y)
+    return words.contract(conv.apply(region, of, k), words.BYTES)
 
 
 def plain(region: Region, op: Op, s: conv.Shape) -> Any:

@@ -23,7 +23,8 @@ from graphopt.targets.machine import Machine
 from graphopt.targets.tvm.intmath import has_vnni
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels import depthwise, window
-from graphopt.targets.tvm.kernels.integer import border, contract
+from graphopt.targets.tvm.kernels.integer import border
+from graphopt.targets.tvm.kernels.words import BYTES, contract
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 EXACT_TERMS = 1 << 9  # products of u8 and s8 whose float32 sum is exact
@@ -75,7 +76,7 @@ def words(region: Region, op: Op) -> Any:
     y = region.compute((s.n, blocks, *out, k.block), body, "anchor")
     tag = f"aB{'abcdef'[2:rank]}{k.block}b"
     region.bind(op.result, lambda index: y(*region.physical(tag, index)))
-    return contract(window.apply(region, s, k))
+    return contract(window.apply(region, s, k), BYTES)
 
 
 def _columns(x: Any, n: Any, cb: Any, where: list[Any], ci: Any) -> Any:

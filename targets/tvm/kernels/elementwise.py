@@ -10,6 +10,7 @@ from typing import Any
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Op
 from graphopt.ir.layout import parse_layout
+from graphopt.ir.types import DType
 from graphopt.targets.tvm.legal import is_movement
 from graphopt.targets.tvm.loops import extent, parallel_worth, schedule, simple_stage
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -24,7 +25,7 @@ def build(region: Region) -> Any:
     sch = schedule(region.primfunc(outputs))
     ops = [op for op in region.graph if not isinstance(op.kind, Const)]
     moves = any(is_movement(op) and not in_lanes(op) for op in ops)
-    mixes = any(op.kind.name in MIXING for op in ops)
+    mixes = any(op.kind.name in MIXING for op in ops) or (moves and widens(region))
     for i, value in enumerate(region.graph.outputs):
         work = 2 * len(ops) * math.prod(shape_of(value))
         block = sch.get_sblock(f"out{i}")
@@ -33,6 +34,15 @@ def build(region: Region) -> Any:
         else:
             simple_stage(sch, block, region.machine, work=work, vector=not moves)
     return sch.mod["main"]
+
+
+def widens(region: Region) -> bool:
+    """Whether elements are moved and made float32 of bfloat16 at once.
+
+    LLVM 22 miscompiles such loops over the lanes of a block where a concatenation's parts don't
+    fill blocks and images have 2^k pixels: it reads lanes of the pixel before.
+    """
+    return any(static(arg).dtype is DType.bf16 for arg in region.graph.args)
 
 
 def in_lanes(op: Op) -> bool:

@@ -10,7 +10,6 @@ reduction.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from tvm import te, tirx
@@ -18,9 +17,7 @@ from tvm import te, tirx
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.tvm import loops
-from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels import matmul, tiled
-from graphopt.targets.tvm.kernels.integer import contract
+from graphopt.targets.tvm.kernels import matmul, tiled, words
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 
@@ -33,49 +30,8 @@ def build(region: Region) -> Any:
     if by_tiles:
         return tiled.build(region, op, by_tiles, tiled.Product, s.macs)
     if static(op.operand(1)).layout and static(op.operand(0)).dtype is DType.u8:
-        return packed(region, op, s)
+        return words.product(region, op, s, words.BYTES)
     return plain(region, op, s)
-
-
-def packed(region: Region, op: Op, s: matmul.Shape) -> Any:
-    """By words of four."""
-    words = dataclasses.replace(s, k=-(-s.k // 4))
-    k = region.pick(matmul.choose(words, region.machine))
-    a, b = left(region, op, words, s.k), region.words(op.operand(1))
-    panels, last = matmul.padded_panels(words, k), -(-s.n // k.lanes) - 1
-    rows = -(-s.m // k.rows) * k.rows
-    kk = region.reduce_axis(words.k, "anchor_k")
-
-    def body(*at: Any) -> Any:
-        *batch, m, panel, lane = at
-        row = m if rows == s.m else tirx.min(m, s.m - 1)
-        weight = b(panel if panels == last + 1 else tirx.min(panel, last), kk.var, lane, 0)
-        return te.sum(call("dot", tirx.const(0, "int32"), a(batch, row, kk.var), weight), axis=[kk])
-
-    y = region.compute((*s.batch, rows, panels, k.lanes), body, "anchor")
-    region.bind(op.result, lambda index: matmul.finish(region, op, words, k, y, index))
-    return contract(matmul.apply(region, words, k))
-
-
-def left(region: Region, op: Op, s: matmul.Shape, depth: int) -> Any:
-    """A reader a(batch, m, k) of words."""
-    value = op.operand(0)
-    rows = dataclasses.replace(s, trans_a=False)
-    if depth % 4 == 0 and not static(value).layout:
-        tensor, own = region.words(value), shape_of(value)
-        return lambda batch, m, k: tensor(*matmul.position(region, own, rows, batch, m), k)
-    bytes_of = matmul.left(region, op, rows)
-
-    def word(*at: Any) -> Any:
-        *batch, m, k = at
-        total: Any = tirx.const(0, "int32")
-        for i in range(4):
-            byte = tirx.Cast("int32", bytes_of(batch, m, tirx.min(4 * k + i, depth - 1)))
-            total = tirx.bitwise_or(total, tirx.shift_left(byte, tirx.const(8 * i, "int32")))
-        return total
-
-    tensor = region.compute((*s.batch, s.m, s.k), word, "pack")
-    return lambda batch, m, k: tensor(*batch, m, k)
 
 
 def plain(region: Region, op: Op, s: matmul.Shape) -> Any:

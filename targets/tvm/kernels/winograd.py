@@ -7,10 +7,12 @@
     y[mb, t]    = A^T M A, the bias, and the epilogue
 
 over some tiles at a time, so that V and M stay in the second cache. Each pass runs on all threads.
+A 2x2 pool after it is of one tile: then the four windows of y are stored, not y.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +24,14 @@ from tvm.script.ir_builder import tirx as ir
 from graphopt.ir.core import Op
 from graphopt.ops.winograd import AT, BT, REACH, TILE
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import loops
+from graphopt.targets.tvm import loops, pools, vectors
 from graphopt.targets.tvm.kernels import conv
 from graphopt.targets.tvm.parameters import declare
-from graphopt.targets.tvm.region import Region, shape_of, static
+from graphopt.targets.tvm.region import Region, shape_of
 
 POINTS = REACH * REACH
 Matrix = tuple[tuple[int, ...], ...]
+Side = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ class Kernel:
     def __init__(self, region: Region, op: Op, s: Shape, k: Knobs) -> None:
         """Their names; `begin` makes them."""
         self.region, self.op, self.s, self.k = region, op, s, k
+        self.pooled = pools.pooled_of(region.graph)
         self.x, self.u = (region.tensors[op.operand(i)] for i in (0, 1))
+        (self.output,) = region.graph.outputs
         self.parallel = loops.parallel_worth(s.work)
         self.v = ir.alloc_buffer((POINTS, s.ins // k.block, k.tiles, k.block), "float32")
         self.m = ir.alloc_buffer((POINTS, s.outs // k.block, k.tiles, k.block), "float32")
@@ -202,32 +207,51 @@ class Kernel:
                         parts = [half[a * REACH + j, lane] for j in range(REACH)]
                         ir.buffer_store(y, weighted(row, parts), [a * TILE + b, lane])
             n, top, left = self.place(first + t)
+            if self.pooled:
+                self.pool(self.pooled, y, (n, mb, top, left))
+                return
             for a in range(TILE):
                 for b in range(TILE):
-                    self.store(y, a * TILE + b, n, mb, top + a, left + b)
+                    at = (n, mb, top + a, left + b)
+                    with contextlib.ExitStack() as inside:
+                        self.within(inside, s.out, at)
+                        vectors.store(self.region, self.op, self.output, at,
+                                      lambda lane, i=a * TILE + b: y[i, lane], block)  # fmt: skip
 
-    def store(self, y: Any, cell: int, n: Any, mb: Any, row: Any, column: Any) -> None:
-        """One vector of the result, where it isn't past the edge."""
-        region, op, s = self.region, self.op, self.s
-        (output,) = region.graph.outputs
-        bias = op.operands[2]
+    def within(self, inside: contextlib.ExitStack, size: Side, at: tuple[Any, ...]) -> None:
+        """Enter the condition that a pixel isn't past the edge, where one of a tile may be."""
+        each = TILE // 2 if self.pooled else TILE
+        if size != (self.s.grid[0] * each, self.s.grid[1] * each):
+            inside.enter_context(ir.If(tirx.all(at[2] < size[0], at[3] < size[1])))
+            inside.enter_context(ir.Then())
 
-        def put() -> None:
-            with self.lanes() as lane:
-                channel = mb * self.k.block + lane
-                value = y[cell, lane]
-                if bias is not None:
-                    value = value + region.at(bias, [channel])
-                region.bind(op.result, lambda index: value)
-                index = [n, channel, row, column]
-                found = region.stored(output, lambda: region.at(output, index))
-                ir.buffer_store(region.result, found, region.physical(static(output).layout, index))
+    def pool(self, found: pools.Pooled, y: Any, at: tuple[Any, ...]) -> None:
+        """The windows of a tile, from its first pixel on."""
+        n, mb, top, left = at
+        block, last = self.k.block, found.pool.operand(0)
+        e = ir.alloc_buffer((TILE * TILE, block), "float32", scope="local")
+        for a in range(TILE):
+            for b in range(TILE):
+                vectors.store(self.region, self.op, last, (n, mb, top + a, left + b),
+                              lambda lane, i=a * TILE + b: y[i, lane], block,
+                              (e, [a * TILE + b]))  # fmt: skip
+        for a in range(TILE // 2):
+            for b in range(TILE // 2):
+                to = (n, mb, tirx.floordiv(top, 2) + a, tirx.floordiv(left, 2) + b)
+                cells = [(2 * a + i) * TILE + 2 * b + j for i in range(2) for j in range(2)]
+                with contextlib.ExitStack() as inside:
+                    self.within(inside, found.window.out, to)
+                    vectors.store(self.region, found.pool, self.output, to,
+                                  lambda lane, cells=cells: together(found, e, cells, lane),
+                                  block)  # fmt: skip
 
-        if s.out[0] % TILE == 0 and s.out[1] % TILE == 0:
-            put()
-            return
-        with ir.If(tirx.all(row < s.out[0], column < s.out[1])), ir.Then():
-            put()
+
+def together(found: pools.Pooled, e: Any, cells: list[int], lane: Any) -> Any:
+    """The result of a window of four."""
+    a, b, c, d = (e[i, lane] for i in cells)
+    if found.largest:
+        return tirx.max(tirx.max(a, b), tirx.max(c, d))
+    return ((a + b) + (c + d)) * tirx.const(0.25, "float32")
 
 
 def weighted(row: tuple[int, ...], values: list[Any]) -> Any:

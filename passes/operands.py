@@ -1,0 +1,172 @@
+"""Which operands are rounded to bfloat16, so that a target multiplies it, or reads half the bytes.
+
+    f(x, w) -> f(widen(round(x)), w)
+
+f is a convolution or product by rounded weights, or a kernel that waits for vectors of x: a
+depthwise convolution, a pool, a squeeze and excitation. Memory then holds round(x) alone, for all
+that read x. What only moves elements moves the rounded ones: move(widen(h)) -> widen(move(h)),
+which is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from graphopt.analysis.price import Costs, graph_of
+from graphopt.ir.builtin import Const, Opaque, Return
+from graphopt.ir.core import Graph, Op, Value
+from graphopt.ir.data import nbytes
+from graphopt.ir.types import DType
+from graphopt.ops.elementwise import Cast
+from graphopt.ops.movement import Concat, Reshape, Slice, Split, Squeeze, Transpose, Unsqueeze
+from graphopt.pipeline import Context
+from graphopt.rewrite import Remark
+
+MOVES = (Reshape, Squeeze, Unsqueeze, Transpose, Concat, Split, Slice)
+GAIN = 0.95  # of the time with a float32 operand: what isn't faster than that isn't worth its error
+VECTORS = frozenset({"max_pool", "avg_pool", "squeeze_excite"})
+FEWEST = 16  # channels that a group sums over: fewer don't fill vectors of pairs
+ERROR = "each number within 2^-9 of itself"
+
+
+def round_operands(graph: Graph, ctx: Context, *, always: bool) -> Iterator[Remark]:
+    """Round the operands of the layers that are faster so; of all that can be, if `always`."""
+    layers = [op for op in graph if _multiplies(op)]
+    if not always:
+        layers = [op for op in graph if _multiplies(op) or _by_vectors(op)]
+        layers = list(_faster(graph, layers, ctx.costs.described())) if ctx.costs else []
+    rounding = Rounding()
+    for op in layers:
+        if not ctx.permit("half-products", op.loc):
+            continue
+        rounding.round(op.operand(0))
+        yield Remark("half-products", op.loc, True, f"{op.operand(0).type}, {ERROR}")
+
+
+def _multiplies(op: Op) -> bool:
+    """Whether an op multiplies what isn't rounded by weights that are, as a matrix unit can."""
+    kind: Any = op.kind
+    if kind.name not in ("conv", "matmul", "gemm"):
+        return False
+    if not _is_rounded(op.operand(1)) or not _is_free(op.operand(0)):
+        return False
+    w, x = op.operand(1).tensor, op.operand(0).tensor
+    if w.static is None or x.static is None or x.dtype is not DType.f32:
+        return False
+    if kind.name == "conv":
+        return kind.group == 1 or w.static[1] >= FEWEST
+    if w.rank != 2 or getattr(kind, "trans_a", False):
+        return False
+    return math.prod(x.static[:-1]) > 1  # else the weights are waited for
+
+
+def _by_vectors(op: Op) -> bool:
+    """Whether an op's kernel waits for the vectors of its operand."""
+    kind: Any = op.kind
+    depthwise = kind.name == "conv" and kind.group == (op.operand(1).tensor.static or (0,))[0]
+    if not depthwise and kind.name not in VECTORS:
+        return False
+    x = op.operand(0).tensor
+    return _is_free(op.operand(0)) and x.dtype is DType.f32 and x.static is not None
+
+
+def _is_rounded(value: Value) -> bool:
+    op = value.op
+    return op is not None and isinstance(op.kind, Cast) and _is_half(op.operand(0))
+
+
+def _is_half(value: Value) -> bool:
+    return value.tensor.dtype is DType.bf16
+
+
+def _is_free(value: Value) -> bool:
+    """Whether a value isn't rounded, is made here and read by kernels: inputs and outputs stay."""
+    if value.op is None or isinstance(value.op.kind, Const | Opaque) or _is_rounded(value):
+        return False
+    graph = value.op.graph
+    return not any(
+        isinstance(use.op.kind, Return | Opaque) or use.op.graph is not graph for use in value.uses
+    )
+
+
+def _may_move(value: Value) -> bool:
+    return _is_rounded(value) or _is_free(value)
+
+
+def _faster(graph: Graph, layers: Sequence[Op], costs: Costs) -> Iterator[Op]:
+    """The layers that bfloat16 operands make faster."""
+    far = sum(nbytes(op.kind.data) for op in graph if isinstance(op.kind, Const))
+    for op in layers:
+        if seconds(op, costs, far, half=True) < GAIN * seconds(op, costs, far, half=False):
+            yield op
+
+
+def seconds(op: Op, costs: Costs, footprint: int, *, half: bool) -> float:
+    """The price of a layer whose operand is bfloat16 or float32.
+
+    What makes the operand rounds it on the way.
+    """
+    casts = [v.op for v in op.operands[1:] if v and v.op and isinstance(v.op.kind, Cast)]
+    alone = graph_of([*casts, op])
+    if half:
+        twin = next(one for one in alone if one.kind == op.kind)
+        given = alone.add_arg(replace(op.operand(0).tensor, dtype=DType.bf16))
+        wide = alone.insert(Op(Cast(DType.f32), [given]), alone.first)
+        twin.set_operand(0, wide.result)
+    return costs.price(alone, footprint).seconds
+
+
+@dataclass
+class Rounding:
+    """The rounded values of a graph, by the float32 ones that they replaced."""
+
+    halves: dict[Value, Value] = field(default_factory=dict[Value, Value])
+
+    def round(self, value: Value) -> Value:
+        """Let everything that reads a value read it rounded; give the bfloat16 value."""
+        op = value.op
+        if op and isinstance(op.kind, Cast) and _is_half(op.operand(0)):
+            return op.operand(0)
+        if op and isinstance(op.kind, MOVES) and all(map(_may_move, (*op.results, *_read(op)))):
+            self._move(op)
+            return self.halves[value]
+        return self.between(value, op.next if op else None)
+
+    def between(self, value: Value, before: Op | None) -> Value:
+        """value -> widen(round(value)), for all that read it."""
+        uses = list(value.uses)
+        graph = uses[0].op.graph
+        assert graph
+        loc = value.op.loc if value.op else uses[0].op.loc
+        down = Op(Cast(DType.bf16), [value], loc=loc, hints=[f"{value.hint}_half"])
+        graph.insert(down, before)
+        wide = self._widen(value, down, down.next)
+        for use in uses:
+            use.op.set_operand(use.index, wide)
+        return down.result
+
+    def _move(self, op: Op) -> None:
+        """move(widen(h)) -> widen(move(h)), of all results."""
+        graph = op.graph
+        assert graph
+        parts = [self.round(v) for v in _read(op)]
+        hints = [f"{r.hint}_half" for r in op.results]
+        moved = graph.insert(Op(op.kind, parts, loc=op.loc, hints=hints), op)
+        for old in op.results:
+            old.replace_all_uses_with(self._widen(old, moved, op))
+        graph.erase(op)
+
+    def _widen(self, value: Value, by: Op, before: Op | None) -> Value:
+        """Of the result of `by` that stands for a value, the float32."""
+        assert by.graph
+        half = by.results[value.index]
+        wide = Op(Cast(DType.f32), [half], loc=by.loc, hints=[value.hint])
+        self.halves[value] = half
+        return by.graph.insert(wide, before).result
+
+
+def _read(op: Op) -> Iterable[Value]:
+    return (v for v in op.operands if v)

@@ -1,0 +1,192 @@
+# pyright: basic
+# TVM ships no types.
+"""Sums of products of short numbers, by 32-bit words: four of 8 bits, or two of bfloat16.
+
+Convolutions are those of `conv`, products those of `matmul`, a word where those have one number:
+
+    y[n, ob, s.., oi] = sum over ib, k.., ii of dot(x[n, ib, s*stride + k*dilation.., ii],
+                                                    w[ob, ib, k.., ii, oi])
+    y[batch, m, n]    = sum over k of dot(a[batch, m, k], b[n/lanes, k, n%lanes])
+
+with `dot` the sum of the products of a word's parts, in one instruction where the machine has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import s_tir, te, tirx
+
+from graphopt.ir.core import Op
+from graphopt.targets.tvm import loops
+from graphopt.targets.tvm.intrinsics import call
+from graphopt.targets.tvm.kernels import conv, matmul
+from graphopt.targets.tvm.region import Region, shape_of, static
+
+Expr = Any
+
+
+@dataclass(frozen=True)
+class Words:
+    """How many numbers a word has, the function that multiplies words, and the type of its sums."""
+
+    per: int
+    dot: str
+    dtype: str
+
+    def times(self, x: Expr, w: Expr) -> Expr:
+        """The sum of a word's products; see `contract`."""
+        return call(self.dot, tirx.const(0, self.dtype), x, w)
+
+
+BYTES = Words(4, "dot", "int32")
+HALVES = Words(2, "dot_half", "float32")
+
+
+def convolution(
+    region: Region, op: Op, s: conv.Shape, of: Words, border: Expr
+) -> tuple[Callable[[Any], Expr], conv.Knobs, conv.Shape]:
+    """A reader of the sums of a convolution in blocks, its schedule, and its sizes in words.
+
+    `border` is the word of the padding.
+    """
+    stored = conv.channel_block(op.operand(0))
+    words = dataclasses.replace(s, ins=-(-s.ins // of.per))
+    block = conv.channel_block(op.result)
+    block = block if block > 1 else max(region.machine.lanes, 8)
+    small = s.ins * s.outs * math.prod(s.kernel) <= region.machine.l2_bytes // 2
+    k = region.pick([
+        conv.Knobs(block, stored // of.per, columns, blocks, order,
+                   any(s.pads) or s.out[-1] % columns != 0)
+        for order in (small, not small)
+        for columns, blocks in conv.tiles(
+            s.out[-1], -(-s.outs // s.group // block), block, region.machine)
+    ])  # fmt: skip
+    x, w = region.words(op.operand(0)), region.words(op.operand(1))
+    if k.copy:
+        x = padded(region, words, k, x, border)
+    return accumulate(region, op, words, k, of, x, w), k, words
+
+
+def padded(region: Region, s: conv.Shape, k: conv.Knobs, x: Any, border: Expr) -> Any:
+    """A copy of the words of x with the padding, and as many columns as the tiles read."""
+    dims = len(s.size)
+    cols = -(-s.out[-1] // k.columns) * k.columns
+    out = (*s.out[:-1], cols)
+    need = tuple((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
+                 zip(out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
+    full = (s.n, -(-s.ins * s.group // k.inner), *need, k.inner)
+
+    def body(*at: Any) -> Any:
+        n, cb, *space, lane = at
+        at_x = [p - b for p, b in zip(space, s.pads[:dims], strict=True)]
+        checks: list[Any] = []
+        for p, begin, size, whole in zip(at_x, s.pads, s.size, need, strict=False):
+            checks += [p >= 0] if begin else []
+            checks += [p < size] if whole - begin > size else []
+        inside = x(n, cb, *at_x, lane)
+        if not checks:
+            return inside
+        return tirx.if_then_else(tirx.all(*checks), inside, border)
+
+    return region.compute(full, body, "pad")
+
+
+def accumulate(
+    region: Region, op: Op, s: conv.Shape, k: conv.Knobs, of: Words, x: Any, w: Any
+) -> Callable[[Any], Expr]:
+    """A reader of the stage `anchor`: sums of `dot`, to be contracted once the schedule is made."""
+    rank = len(s.size) + 2
+    cols = -(-s.out[-1] // k.columns) * k.columns
+    per_group = s.outs // s.group
+    step = conv.together(s.ins, k.inner)
+    parts = k.inner // step  # of a block
+    ib = region.reduce_axis(-(-s.ins // step), "ib")
+    ii = region.reduce_axis(step, "ii")
+    taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
+
+    def body(*at: Any) -> Any:
+        n, ob, *space, oi = at
+        where = [p * st + t.var * d for p, st, t, d in
+                 zip(space, s.strides, taps, s.dilations, strict=True)]  # fmt: skip
+        group = tirx.floordiv(ob * k.block, per_group) if s.group > 1 else 0
+        block = tirx.floordiv(ib.var, parts) if parts > 1 else ib.var
+        lane = tirx.floormod(ib.var, parts) * step + ii.var if parts > 1 else ii.var
+        channel = group * (s.ins // k.inner) + block
+        last = [lane] if k.inner > 1 else []
+        weight = w(ob, block, *[t.var for t in taps], *last, oi, 0)
+        return te.sum(of.times(x(n, channel, *where, lane), weight), axis=[ib, *taps, ii])
+
+    full = (s.n, -(-s.outs // k.block), *s.out[:-1], cols, k.block)
+    y, tag = region.compute(full, body, "anchor"), conv.blocked(rank, k.block)
+    return lambda index: y(*region.physical(tag, index))
+
+
+def product(region: Region, op: Op, s: matmul.Shape, of: Words) -> Any:
+    """The scheduled function of a product whose b is packed in words, and its epilogue."""
+    words = dataclasses.replace(s, k=-(-s.k // of.per))
+    k = region.pick(matmul.choose(words, region.machine))
+    a, b = left(region, op, words, s.k, of), region.words(op.operand(1))
+    panels, last = matmul.padded_panels(words, k), -(-s.n // k.lanes) - 1
+    rows = -(-s.m // k.rows) * k.rows
+    kk = region.reduce_axis(words.k, "anchor_k")
+
+    def body(*at: Any) -> Any:
+        *batch, m, panel, lane = at
+        row = m if rows == s.m else tirx.min(m, s.m - 1)
+        weight = b(panel if panels == last + 1 else tirx.min(panel, last), kk.var, lane, 0)
+        return te.sum(of.times(a(batch, row, kk.var), weight), axis=[kk])
+
+    y = region.compute((*s.batch, rows, panels, k.lanes), body, "anchor")
+    region.bind(op.result, lambda index: matmul.finish(region, op, words, k, y, index))
+    return contract(matmul.apply(region, words, k), of)
+
+
+def left(region: Region, op: Op, s: matmul.Shape, depth: int, of: Words) -> Any:
+    """A reader a(batch, m, k) of words, of rows of `depth` numbers."""
+    value = op.operand(0)
+    rows = dataclasses.replace(s, trans_a=False)
+    if depth % of.per == 0 and not static(value).layout:
+        tensor, own = region.words(value), shape_of(value)
+        return lambda batch, m, k: tensor(*matmul.position(region, own, rows, batch, m), k)
+    numbers, bits = matmul.left(region, op, rows), 32 // of.per
+
+    def word(*at: Any) -> Any:
+        *batch, m, k = at
+        total: Any = tirx.const(0, "int32")
+        for i in range(of.per):
+            number = _bits(numbers(batch, m, tirx.min(of.per * k + i, depth - 1)))
+            total = tirx.bitwise_or(total, tirx.shift_left(number, tirx.const(bits * i, "int32")))
+        return total
+
+    tensor = region.compute((*s.batch, s.m, s.k), word, "pack")
+    return lambda batch, m, k: tensor(*batch, m, k)
+
+
+def _bits(number: Expr) -> Expr:
+    """The bits of an unsigned byte, or of a bfloat16 that is read as float32, as an int32."""
+    if str(number.ty.dtype) != "float32":
+        return tirx.Cast("int32", number)
+    wide = tirx.shift_right(tirx.reinterpret("uint32", number), tirx.const(16, "uint32"))
+    return tirx.Cast("int32", wide)
+
+
+def contract(func: Any, of: Words) -> Any:
+    """acc + dot(0, x, w) -> dot(acc, x, w) in a scheduled function: TE has no such reduction."""
+    sch = loops.schedule(func)
+    ref = sch.get_sblock("anchor_update")
+    block = sch.get(ref)
+    store = block.body
+    acc, product = store.value.a, store.value.b
+    made = tirx.BufferStore(
+        store.buffer, call(of.dot, acc, product.args[1], product.args[2]), list(store.indices)
+    )
+    new = s_tir.SBlock(block.iter_vars, block.reads, block.writes, block.name_hint, made,
+                       alloc_buffers=block.alloc_buffers, match_buffers=block.match_buffers,
+                       annotations=block.annotations)  # fmt: skip
+    sch.state.replace(sch.get_sref(ref), new, {block: new})
+    return sch.mod["main"]
