@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graphopt.pipeline import Context
 
 SHOWN = 3  # choices not made that a note names
+SPARED = 24  # steps of which each is taken back if the goal is reached without it, the worst first
 TRIES = 8  # choices taken back that are tried once more, the largest gain first
 
 
@@ -177,11 +178,11 @@ def settle(
     """
     priced = [_priced(c) for c in choices]
     steps = _ladders([c for c in priced if not c.refused], goal)
-    enough = _enough(steps, goal)
+    steps = _needed(steps[: _enough(steps, goal)], goal)
     trials = _Trials(module, apply, ctx)
-    kept, over = _reached(steps[:enough]), ""
+    kept, over = _reached(steps), ""
     if not trials.fits(kept):
-        kept = _retreat(steps[:enough], trials)
+        kept = _retreat(steps, trials)
         over = f"taken back: the drop would be over {ctx.max_drop:g} points"
     position = {c: i for i, c in enumerate(priced)}
     kept.sort(key=lambda c: position[c])
@@ -242,6 +243,17 @@ def _enough(steps: Sequence[_Step], goal: Goal | None) -> int:
         else:
             low = middle + 1
     return low
+
+
+def _needed(steps: list[_Step], goal: Goal | None) -> list[_Step]:
+    """Steps without the late ones that the goal is reached without: the last may save too much."""
+    taken = steps
+    for one in steps[: -SPARED - 1 : -1] if goal else ():
+        rest = [s for s in taken if s is not one]
+        alone = all(s.old is not one.new for s in rest)
+        if goal and alone and goal.saved(_reached(rest)) >= goal.amount:
+            taken = rest
+    return taken
 
 
 def _reached(steps: Iterable[_Step]) -> list[Choice]:

@@ -162,7 +162,8 @@ class Rounds:
 
     def _result(self, last: Settled, fixed: Sequence[Group], start: float) -> PassResult:
         """All rounds together."""
-        left = [c for c in last.left if c.layer not in self.made]
+        left = list({c.layer: c for c in reversed(last.left) if c.layer not in self.made}.values())
+        left.reverse()  # of each group the one that would have cost least
         made = tuple(self.made.values())
         short = ""
         saved = start - self.asked.size(self.module)

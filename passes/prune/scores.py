@@ -11,7 +11,7 @@ import numpy as np
 from graphopt.ir.core import Module, Op
 from graphopt.ir.data import Data
 from graphopt.ir.types import Array
-from graphopt.ops.linalg import Gemm
+from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.nn import Conv
 from graphopt.passes.layers.gram import Gram, grams, row_length
 from graphopt.passes.layers.store import store
@@ -137,9 +137,29 @@ def _by_input(op: Op, w: Array, inputs: int) -> Array:
 
 
 def losses(group: Group, inputs: Mapping[Op, Inputs], most: int) -> Order:
-    """Units in the order in which they lose least, what is left making up for them."""
+    """Units in the order in which they lose least, what is left making up for them.
+
+    Where a product of activations sums over units (of queries and keys, say), no weights can make
+    up for them: their norms have to do.
+    """
+    if not group.readers and any(_multiplied(end.op) for end in group.makers):
+        return norms(group, 2)
     found = [r for end in group.readers for r in _readings(end, group, inputs)]
     return eliminate(found, len(group.units), most)
+
+
+def _multiplied(op: Op) -> bool:
+    """Whether a product of activations can be reached from an op without passing weights."""
+    todo, seen = [u.op for u in op.result.uses], set[Op]()
+    while todo:
+        user = todo.pop()
+        if user in seen or weighted(user):
+            continue
+        if isinstance(user.kind, Attention | MatMul):
+            return True
+        seen.add(user)
+        todo += [u.op for r in user.results for u in r.uses]
+    return False
 
 
 def _readings(end: End, group: Group, inputs: Mapping[Op, Inputs]) -> Iterator[Reading]:
