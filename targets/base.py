@@ -64,6 +64,11 @@ class Target(Spec):
     def describe(self) -> str:
         """The machine on one line."""
 
+    @property
+    def lanes(self) -> int:
+        """Float32 numbers in a vector register; 0 where there is none."""
+        return 0
+
     @abstractmethod
     def lower(self, module: Module, hooks: tuple[Hook, ...] = ()) -> Program:
         """Make a Program of an optimized module; the module is changed on the way."""
