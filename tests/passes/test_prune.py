@@ -31,7 +31,7 @@ NETWORK = """graph @main(%x: f32[1,6,8,8]) {
   %y2 = conv(%y1, %w2) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1],group=24} @ "depthwise"
   %r2 = relu(%y2) @ "relu2"
   %w3 = const rand 5 : f32[16,24,1,1]
-  %y3 = conv(%r2, %w3) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "project"
+  %y3 = conv(%r2, %w3) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "/block2/project"
   %s = add(%r0, %y3) @ "sum"
   %p = reduce_mean(%s) {axes=[2,3],keepdims=false} @ "mean"
   %w4 = const rand 6 : f32[5,16]
@@ -161,6 +161,7 @@ def test_what_cannot_go_is_listed_with_its_reason() -> None:
     ("prune{ratio=0.3,round_to=0}", r"round_to=0 isn't 1 or more"),
     ("prune{ratio=0.3,rounds=-1}", r"rounds=-1 isn't 0 or more"),
     ("prune{ratio=0.3,skip=[expnd]}", r"'expnd' in it; did you mean 'expand'"),
+    ("prune{ratio=0.3,skip=[blok2]}", r"'blok2' in it; did you mean 'block2'"),
 ])  # fmt: skip
 def test_bad_options_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
