@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import graphopt
 from graphopt.activations import SampleRuns
 from graphopt.analysis.cost import total_macs
 from graphopt.analysis.interpret import interpret
@@ -179,3 +181,16 @@ def test_a_goal_out_of_reach_is_told() -> None:
     module, done = run("prune{ratio=0.95,criterion=l1,round_to=8}")
     assert done.settled and "of the multiply-adds saved, not 95%" in done.settled.short
     assert clone_module(module).to_text() == module.to_text()
+
+
+def test_a_trained_model_keeps_its_answers(tmp_path: Path) -> None:
+    """As written and read again; the samples that the loss is measured on weren't looked at."""
+    models = Path(__file__).parents[2] / "models"
+    text, data = "default,prune{ratio=0.3,rounds=1}", str(models / "data" / "fmnist.npz")
+    result = graphopt.optimize(str(models / "fmnist_resnet8.onnx"), passes=text, data=data)
+    (loss,) = result.report.losses
+    assert loss.samples >= 500 and loss.kept.mean > 95
+    result.module.save(str(tmp_path / "small.onnx"))
+    again = graphopt.load(str(tmp_path / "small.onnx"))
+    before = total_macs(graphopt.load(str(models / "fmnist_resnet8.onnx")).main)
+    assert 0.67 < total_macs(again.main) / before <= 0.7
