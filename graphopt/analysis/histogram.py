@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import ndimage
 
 from graphopt.ir.types import Array
 
@@ -21,6 +22,7 @@ STEPS = 48  # bounds that a search tries at a time
 FINER = 8  # bounds tried around the best of those
 LEAST = 0.2  # of the range seen, the least that a search tries
 LEVELS = 255
+AROUND, PEAK, SPARSE = 15, 3, 8  # bins to compare with; times their median, and so many, is usual
 COARSE = 2048  # bins of the range seen that divergences are taken of, at least
 
 Score = Callable[["Histogram", Array, Array], Array]
@@ -140,11 +142,27 @@ def divergence(h: Histogram, low: Array, high: Array) -> Array:
     merged = 1
     while taken // (2 * merged) >= COARSE:
         merged *= 2
-    counts = h.counts.reshape(-1, merged).sum(1)
+    counts = _without_atoms(h.counts.reshape(-1, merged).sum(1))
     (at,) = np.nonzero(counts)
     middle = (at + 0.5) * (2 * h.reach / len(counts)) - h.reach
     x, n = np.clip(middle, h.low, h.high), counts[at]  # the range seen has all of them inside
     return np.array([_divergence(x, n, a, b) for a, b in zip(low, high, strict=True)])
+
+
+def _without_atoms(counts: Array) -> Array:
+    """Counts with those cut down that stand far above their neighbours', inside the range.
+
+    Numbers that come again and again (an image's background, through a convolution) are no density.
+    Spread over the bins of a step they look like a loss that narrow steps avoid, whatever else is
+    clipped for it; zeros are left out for the same reason. At the ends they are what clips.
+    """
+    (at,) = np.nonzero(counts)
+    if len(at) < 3:
+        return counts
+    around: Array = ndimage.median_filter(counts, AROUND)
+    cut = np.minimum(counts, PEAK * around + SPARSE)
+    cut[[at[0], at[-1]]] = counts[[at[0], at[-1]]]
+    return cut
 
 
 def _divergence(x: Array, n: Array, low: float, high: float) -> float:
