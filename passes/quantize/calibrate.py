@@ -39,14 +39,15 @@ class Calibrate(Pass, name="calibrate"):
     `method`: minmax (all that was seen), percentile (all but (100 - `percent`) %), entropy (the
     least Kullback-Leibler divergence), mse (the least squared error of 8-bit integers), consumer
     (of several of these, that of the least error of the layers that read the value). `samples`:
-    runs of the model to look at, at most. Memory: one histogram of 64 kB a value, whatever the
-    number of samples, besides the values of one run.
+    runs of the model to look at, at most. `residual`: as that of `quantize`. Memory: one histogram
+    of 64 kB a value, whatever the number of samples, besides the values of one run.
     """
 
     effect: ClassVar[Effect] = "exact"
     method: Literal["minmax", "percentile", "entropy", "mse", "consumer"] = "mse"
     percent: float = 99.99
     samples: int = 512
+    residual: Literal["one", "both"] = "one"
 
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Put `calibrated` after each value.
@@ -56,7 +57,7 @@ class Calibrate(Pass, name="calibrate"):
         """
         self._check(ctx)
         erase_notes(module.main)
-        found = points(module.main)
+        found = points(module.main, both=self.residual == "both")
         roots = [v for v in found.groups if not moved(v)]
         if not roots:
             return PassResult(False)

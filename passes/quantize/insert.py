@@ -42,6 +42,8 @@ class QuantizePass(Pass, name="quantize"):
     of weights: 8; 7 can't saturate on CPUs without VNNI. Large tables that are gathered from become
     bytes, too, with a scale for each row. `skip`: parts of the names of ONNX nodes
     to leave in floats. `fallback`: what else is proposed for a layer where the target gains by it.
+    `residual`: how many operands of a residual addition are integers: one, the other being the sum
+    that it is fused to; or both (ask `calibrate` for them, too), which ONNX Runtime wants.
     """
 
     effect: ClassVar[Effect] = "lossy"
@@ -51,6 +53,7 @@ class QuantizePass(Pass, name="quantize"):
     bits: int = 8
     skip: tuple[str, ...] = ()
     fallback: Literal["bf16", "f32"] = "bf16"
+    residual: Literal["one", "both"] = "one"
 
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Rewrite the main graph.
@@ -88,7 +91,8 @@ class QuantizePass(Pass, name="quantize"):
                 if op in chosen:
                     _quantize_weight(self, graph, op)
             return
-        found = points(graph, [op for op in ops if op not in chosen])
+        floats = [op for op in ops if op not in chosen]
+        found = points(graph, floats, self.residual == "both")
         Inserter(self, graph, found).run()
         bfloat.lower(halves, products)
 
