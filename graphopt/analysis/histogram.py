@@ -159,7 +159,7 @@ def _without_atoms(counts: Array) -> Array:
     (at,) = np.nonzero(counts)
     if len(at) < 3:
         return counts
-    around: Array = ndimage.median_filter(counts, AROUND)
+    around: Array = ndimage.median_filter(counts, AROUND)  # pyright: ignore
     cut = np.minimum(counts, PEAK * around + SPARSE)
     cut[[at[0], at[-1]]] = counts[[at[0], at[-1]]]
     return cut

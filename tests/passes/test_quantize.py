@@ -125,6 +125,15 @@ def test_the_divergence_keeps_what_heaps_up_at_the_end() -> None:
     assert best(h, divergence) == (0, 6)
 
 
+def test_the_divergence_does_not_clip_for_numbers_that_come_again_and_again() -> None:
+    rng = np.random.default_rng(2)
+    x = np.abs(rng.normal(size=200_000)).astype(np.float32)
+    x[:120_000] = rng.choice(np.linspace(0.11, 0.9, 8), 120_000)  # clipped to 2.1 of 4.4
+    h = Histogram()
+    h.add(x)
+    assert best(h, divergence)[1] > 0.7 * x.max()
+
+
 def test_the_squared_error_of_a_range_is_that_of_quantizing_to_it() -> None:
     rng = np.random.default_rng(4)
     x = np.abs(rng.normal(size=50_000)).astype(np.float32)

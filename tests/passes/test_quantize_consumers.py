@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-import graphopt.passes  # noqa: F401  (registers them)
+import graphopt.passes  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers them
 from graphopt.activations import SampleRuns
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Module

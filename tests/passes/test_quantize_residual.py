@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import graphopt.passes  # noqa: F401  (registers them)
+import graphopt.passes  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers them
 from graphopt.activations import SampleRuns
 from graphopt.analysis.interpret import interpret, random_inputs
 from graphopt.ir.core import Module
