@@ -29,6 +29,7 @@ class Machine:
     `lanes` counts float32 elements of a vector register, `registers` the vector registers;
     caches are in bytes per core; peak_gflops (float32, one core) is 0 and `bandwidth`, pairs of a
     working set in bytes and 1e9 bytes a second (one core), is empty where nobody measured them.
+    `band_bytes` of padded operand are what a depthwise kernel works on at a time (0: l1_bytes).
     `cpus` are designs as "vendor/family/first model-last model"; none: any CPU with the features.
     """
 
@@ -46,6 +47,7 @@ class Machine:
     cores: int = 1
     peak_gflops: float = 0.0
     bandwidth: tuple[tuple[int, float], ...] = ()
+    band_bytes: int = 0
     cpus: tuple[str, ...] = ()
 
     def to_json(self) -> str:
