@@ -1,4 +1,4 @@
-"""A graph as a function in PyTorch whose weights can be trained, and the trained weights put back."""
+"""A graph as a function in PyTorch whose weights can be trained, and are put back when they are."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LARGEST = 1e4  # magnitudes from here on are masks, or stand for infinity
 def parameters(graph: Graph) -> list[Op]:
     """The constants that training may change, in order.
 
-    Float32, of more than one number, and only read where the table says so; not those that share few
-    values (clustered weights are stored as a table of them).
+    Float32, of more than one number, and only read where the table says so; not those that share
+    few values (clustered weights are stored as a table of them).
     """
     return [op for op in graph if isinstance(op.kind, Const) and _trained(op, op.kind)]
 

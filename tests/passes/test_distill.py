@@ -114,7 +114,11 @@ def test_it_learns_and_unseen_answers_get_closer() -> None:
     module = noisy(before)
     start = error(module, before)
     seen: list[tuple[str, int, int]] = []
-    result = train(module, before, progress=lambda *what: seen.append(what))
+
+    def progress(what: str, done: int, total: int) -> None:
+        seen.append((what, done, total))
+
+    result = train(module, before, progress=progress)
     assert result.changed and error(module, before) < 0.25 * start
     assert result.notes[0].startswith("distill trained 6 epochs of 96 runs")
     assert [done for _, done, _ in seen] == list(range(1, 37))  # 6 epochs of ceil(86 / 16) steps
@@ -142,7 +146,11 @@ def test_training_that_only_does_harm_changes_nothing(lr: float) -> None:
     module = noisy(before, 0.01)
     start, steps = constants(module), list[int]()
     text = f"distill{{epochs=50,batch=32,lr={lr},patience=1,augment=[],threads=1}}"
-    result = train(module, before, text, progress=lambda *what: steps.append(what[1]))
+
+    def progress(what: str, done: int, total: int) -> None:
+        steps.append(done)
+
+    result = train(module, before, text, progress=progress)
     assert not result.changed and "stays" in told(result)
     assert all((constants(module)[n] == a).all() for n, a in start.items())
     assert steps[-1] < 50 * 3 / 2
@@ -206,7 +214,8 @@ def test_pruned_channels_are_compared_with_those_that_are_left() -> None:
     assert {g.mine.hint: g.kept for g in goals} == {"y0": way, "y1": way, "z": None}
     assert [g.mine.hint for g in targets.features(module, before, {})] == ["z"]
     start = error(module, before)
-    assert train(module, before, channels=channels).changed
+    text = "distill{epochs=20,batch=16,lr=0.02,augment=[],features=0.1,threads=1}"
+    assert train(module, before, text, channels=channels).changed
     assert error(module, before) < 0.7 * start
 
 
@@ -294,7 +303,7 @@ def test_augmentation_moves_mirrors_and_mixes_by_its_generator() -> None:
     same = [augmented([x], [True], ("flip", "shift"), np.random.default_rng(5))[0] for _ in "ab"]
     assert (same[0] == same[1]).all() and (same[0] != x).any()
     for i in range(2):
-        assert set(np.unique(same[0][i])) <= set(np.unique(x[i]))
+        assert np.isin(same[0][i], x[i]).all()
     mixed = augmented([x], [True], ("mix",), np.random.default_rng(0))[0]
     assert mixed.min() >= x.min() and mixed.max() <= x.max()
     (left,) = augmented([x], [False], ("flip", "shift", "mix"), np.random.default_rng(0))
