@@ -1,6 +1,7 @@
 """Passes over the graph IR. Importing this registers them all; see `graphopt passes`."""
 
 from graphopt.passes import (
+    cluster,
     cse,
     dce,
     distill,
@@ -19,6 +20,7 @@ from graphopt.passes import (
     reconstruct,
     recurrent,
     simplify,
+    sparsify,
     tiles,
     winograd,
 )
@@ -27,6 +29,7 @@ DEFAULT = "fold,simplify,cse,fuse,simplify,cse,dce"
 
 __all__ = [
     "DEFAULT",
+    "cluster",
     "cse",
     "dce",
     "distill",
@@ -45,6 +48,7 @@ __all__ = [
     "reconstruct",
     "recurrent",
     "simplify",
+    "sparsify",
     "tiles",
     "winograd",
 ]

@@ -21,7 +21,7 @@ from graphopt.passes.prune.surgery import Remains, cut_out, graph_left
 from graphopt.passes.prune.units import thin
 from graphopt.pipeline import Context
 
-LEVELS = 24  # numbers of channels that are tried of a group, at most
+LEVELS = 16  # numbers of channels that are tried of a group, at most
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Plan:
     orders: dict[str, Order] = field(default_factory=dict[str, Order])
     inputs: Mapping[Op, Inputs] = field(default_factory=dict[Op, Inputs])
     touched: dict[str, list[Op]] = field(default_factory=dict[str, list[Op]])
+    whole: dict[str, Graph] = field(default_factory=dict[str, Graph])
 
     @staticmethod
     def of(module: Module, aim: Aim, multiple: int) -> Plan:
@@ -69,8 +70,10 @@ class Plan:
 
     def _choice(self, group: Group, number: int, error: float, ctx: Context) -> Choice:
         gone = group.units[self.orders[group.name].units[:number]]
-        gained, unit = self._gain(self.touched[group.name], gone, ctx)
-        saves = self.saved(self.touched[group.name], gone)
+        before, after = self._whole(group), self._left(self.touched[group.name], gone)
+        static = all(v.tensor.static for v in before.args)
+        gained, unit = gain(before, after, ctx.costs if static else None, self.aim)
+        saves = gain(before, after, None, self._counted)[0]
         return Choice(group.name, group.loc, self._told(group, number), gained, error, unit,
                       saves=saves)  # fmt: skip
 
@@ -81,26 +84,28 @@ class Plan:
         each = 1 if what == "heads" else group.channels // count
         return f"pruned: {(count - number) * each} of {count * each} {what}"
 
-    def _gain(self, ops: Sequence[Op], gone: Array, ctx: Context) -> tuple[float, str]:
-        """What removing units saves of ops, on the target where it can tell."""
-        before, after = self._graphs(ops, gone)
-        static = all(v.tensor.static for v in before.args)
-        return gain(before, after, ctx.costs if static else None, self.aim)
+    @property
+    def _counted(self) -> Aim:
+        """What a goal counts: bytes of weights, if they are the aim, else multiply-adds."""
+        return "size" if self.aim == "size" else "macs"
 
-    def saved(self, ops: Sequence[Op], gone: Array) -> float:
-        """Multiply-adds that removing units saves of ops; bytes of weights, if they are the aim."""
-        before, after = self._graphs(ops, gone)
-        return gain(before, after, None, "size" if self.aim == "size" else "macs")[0]
+    def _whole(self, group: Group) -> Graph:
+        """The ops that touch a group, as they are."""
+        if group.name not in self.whole:
+            self.whole[group.name] = self._left(self.touched[group.name], group.units[:0])
+        return self.whole[group.name]
 
-    def _graphs(self, ops: Sequence[Op], gone: Array) -> tuple[Graph, Graph]:
-        of = self.found.of
-        return graph_left(ops, Remains(of, gone[:0])), graph_left(ops, Remains(of, gone))
+    def _left(self, ops: Sequence[Op], gone: Array) -> Graph:
+        """Ops on what is left without some units."""
+        return graph_left(ops, Remains(self.found.of, gone))
 
     def together(self, made: Sequence[Choice]) -> float:
         """What choices save together: less than the sum where a layer loses inputs and outputs."""
         names = {c.layer for c in made}
         ops = {op for name in names for op in self.touched[name]}
-        return self.saved([op for op in self.module.main if op in ops], self.gone(made))
+        touched, gone = [op for op in self.module.main if op in ops], self.gone(made)
+        before, after = (self._left(touched, g) for g in (gone[:0], gone))
+        return gain(before, after, None, self._counted)[0]
 
     def gone(self, made: Sequence[Choice]) -> Array:
         """The units that go."""

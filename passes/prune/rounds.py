@@ -89,7 +89,8 @@ class Rounds:
         for part in self.asked.skip:
             every = [n for group in names.values() for n in group]
             if not any(part in n for n in every):
-                raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, every)}")
+                pieces = {piece for n in every for piece in (n, *n.split("/"))} - {""}
+                raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, pieces)}")
         out = dict[str, str]()
         for g in found:
             if any(part in n for part in self.asked.skip for n in names[g.name]):

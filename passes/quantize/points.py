@@ -30,10 +30,12 @@ class Points:
     """The values to quantize, in the order of the graph, each with the group it belongs to.
 
     `groups` maps a value to its group's representative; `floats` are the ops that stay float though
-    they could sum integers.
+    they could sum integers; `both`: whether both operands of a residual addition go through
+    integers, as ONNX Runtime's own addition of integers wants it.
     """
 
     floats: frozenset[Op] = frozenset()
+    both: bool = False
     groups: dict[Value, Value] = field(default_factory=dict[Value, Value])
 
     def find(self, value: Value) -> Value:
@@ -57,9 +59,9 @@ class Points:
         return summed(op) and op not in self.floats
 
 
-def points(graph: Graph, floats: Iterable[Op] = ()) -> Points:
+def points(graph: Graph, floats: Iterable[Op] = (), both: bool = False) -> Points:
     """Choose the values of a graph that are quantized; `floats` stay as they are."""
-    found = Points(frozenset(floats))
+    found = Points(frozenset(floats), both)
     for op in filter(found.sums, graph):
         if weighted(op) or made_by_sum(op.operand(0), found):
             _want(found, op.operand(0))
@@ -178,7 +180,7 @@ def _residuals(found: Points, value: Value) -> Iterator[Value]:
         if isinstance(op.kind, Add):
             both = [source(v) for v in op.operands if v and const(v) is None]
             if len(both) == 2 and all(made_by_sum(v, found) for v in both):
-                yield first(*both)
+                yield from both if found.both else (first(*both),)
             return
         op = source(op.operand(0)).op
 

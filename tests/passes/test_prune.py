@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import graphopt
 from graphopt.activations import SampleRuns
 from graphopt.analysis.cost import total_macs
 from graphopt.analysis.interpret import interpret
@@ -31,7 +33,7 @@ NETWORK = """graph @main(%x: f32[1,6,8,8]) {
   %y2 = conv(%y1, %w2) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1],group=24} @ "depthwise"
   %r2 = relu(%y2) @ "relu2"
   %w3 = const rand 5 : f32[16,24,1,1]
-  %y3 = conv(%r2, %w3) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "project"
+  %y3 = conv(%r2, %w3) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "/block2/project"
   %s = add(%r0, %y3) @ "sum"
   %p = reduce_mean(%s) {axes=[2,3],keepdims=false} @ "mean"
   %w4 = const rand 6 : f32[5,16]
@@ -161,6 +163,7 @@ def test_what_cannot_go_is_listed_with_its_reason() -> None:
     ("prune{ratio=0.3,round_to=0}", r"round_to=0 isn't 1 or more"),
     ("prune{ratio=0.3,rounds=-1}", r"rounds=-1 isn't 0 or more"),
     ("prune{ratio=0.3,skip=[expnd]}", r"'expnd' in it; did you mean 'expand'"),
+    ("prune{ratio=0.3,skip=[blok2]}", r"'blok2' in it; did you mean 'block2'"),
 ])  # fmt: skip
 def test_bad_options_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -178,3 +181,16 @@ def test_a_goal_out_of_reach_is_told() -> None:
     module, done = run("prune{ratio=0.95,criterion=l1,round_to=8}")
     assert done.settled and "of the multiply-adds saved, not 95%" in done.settled.short
     assert clone_module(module).to_text() == module.to_text()
+
+
+def test_a_trained_model_keeps_its_answers(tmp_path: Path) -> None:
+    """As written and read again; the samples that the loss is measured on weren't looked at."""
+    models = Path(__file__).parents[2] / "models"
+    text, data = "default,prune{ratio=0.3,rounds=1}", str(models / "data" / "fmnist.npz")
+    result = graphopt.optimize(str(models / "fmnist_resnet8.onnx"), passes=text, data=data)
+    (loss,) = result.report.losses
+    assert loss.samples >= 500 and loss.kept.mean > 95
+    result.module.save(str(tmp_path / "small.onnx"))
+    again = graphopt.load(str(tmp_path / "small.onnx"))
+    before = total_macs(graphopt.load(str(models / "fmnist_resnet8.onnx")).main)
+    assert 0.67 < total_macs(again.main) / before <= 0.7
