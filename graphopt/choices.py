@@ -185,7 +185,7 @@ def settle(
     if not trials.fits(kept):
         kept = _retreat(steps, trials)
         over = f"taken back: the drop would be over {ctx.max_drop:g} points"
-        _check_goal(steps[:enough], kept, trials, goal)
+        _check_goal(steps, kept, trials, goal)
     position = {c: i for i, c in enumerate(priced)}
     kept.sort(key=lambda c: position[c])
     apply(module, kept)
@@ -295,7 +295,7 @@ def _check_goal(
     """Raise LimitError where the limit keeps a goal from being reached that choices could reach."""
     if goal is None or _short(_reached(wanted), goal) or not _short(kept, goal):
         return
-    saved, found = sum(c.saves for c in kept), trials.loss(kept)
+    saved, found = goal.saved(list(kept)), trials.loss(kept)
     drop = f" (drop {found.drop.mean:.2f})" if found else ""
     raise LimitError(
         f"the {goal.what} asked for can't be saved within a drop of {trials.ctx.max_drop:g} "
