@@ -77,7 +77,7 @@ def sparse_bytes(bits: Array) -> float:
     """The size of an array as flags, and the numbers that aren't zero."""
     counts = np.bincount(zero_flags(bits), minlength=256)
     others = int(np.count_nonzero(bits)) * bits.itemsize
-    return HEAD + table_bytes(np.count_nonzero(counts), 1) + symbols_bytes(counts) + others
+    return HEAD + table_bytes(int(np.count_nonzero(counts)), 1) + symbols_bytes(counts) + others
 
 
 def stored_bytes(array: Array) -> float:

@@ -13,7 +13,7 @@ import pytest
 import graphopt
 from graphopt.activations import SampleRuns
 from graphopt.analysis.interpret import interpret
-from graphopt.analysis.price import Price
+from graphopt.analysis.price import Costs, Price
 from graphopt.choices import Settled
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Module
@@ -50,6 +50,9 @@ class Bytes:
         total = sum(nbytes(op.kind.data) for op in graph if isinstance(op.kind, Const))
         casts = sum(isinstance(op.kind, Cast) for op in graph)
         return Price(total * (0.5 if self.halves and casts == 3 else 1.0))
+
+    def described(self) -> Costs:
+        return self
 
 
 @dataclass

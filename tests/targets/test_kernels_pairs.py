@@ -91,7 +91,7 @@ def test_convolution(case: dict) -> None:
 
 
 @native
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9), st.integers(1, 20),
        st.sampled_from([1, 2, 3, 5]), st.integers(1, 3), st.integers(0, 3))  # fmt: skip
 def test_any_convolution(ins, outs, height, width, kernel, stride, pad) -> None:
