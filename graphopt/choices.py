@@ -174,7 +174,8 @@ def settle(
         goal: what to save; None: every layer gains what it can.
 
     Raises:
-        LimitError: the loss is over the limit even with none of them.
+        LimitError: the loss is over the limit even with none of them, or the limit doesn't let the
+            goal be reached.
     """
     priced = [_priced(c) for c in choices]
     steps = _ladders([c for c in priced if not c.refused], goal)
@@ -184,6 +185,7 @@ def settle(
     if not trials.fits(kept):
         kept = _retreat(steps, trials)
         over = f"taken back: the drop would be over {ctx.max_drop:g} points"
+        _check_goal(steps, kept, trials, goal)
     position = {c: i for i, c in enumerate(priced)}
     kept.sort(key=lambda c: position[c])
     apply(module, kept)
@@ -285,6 +287,21 @@ def _retreat(steps: Sequence[_Step], trials: _Trials) -> list[Choice]:
         if one.old in (None, *_reached(taken)) and trials.fits(_reached([*taken, one])):
             taken.append(one)
     return _reached(taken)
+
+
+def _check_goal(
+    wanted: Sequence[_Step], kept: Sequence[Choice], trials: _Trials, goal: Goal | None
+) -> None:
+    """Raise LimitError where the limit keeps a goal from being reached that choices could reach."""
+    if goal is None or _short(_reached(wanted), goal) or not _short(kept, goal):
+        return
+    saved, found = goal.saved(list(kept)), trials.loss(kept)
+    drop = f" (drop {found.drop.mean:.2f})" if found else ""
+    raise LimitError(
+        f"the {goal.what} asked for can't be saved within a drop of {trials.ctx.max_drop:g} "
+        f"points: the best found saves {saved / goal.amount:.0%} of them{drop}; ask for less, or "
+        "raise --max-drop"
+    )
 
 
 def _left(priced: Iterable[Choice], kept: Sequence[Choice], over: str) -> Iterable[Choice]:

@@ -160,7 +160,7 @@ def _without_atoms(counts: Array) -> Array:
     if len(at) < 3:
         return counts
     around: Array = ndimage.median_filter(counts, AROUND)  # pyright: ignore
-    cut = np.minimum(counts, PEAK * around + SPARSE)
+    cut: Array = np.minimum(counts, np.asarray(PEAK * around + SPARSE, np.int64))  # pyright: ignore
     cut[[at[0], at[-1]]] = counts[[at[0], at[-1]]]
     return cut
 

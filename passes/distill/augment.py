@@ -67,10 +67,15 @@ def _moved(x: Array, flips: Array, moves: Array) -> Array:
     pixels: Array = np.rint(moves * np.array([h // REACH, w // REACH])).astype(np.int64)
     y = np.empty_like(x)
     for i, (down, right) in enumerate(pixels):
-        rows = np.clip(np.arange(h) - down, 0, h - 1)
-        columns = np.clip(np.arange(w) - right, 0, w - 1)
+        rows, columns = _from(h, down), _from(w, right)
         y[i] = x[i][..., rows[:, None], columns[::-1] if flips[i] else columns]
     return y
+
+
+def _from(size: int, by: int) -> Array:
+    """Where the pixels of a moved side come from."""
+    at: Array = np.arange(size) - by
+    return at.clip(0, size - 1)
 
 
 def _mixed(x: Array, other: Array, share: Array) -> Array:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphopt.activations import bytes_of
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UnsupportedError
 from graphopt.ir.core import Loc, Module
 from graphopt.ir.types import Array
 from graphopt.limits import max_memory
@@ -44,7 +44,8 @@ class Distill(Pass, name="distill"):
     that aren't images stay as they are. `features`: the weight of values on the way;
     `temperature`: of classes. `patience`: epochs without a better loss, on a tenth of the runs kept
     aside, after which it stops. `samples`: runs to use; none: all but a tenth, which is left to
-    measure losses on. `threads`: 0: one a core. Zeros of weight matrices stay zeros.
+    measure losses on. `threads`: 0: one a core. Zeros of weight matrices stay zeros, and weights
+    that share few values stay as they are.
     """
 
     effect: ClassVar[Effect] = "lossy"
@@ -65,7 +66,7 @@ class Distill(Pass, name="distill"):
 
         Raises:
             InputError: no samples, or an option out of its range.
-            UnsupportedError: PyTorch isn't installed, or the model has an op it can't train through.
+            UnsupportedError: PyTorch isn't there, or the model has an op it can't train through.
         """
         self._check()
         torch = library.load()
@@ -83,12 +84,24 @@ class Distill(Pass, name="distill"):
         images = [is_image(a) for a in before.main.args]
         trainer = Trainer(torch, mine, original, objective, data, images, self._settings(),
                           ctx.progress)  # fmt: skip
-        with library.repeatable(torch, self.threads or os.cpu_count() or 1):
-            best = trainer.train()
+        best = self._trained(torch, trainer)
         if not trainer.history.after < trainer.history.before:
             return _nothing(f"the loss stays {trainer.history.before:.4g} on runs kept aside")
         mine.write(best)
         return _told(trainer.history, len(data[0]))
+
+    def _trained(self, torch: Any, trainer: Trainer) -> list[Any]:
+        """The best state.
+
+        Raises:
+            UnsupportedError: PyTorch fails on the model.
+        """
+        try:
+            with library.repeatable(torch, self.threads or os.cpu_count() or 1):
+                return trainer.train()
+        except RuntimeError as why:
+            first = str(why).strip().partition("\n")[0]
+            raise UnsupportedError(f"PyTorch can't train this model: {first}") from why
 
     def _check(self) -> None:
         """Raise InputError where an option is out of its range."""

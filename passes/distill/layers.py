@@ -77,7 +77,7 @@ def avg_pool(t: Torch, kind: nn.AvgPool, x: Tensor) -> Tensor:
 
 
 def _window_mean(t: Torch, kind: nn.AvgPool, x: Tensor) -> Tensor:
-    """The mean over windows inside x; dilated ones, which PyTorch's pool lacks, as a convolution."""
+    """The mean over windows inside x; PyTorch's pool lacks dilation, a convolution has it."""
     if all(d == 1 for d in kind.dilations):
         return spatial(t, "avg_pool", len(kind.kernel))(x, kind.kernel, kind.strides)
     channels = x.shape[1]

@@ -6,7 +6,7 @@ the kind's numpy meaning on 0, 1, 2 ... says which elements it takes.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,6 +24,12 @@ def take(t: Torch, x: Tensor, axis: int, at: Array) -> Tensor:
     if len(at) and (np.diff(at) == 1).all():
         return x.narrow(axis, int(at[0]), len(at))
     return t.index_select(x, axis, t.from_numpy(np.ascontiguousarray(at, np.int64)))
+
+
+def taken(kind: OpKind, size: int) -> Array:
+    """The indices that a move of one axis takes."""
+    at: Array = np.arange(size)
+    return kind.evaluate(at)[0]
 
 
 @torch_of(m.Reshape, trains=(0,))
@@ -55,7 +61,7 @@ def slice_(t: Torch, kind: m.Slice, x: Tensor) -> Tensor:
     """Axis by axis."""
     for start, end, axis, step in zip(kind.starts, kind.ends, kind.axes, kind.steps, strict=True):
         one = m.Slice((start,), (end,), (0,), (step,))
-        x = take(t, x, axis, one.evaluate(np.arange(x.shape[axis]))[0])
+        x = take(t, x, axis, taken(one, x.shape[axis]))
     return x
 
 
@@ -72,14 +78,14 @@ def gather(t: Torch, kind: m.Gather, x: Tensor, indices: Tensor) -> Tensor:
 def pad(t: Torch, kind: m.Pad, x: Tensor) -> Tensor:
     """Constants by PyTorch, the other modes axis by axis."""
     n = x.ndim
-    pairs = [(kind.pads[i], kind.pads[n + i]) for i in range(n)]
+    pairs: list[tuple[int, int]] = [(kind.pads[i], kind.pads[n + i]) for i in range(n)]
     if kind.mode == "constant":
         flat = [p for pair in reversed(pairs) for p in pair]  # the last axis first
         return t.nn.functional.pad(x, flat, value=kind.value)
     for axis, pair in enumerate(pairs):
         if any(pair):
             one = m.Pad(pair, kind.mode)
-            x = take(t, x, axis, one.evaluate(np.arange(x.shape[axis]))[0])
+            x = take(t, x, axis, taken(one, x.shape[axis]))
     return x
 
 
@@ -156,7 +162,7 @@ def _prod(t: Torch, x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return x
 
 
-REDUCTIONS: dict[type[OpKind], Any] = {
+REDUCTIONS: dict[type[OpKind], Callable[[Torch, Tensor, tuple[int, ...]], Tensor]] = {
     r.ReduceSum: lambda t, x, axes: x.sum(axes, keepdim=True),
     r.ReduceMean: lambda t, x, axes: x.mean(axes, keepdim=True),
     r.ReduceMax: lambda t, x, axes: x.amax(axes, keepdim=True),

@@ -1,4 +1,4 @@
-"""A graph as a function in PyTorch whose weights can be trained, and the trained weights put back."""
+"""A graph as a function in PyTorch whose weights can be trained, and are put back when they are."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from graphopt.passes.distill import elementwise, layers, moves  # fills the tabl
 from graphopt.passes.distill.elementwise import dtype_of
 from graphopt.passes.distill.library import Tensor, Torch
 from graphopt.passes.distill.table import TRAINED, call, function_of
+from graphopt.passes.reconstruct.repair import few_values
 
 __all__ = ["Network", "elementwise", "layers", "moves", "parameters"]
 
@@ -24,7 +25,8 @@ LARGEST = 1e4  # magnitudes from here on are masks, or stand for infinity
 def parameters(graph: Graph) -> list[Op]:
     """The constants that training may change, in order.
 
-    Float32, of more than one number, and only read where the table says so.
+    Float32, of more than one number, and only read where the table says so; not those that share
+    few values (clustered weights are stored as a table of them).
     """
     return [op for op in graph if isinstance(op.kind, Const) and _trained(op, op.kind)]
 
@@ -36,7 +38,8 @@ def _trained(op: Op, kind: Const) -> bool:
     if any(u.index not in TRAINED.get(type(u.op.kind), ()) for u in uses):
         return False
     numbers = data.numpy()
-    return numbers.size > 1 and bool((np.abs(numbers) < LARGEST).all())  # NaN isn't
+    able = numbers.size > 1 and bool((np.abs(numbers) < LARGEST).all())  # NaN isn't
+    return able and not few_values(numbers)
 
 
 class Network:

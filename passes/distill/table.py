@@ -9,7 +9,7 @@ stays right.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Opaque
@@ -51,4 +51,4 @@ def function_of(op: Op) -> Function:
 def call(torch: Torch, op: Op, operands: list[Tensor]) -> tuple[Tensor, ...]:
     """An op's results."""
     found = function_of(op)(torch, op.kind, *operands)
-    return found if isinstance(found, tuple) else (found,)
+    return cast("tuple[Tensor, ...]", found) if isinstance(found, tuple) else (found,)

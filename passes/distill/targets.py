@@ -80,7 +80,10 @@ def _values(graph: Graph) -> list[Value]:
     ]  # fmt: skip
 
 
-def _kept(mine: Value, wanted: Value, channels: Channels) -> list[tuple[int, tuple[int, ...]] | None]:
+Kept = tuple[int, tuple[int, ...]] | None  # see Goal
+
+
+def _kept(mine: Value, wanted: Value, channels: Channels) -> list[Kept]:
     """How to compare two values: one way, or none."""
     a, b = mine.tensor.static or (), wanted.tensor.static or ()
     if a == b:

@@ -138,7 +138,8 @@ class Trainer:
         if not self._left:
             self._left = list(_parts(self.random.permutation(self.seen), self.settings.batch))
         at = self._left.pop(0)
-        return augmented([x[at] for x in self.data], self.images, self.settings.augment, self.random)
+        ways = self.settings.augment
+        return augmented([x[at] for x in self.data], self.images, ways, self.random)
 
     def _tensors(self, arrays: Sequence[Array]) -> list[Tensor]:
         return [self.torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]

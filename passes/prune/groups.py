@@ -57,6 +57,11 @@ class Group:
         """Channels of the first layer that makes them."""
         return len(self.makers[0].of(self.units))
 
+    @property
+    def each(self) -> int:
+        """Channels of a unit; 1 where the first layer that makes them has those of some alone."""
+        return max(self.channels // len(self.units), 1)
+
 
 @dataclass
 class Groups:

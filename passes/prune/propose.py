@@ -63,7 +63,7 @@ class Plan:
     def _levels(self, group: Group) -> list[int]:
         """How many units may go: those left are whole vectors, or whole blocks of channels."""
         count = len(group.units)
-        step = self.multiple // math.gcd(self.multiple, group.channels // count)
+        step = self.multiple // math.gcd(self.multiple, group.each)
         left = range(step, count, step)
         picked = np.unique(np.linspace(0, len(left) - 1, min(LEVELS, len(left))).round())
         return sorted(count - left[int(i)] for i in picked)
@@ -81,7 +81,7 @@ class Plan:
         count = len(group.units)
         heads = any(isinstance(op.kind, Attention) for op in self.touched[group.name])
         what = "heads" if heads and count < group.channels else "channels"
-        each = 1 if what == "heads" else group.channels // count
+        each = 1 if what == "heads" else group.each
         return f"pruned: {(count - number) * each} of {count * each} {what}"
 
     @property

@@ -153,12 +153,17 @@ def weights(layer: Layer) -> tuple[Array, Array]:
     return w, b
 
 
+def few_values(w: Array) -> bool:
+    """Whether a weight's numbers are shared (clustered): a table of them is what is stored."""
+    return w.size >= 2 * FEW and len(np.unique(w)) <= FEW
+
+
 def _mask(op: Op) -> Array | None:
     """The weights that may change: not exact zeros, none of those that share few values."""
     data = const(op.operand(1))
     assert data
     w = rows(op, data.numpy())
-    if w.size >= 2 * FEW and len(np.unique(w)) <= FEW:
+    if few_values(w):
         return np.zeros(w.shape, np.bool_)
     there = w != 0
     return None if there.all() else there

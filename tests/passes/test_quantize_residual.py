@@ -29,8 +29,18 @@ BLOCK = """graph @main(%x: f32[1,8,8,8]) {
 }"""
 
 
-def quantized(residual: str) -> Module:
-    module = parse(BLOCK)
+MOVED = BLOCK.replace(
+    "add(%y1, %r0)",
+    "add(%y1, %p)",
+).replace(
+    "  %s = add",
+    "  %c = slice(%r0) {starts=[0],ends=[6],axes=[1],steps=[1]}\n"
+    "  %p = pad(%c) {pads=[0,0,0,0,0,2,0,0]}\n  %s = add",
+)  # a shortcut without weights, that loses and gets channels
+
+
+def quantized(residual: str, text: str = BLOCK) -> Module:
+    module = parse(text)
     feeds = [random_inputs(module, seed) for seed in range(8)]
     ctx = Context(samples=SampleRuns(lambda: feeds, len(feeds), "given"))
     option = f"{{residual={residual}}}"
@@ -38,14 +48,17 @@ def quantized(residual: str) -> Module:
     return module
 
 
-@pytest.mark.parametrize(("residual", "integers"), [("one", 1), ("both", 2)])
-def test_operands_of_an_addition(residual: str, integers: int) -> None:
-    module = quantized(residual)
+@pytest.mark.parametrize(
+    ("text", "residual", "integers"),
+    [(BLOCK, "one", 1), (BLOCK, "both", 2), (MOVED, "one", 0), (MOVED, "both", 2)],
+)
+def test_operands_of_an_addition(text: str, residual: str, integers: int) -> None:
+    module = quantized(residual, text)
     (add,) = (op for op in module.main if isinstance(op.kind, Add))
     made = [v.op for v in add.operands if v]
     assert sum(bool(op and isinstance(op.kind, Dequantize)) for op in made) == integers
     x = random_inputs(module, 9)
-    want, got = (interpret(m, x)["y"] for m in (parse(BLOCK), module))
+    want, got = (interpret(m, x)["y"] for m in (parse(text), module))
     assert 0 < np.square(got - want).sum() < 1e-3 * np.square(want).sum()
 
 
