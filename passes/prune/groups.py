@@ -193,7 +193,9 @@ def _sort(found: Groups, follow: Follow, marks: Array) -> None:
         line = line[line != FIXED]
         if not line.size:
             why = follow.units.why(port.line)
-            found.groups.append(Group(_name(maker.op), maker.op.loc, line, (maker,), (), why))
+            found.groups.append(
+                Group(_unique(found, _name(maker.op)), maker.op.loc, line, (maker,), (), why)
+            )
         for mark in dict.fromkeys(marks[line].tolist()):
             if mark in seen:
                 continue

@@ -368,6 +368,16 @@ def test_what_stays_says_why() -> None:
     assert groups(module).groups[0].why == "layer_norm normalises over it"
 
 
+def test_layers_made_of_one_node_have_groups_of_their_own_names() -> None:
+    """As lowrank leaves them; the second, whose results are given back, has a group without units."""
+    n = Net(1, 6, 4, 4)
+    y = n.conv(n.conv(n.x, 4), 5)
+    for op in (o for o in n.graph if isinstance(o.kind, nn.Conv)):
+        op.loc = Loc(("split",))
+    names = [g.name for g in groups(n.done(y)).groups]
+    assert names == ["split", "split (2)"]
+
+
 def test_sizes_known_in_a_run_only_do_not_matter() -> None:
     from graphopt.ir.types import Sym
 
