@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graphopt.pipeline import Context
 
 SHOWN = 3  # choices not made that a note names
+SPARED = 24  # steps of which each is taken back if the goal is reached without it, the worst first
 TRIES = 8  # choices taken back that are tried once more, the largest gain first
 
 
@@ -56,10 +57,18 @@ Apply = Callable[[Module, Sequence[Choice]], None]
 
 @dataclass(frozen=True)
 class Goal:
-    """What choices are to save together, counted as `Choice.saves`; `what` it is, for messages."""
+    """What choices are to save together, counted as `Choice.saves`; `what` it is, for messages.
+
+    `together`: what a set of choices saves, where that isn't the sum.
+    """
 
     amount: float
     what: str
+    together: Callable[[Sequence[Choice]], float] | None = None
+
+    def saved(self, chosen: Sequence[Choice]) -> float:
+        """What choices save together."""
+        return self.together(chosen) if self.together else sum(c.saves for c in chosen)
 
 
 @dataclass(frozen=True)
@@ -165,16 +174,18 @@ def settle(
         goal: what to save; None: every layer gains what it can.
 
     Raises:
-        LimitError: the loss is over the limit even with none of them.
+        LimitError: the loss is over the limit even with none of them, or the limit doesn't let the
+            goal be reached.
     """
     priced = [_priced(c) for c in choices]
     steps = _ladders([c for c in priced if not c.refused], goal)
-    enough = _enough(steps, goal)
+    steps = _needed(steps[: _enough(steps, goal)], goal)
     trials = _Trials(module, apply, ctx)
-    kept, over = _reached(steps[:enough]), ""
+    kept, over = _reached(steps), ""
     if not trials.fits(kept):
-        kept = _retreat(steps[:enough], trials)
+        kept = _retreat(steps, trials)
         over = f"taken back: the drop would be over {ctx.max_drop:g} points"
+        _check_goal(steps, kept, trials, goal)
     position = {c: i for i, c in enumerate(priced)}
     kept.sort(key=lambda c: position[c])
     apply(module, kept)
@@ -226,12 +237,25 @@ def _enough(steps: Sequence[_Step], goal: Goal | None) -> int:
     """How many steps the goal needs; all where there is none or it can't be met."""
     if goal is None:
         return len(steps)
-    total = 0.0
-    for i, step in enumerate(steps):
-        if total >= goal.amount:
-            return i
-        total += step.gain
-    return len(steps)
+    low, high = 0, len(steps)  # more steps save more
+    while low < high:
+        middle = (low + high) // 2
+        if goal.saved(_reached(steps[:middle])) >= goal.amount:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _needed(steps: list[_Step], goal: Goal | None) -> list[_Step]:
+    """Steps without the late ones that the goal is reached without: the last may save too much."""
+    taken = steps
+    for one in steps[: -SPARED - 1 : -1] if goal else ():
+        rest = [s for s in taken if s is not one]
+        alone = all(s.old is not one.new for s in rest)
+        if goal and alone and goal.saved(_reached(rest)) >= goal.amount:
+            taken = rest
+    return taken
 
 
 def _reached(steps: Iterable[_Step]) -> list[Choice]:
@@ -265,6 +289,21 @@ def _retreat(steps: Sequence[_Step], trials: _Trials) -> list[Choice]:
     return _reached(taken)
 
 
+def _check_goal(
+    wanted: Sequence[_Step], kept: Sequence[Choice], trials: _Trials, goal: Goal | None
+) -> None:
+    """Raise LimitError where the limit keeps a goal from being reached that choices could reach."""
+    if goal is None or _short(_reached(wanted), goal) or not _short(kept, goal):
+        return
+    saved, found = goal.saved(list(kept)), trials.loss(kept)
+    drop = f" (drop {found.drop.mean:.2f})" if found else ""
+    raise LimitError(
+        f"the {goal.what} asked for can't be saved within a drop of {trials.ctx.max_drop:g} "
+        f"points: the best found saves {saved / goal.amount:.0%} of them{drop}; ask for less, or "
+        "raise --max-drop"
+    )
+
+
 def _left(priced: Iterable[Choice], kept: Sequence[Choice], over: str) -> Iterable[Choice]:
     """What wasn't chosen, with the reason."""
     made = {c.layer: c for c in kept}
@@ -280,7 +319,7 @@ def _left(priced: Iterable[Choice], kept: Sequence[Choice], over: str) -> Iterab
 
 def _short(kept: Iterable[Choice], goal: Goal | None) -> str:
     """How far a goal was missed."""
-    saved = sum(c.saves for c in kept)
+    saved = goal.saved(list(kept)) if goal else 0.0
     if goal is None or saved >= goal.amount * (1 - 1e-9):
         return ""
     return (f"only {saved / goal.amount:.0%} of the {goal.what} asked for: no other rewrite gains "

@@ -173,6 +173,7 @@ class Job:
         asked = Context(
             evaluate=onnx_io.evaluate_opaque, costs=self.costs, samples=self.activations,
             judge=self.judge, max_drop=self.request.max_drop, progress=self.progress,
+            lanes=self.target.lanes if self.target else 0,
         )  # fmt: skip
         passes, hooks = self.request.passes, self.request.hooks
         run = lambda: run_pipeline(passes, self.module, asked, hooks)  # noqa: E731

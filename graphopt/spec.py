@@ -68,7 +68,7 @@ def show_options(options: Iterable[tuple[str, object]]) -> str:
     return f"{{{shown}}}" if shown else ""
 
 
-_WORD = re.compile(r"[A-Za-z_][\w.-]*\Z")
+_WORD = re.compile(r"([A-Za-z_][\w.-]*|\d+:\d+)\Z")
 _RESERVED = {"true", "false", "none", "nan", "inf"}
 
 
@@ -97,6 +97,7 @@ _TOKEN = re.compile(
     |(?P<value>%(?:[\w./$-]+|"(?:[^"\\\n]|\\.)*"))
     |(?P<string>"(?:[^"\\\n]|\\.)*")
     |(?P<bytes>hex:[0-9a-f]*)
+    |(?P<pair>\d+:\d+(?![\w.]))
     |(?P<number>[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf\b|nan\b))
     |(?P<word>[A-Za-z_][\w.-]*)
     |(?P<mark>[][(){},:=@*+/?<>-])""",
@@ -193,7 +194,7 @@ class Scanner:
         kind, start, token = self.kind, self.start, self.token
         if token == "[":
             return tuple(self.items("[", "]", self.value))
-        if kind not in ("string", "bytes", "number", "word"):
+        if kind not in ("string", "bytes", "number", "pair", "word"):
             self.fail(f"expected a value, found {token!r}")
         self.advance()
         match kind:

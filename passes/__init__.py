@@ -1,6 +1,7 @@
 """Passes over the graph IR. Importing this registers them all; see `graphopt passes`."""
 
 from graphopt.passes import (
+    cluster,
     cse,
     dce,
     distill,
@@ -14,10 +15,12 @@ from graphopt.passes import (
     integers,
     layout,
     lowrank,
+    prune,
     quantize,
     reconstruct,
     recurrent,
     simplify,
+    sparsify,
     tiles,
     winograd,
 )
@@ -26,6 +29,7 @@ DEFAULT = "fold,simplify,cse,fuse,simplify,cse,dce"
 
 __all__ = [
     "DEFAULT",
+    "cluster",
     "cse",
     "dce",
     "distill",
@@ -39,10 +43,12 @@ __all__ = [
     "integers",
     "layout",
     "lowrank",
+    "prune",
     "quantize",
     "reconstruct",
     "recurrent",
     "simplify",
+    "sparsify",
     "tiles",
     "winograd",
 ]

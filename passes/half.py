@@ -57,7 +57,10 @@ class Half(Pass, name="half"):
         """Round every weight of every graph, then the activations of the main one."""
         remarks = list(_weights(module.main, self.smallest, ctx))
         if self.activations:
-            reads = lambda op: _is_activation(op, 16 * self.smallest)  # noqa: E731
+
+            def reads(op: Op) -> bool:
+                return _is_activation(op, 16 * self.smallest)
+
             remarks += _activations(module.main, reads, ctx)
         if self.products is not False:
             remarks += round_operands(module.main, ctx, always=bool(self.products))

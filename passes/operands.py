@@ -44,6 +44,7 @@ def round_operands(graph: Graph, ctx: Context, *, always: bool) -> Iterator[Rema
             continue
         rounding.round(op.operand(0))
         yield Remark("half-products", op.loc, True, f"{op.operand(0).type}, {ERROR}")
+    rounding.forget()
 
 
 def _multiplies(op: Op) -> bool:
@@ -124,6 +125,7 @@ class Rounding:
     """The rounded values of a graph, by the float32 ones that they replaced."""
 
     halves: dict[Value, Value] = field(default_factory=dict[Value, Value])
+    wides: list[Op] = field(default_factory=list[Op])
 
     def round(self, value: Value) -> Value:
         """Let everything that reads a value read it rounded; give the bfloat16 value."""
@@ -165,7 +167,14 @@ class Rounding:
         half = by.results[value.index]
         wide = Op(Cast(DType.f32), [half], loc=by.loc, hints=[value.hint])
         self.halves[value] = half
-        return by.graph.insert(wide, before).result
+        self.wides.append(by.graph.insert(wide, before))
+        return wide.result
+
+    def forget(self) -> None:
+        """Erase what made float32 of values that only move."""
+        for op in self.wides:
+            if op.graph and not op.result.uses:
+                op.graph.erase(op)
 
 
 def _read(op: Op) -> Iterable[Value]:

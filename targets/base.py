@@ -30,8 +30,8 @@ def silent(what: str, done: int, total: int) -> None:
 class Build:
     """How to build: parallel compilations, the kernel cache (None: the user's), progress.
 
-    `storage` says which constants are stored in fewer bytes (`auto`: where it pays; `coded`: all that
-    get smaller; `plain`: none), and decoded when the library is loaded.
+    `storage` says which constants are stored in fewer bytes (`auto`: where it pays; `coded`: all
+    that get smaller; `plain`: none), and decoded when the library is loaded.
     `tune` is how many seconds may go into trying schedules of kernels on `threads` threads (None:
     none are tried, and what was found before isn't used); `plan` gives schedules found before.
     """
@@ -63,6 +63,11 @@ class Target(Spec):
     @abstractmethod
     def describe(self) -> str:
         """The machine on one line."""
+
+    @property
+    def lanes(self) -> int:
+        """Float32 numbers in a vector register; 0 where there is none."""
+        return 0
 
     @abstractmethod
     def lower(self, module: Module, hooks: tuple[Hook, ...] = ()) -> Program:

@@ -31,6 +31,7 @@ class Machine:
     working set in bytes and 1e9 bytes a second (one core), is empty where nobody measured them.
     `halves` are the products of bfloat16 by vectors in the time of one of float32; 0 where float32
     is as fast, or nobody measured it.
+    `band_bytes` of padded operand are what a depthwise kernel works on at a time (0: l1_bytes).
     `cpus` are designs as "vendor/family/first model-last model"; none: any CPU with the features.
     """
 
@@ -49,6 +50,7 @@ class Machine:
     peak_gflops: float = 0.0
     bandwidth: tuple[tuple[int, float], ...] = ()
     halves: float = 0.0
+    band_bytes: int = 0
     cpus: tuple[str, ...] = ()
 
     def to_json(self) -> str:

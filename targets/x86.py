@@ -78,6 +78,11 @@ class X86(Target, name="x86"):
             )
         return machine.detect()
 
+    @property
+    def lanes(self) -> int:
+        """Float32 numbers in a vector register."""
+        return self.machine().lanes
+
     def catalog(self) -> KernelCatalog:
         """What there are kernels for."""
         m = self.machine()

@@ -140,3 +140,36 @@ def test_a_limit_steps_down_before_it_lets_a_layer_be() -> None:
     settled = settle(module, choices, apply, Context(judge=judge, max_drop=3.5))
     assert set(module.metadata) == {"a cut: 10", "b cut: 10"}
     assert settled.measured <= 5
+
+
+def test_a_goal_takes_no_more_than_it_needs() -> None:
+    """The last step may save so much that one before it wasn't needed."""
+    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
+    saves = {"a": 1.0, "b": 2.0, "c": 9.0}
+    choices = [Choice(k, Loc((k,)), "less", s, 0.1 * i * s, saves=s)
+               for i, (k, s) in enumerate(saves.items())]  # fmt: skip
+    settled = settle(module, choices, lambda m, c: None, Context(), Goal(10.0, "units"))
+    assert [c.layer for c in settled.kept] == ["a", "c"]
+
+
+def test_what_choices_save_together_counts() -> None:
+    """As where a layer loses inputs and outputs: less than the sum."""
+    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
+    choices = [Choice(k, Loc((k,)), "less", 4.0, 0.1 * i, saves=4.0) for i, k in enumerate("abc")]
+    goal = Goal(7.0, "units", lambda made: 8 * (1 - 0.5 ** len(made)))
+    settled = settle(module, choices, lambda m, c: None, Context(), goal)
+    assert [c.layer for c in settled.kept] == ["a", "b", "c"] and not settled.short
+
+
+def test_a_goal_that_the_limit_forbids_is_refused_with_the_best_found() -> None:
+    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
+    judge = Fixed({"a cut: 10": 1.0, "a cut: 20": 4.0, "b cut: 10": 2.0})
+
+    def apply(m: Module, made: Sequence[Choice]) -> None:
+        m.metadata.update({f"{c.layer} {c.rewrite}": "" for c in made})
+
+    choices = alternatives(("a", 10, 1), ("a", 20, 4), ("b", 10, 2))
+    said = r"within a drop of 3.5 points: the best found saves 67% of them \(drop 3.00\)"
+    with pytest.raises(LimitError, match=said):
+        settle(module, choices, apply, Context(judge=judge, max_drop=3.5), Goal(30, "bytes"))
+    assert not module.metadata

@@ -34,9 +34,10 @@ from quant_bench.evaluate import outputs
 from quant_bench.integers import integer_layers
 from quant_bench.methods import METHODS, Made, Method, make
 from quant_bench.metrics import Array, paired_drop, sqnr
-from quant_bench.table import Row, markdown, show
+from quant_bench.table import Row, sheets
 from quant_bench.task import MissingError, Places, Task
 from quant_bench.tasks import TASKS
+from tables import markdown, show
 
 Known = dict[tuple[str, str], Row]
 
@@ -164,10 +165,10 @@ def main() -> int:
                     o.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
         except MissingError as why:
             skipped.append(f"{name} skipped: {why}")
-    show(rows)
+    show(sheets(rows))
     print("\n".join(skipped))
     if o.markdown:
-        o.markdown.write_text(markdown(rows))
+        o.markdown.write_text(markdown(sheets(rows)))
     return 0
 
 

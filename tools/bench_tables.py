@@ -2,10 +2,12 @@
 
     python tools/bench_tables.py MODEL... [--zoo DIR] [--types f32,int8,bf16] [--batches 1,8]
                                  [--threads 1,2] [--seconds 0.4] [--keep DIR] [--prepare]
-                                 [--markdown FILE]
+                                 [--markdown FILE] [--remeasure]
 
 Every table is one run of tools/bench_latency.py, which says how it measures. A model whose batch is
-fixed is left out of the batches above 1, with a sentence. --prepare compiles everything and keeps
+fixed is left out of the batches above 1, with a sentence. --remeasure first measures the machine's
+roofline anew: what is kept may be of a busy machine, and what becomes int8 is chosen by prices that
+rest on it; alone it does nothing else, and wants a quiet machine. --prepare compiles everything and keeps
 the peers' quantized models in --keep, so that the run that follows on a quiet machine only times.
 Tables are written after every row, so that a run that is cut short leaves what it has.
 
@@ -103,7 +105,7 @@ def preamble(threads: Sequence[int]) -> str:
     told = [f"Measured on {time.strftime('%Y-%m-%d')}: {this_host().name} (machine file "
             f"`{machine.detect().name}`), Linux {platform.release()}; {versions}."]  # fmt: skip
     for t in threads:
-        roof = host_roofline(t, remeasure=True)  # what is kept may be of a busy machine
+        roof = host_roofline(t)
         peaks = ", ".join(f"{rate:.0f} G {unit}" for unit, rate in sorted(roof.peaks.items()))
         rates = ", ".join(f"{roof.bytes_a_second(n) / 1e9:.0f} GB/s in {size}" for n, size in (
             (1 << 15, "32 KiB"), (1 << 19, "512 KiB"), (1 << 23, "8 MiB"), (1 << 28, "256 MiB"),
@@ -147,6 +149,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="of the peers' quantized models")
     parser.add_argument("--prepare", action="store_true", help="compile and quantize, time nothing")
+    parser.add_argument("--remeasure", action="store_true", help="the roofline, first")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     o = parser.parse_args()
     unknown = [t for t in o.types if t not in NAMES]
@@ -158,6 +161,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Make all tables."""
     o = arguments()
+    for t in o.threads if o.remeasure else ():
+        host_roofline(t, remeasure=True)
     found = [] if o.prepare else [preamble(o.threads)]
     failed = False
     for batch, kind in ((b, k) for b in o.batches for k in o.types):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import ndimage
 
 from graphopt.ir.types import Array
 
@@ -21,7 +22,8 @@ STEPS = 48  # bounds that a search tries at a time
 FINER = 8  # bounds tried around the best of those
 LEAST = 0.2  # of the range seen, the least that a search tries
 LEVELS = 255
-COARSE = 2048  # bins that divergences are taken of
+AROUND, PEAK, SPARSE = 15, 3, 8  # bins to compare with; times their median, and so many, is usual
+COARSE = 2048  # bins of the range seen that divergences are taken of, at least
 
 Score = Callable[["Histogram", Array, Array], Array]
 
@@ -133,15 +135,43 @@ def divergence(h: Histogram, low: Array, high: Array) -> Array:
 
     As TensorRT's entropy calibration (Migacz, 8-bit Inference with TensorRT, GTC 2017): what lies
     outside counts for the outermost bins, and a step's count is spread over its bins that aren't
-    empty. On COARSE bins, as there: in finer ones few numbers look as if no step lost anything.
+    empty. COARSE to twice as many bins lie in the range seen, wherever it lies; half of the bins
+    would be below 0 otherwise where nothing is, and few would be left for 255 steps.
     """
-    counts = h.counts.reshape(COARSE, -1).sum(1)
+    taken = int((h.high - h.low) / (2 * h.reach) * BINS) if h.reach else BINS
+    merged = 1
+    while taken // (2 * merged) >= COARSE:
+        merged *= 2
+    counts = _without_atoms(h.counts.reshape(-1, merged).sum(1))
     (at,) = np.nonzero(counts)
-    x, n = (at + 0.5) * (2 * h.reach / COARSE) - h.reach, counts[at]
+    middle = (at + 0.5) * (2 * h.reach / len(counts)) - h.reach
+    x, n = np.clip(middle, h.low, h.high), counts[at]  # the range seen has all of them inside
     return np.array([_divergence(x, n, a, b) for a, b in zip(low, high, strict=True)])
 
 
+def _without_atoms(counts: Array) -> Array:
+    """Counts with those cut down that stand far above their neighbours', inside the range.
+
+    Numbers that come again and again (an image's background, through a convolution) are no density.
+    Spread over the bins of a step they look like a loss that narrow steps avoid, whatever else is
+    clipped for it; zeros are left out for the same reason. At the ends they are what clips.
+    """
+    (at,) = np.nonzero(counts)
+    if len(at) < 3:
+        return counts
+    around: Array = ndimage.median_filter(counts, AROUND)  # pyright: ignore
+    cut: Array = np.minimum(counts, np.asarray(PEAK * around + SPARSE, np.int64))  # pyright: ignore
+    cut[[at[0], at[-1]]] = counts[[at[0], at[-1]]]
+    return cut
+
+
 def _divergence(x: Array, n: Array, low: float, high: float) -> float:
+    """Of one range, less what chance adds to it.
+
+    Counts of a finite sample differ from bin to bin though the distribution is smooth. That looks
+    as if wide steps lost something, in the mean (bins - steps) / 2N of it (Miller 1955), and would
+    clip small samples to ranges where each step has one bin.
+    """
     inside = (x >= low) & (x <= high)
     if not inside.any():
         return math.inf
@@ -153,4 +183,5 @@ def _divergence(x: Array, n: Array, low: float, high: float) -> float:
     sums, bins = np.bincount(step, kept), np.bincount(step)
     spread = (sums / np.maximum(bins, 1))[step]
     p, q = whole / whole.sum(), spread / spread.sum()
-    return float(np.sum(p * np.log(p / q)))
+    chance = (len(kept) - np.count_nonzero(bins)) / (2 * whole.sum())
+    return float(np.sum(p * np.log(p / q)) - chance)

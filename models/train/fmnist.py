@@ -32,7 +32,10 @@ AXES = {"input": {0: "N"}, "logits": {0: "N"}}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one classifier is built and trained; `shift` is the augmentation in pixels."""
+    """How one classifier is built and trained.
+
+    `shift` is the augmentation in pixels; `half`: trained in bfloat16, weights in float32.
+    """
 
     family: str
     build: Callable[[], nn.Module]
@@ -41,6 +44,7 @@ class Recipe:
     epochs: int
     shift: int
     keep_batch_norm: bool
+    half: bool = False
 
 
 def sgd(net: nn.Module) -> Optimizer:
@@ -56,7 +60,7 @@ def adamw(net: nn.Module) -> Optimizer:
 RECIPES = {
     "resnet8": Recipe("residual CNN", ResNet8, sgd, 0.2, 6, 2, True),
     "mobilenetv2": Recipe("inverted residual CNN", MobileNetV2, sgd, 0.15, 7, 2, True),
-    "vgg": Recipe("plain CNN", VGG, sgd, 0.05, 6, 2, True),
+    "vgg": Recipe("plain CNN", VGG, sgd, 0.05, 6, 2, True, half=True),
     "vit": Recipe("vision transformer", VisionTransformer, adamw, 2e-3, 7, 0, False),
 }
 
@@ -89,7 +93,8 @@ def train(recipe: Recipe, split: fashion.Split, seed: int, threads: int) -> tupl
     steps = recipe.epochs * (len(split.labels) // BATCH)
     schedule = OneCycleLR(optimizer, recipe.peak_rate, total_steps=steps)
     loss = nn.CrossEntropyLoss(label_smoothing=0.05)
-    seconds = fit(net, batches(split, recipe, random), loss, optimizer, schedule)
+    stream = batches(split, recipe, random)
+    seconds = fit(net, stream, loss, optimizer, schedule, half=recipe.half)
     return net.to(memory_format=torch.contiguous_format), seconds
 
 

@@ -36,8 +36,11 @@ def fit(
     optimizer: Optimizer,
     schedule: LRScheduler,
     report_every: int = 100,
+    half: bool = False,
 ) -> float:
     """Train on all batches, one scheduler step each, and leave the net in eval mode.
+
+    `half`: convolutions and products run in bfloat16, weights stay float32.
 
     Returns:
         The seconds that training took.
@@ -45,7 +48,9 @@ def fit(
     start = time.monotonic()
     net.train()
     for step, (inputs, targets) in enumerate(batches, 1):
-        value = loss(net(inputs), targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            outputs = net(inputs)
+        value = loss(outputs.float(), targets)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

@@ -100,7 +100,8 @@ class Terms:
             (n,) for n in range(step, full, step) if form.parameters((n,)) < weights
         ]
         kept = np.linspace(0, len(able) - 1, min(STEPS, len(able))).round().astype(int)
-        return [able[i] for i in dict.fromkeys(kept.tolist())]
+        places: list[int] = kept.tolist()
+        return [able[i] for i in dict.fromkeys(places)]
 
     def _step(self, form: Form) -> int:
         """Features fill vectors in each group of both convolutions."""

@@ -107,6 +107,8 @@ class Rewriting:
         self.asked.check(self.ctx)
         found = sites(module.main)
         out = skipped(found, self.asked.skip)
+        if self.asked.ratio == 0:
+            return PassResult(False)  # nothing is to be saved
         places = {op: i for i, op in enumerate(module.main)}
         at = {s.name: places[s.op] for s in found}
         choices = list(self._choices(module, found, out))
@@ -115,7 +117,14 @@ class Rewriting:
             self._apply(m, made, at)
 
         settled = settle(module, choices, apply, self.ctx, self.asked.goal(module.main))
-        return PassResult(bool(settled.kept), settled.remarks(), settled, settled.notes())
+        return PassResult(bool(settled.kept), settled.remarks(), settled,
+                          (*settled.notes(), *self._blind()))  # fmt: skip
+
+    def _blind(self) -> tuple[str, ...]:
+        """What readers must know where nobody has samples."""
+        if self.ctx.samples and self.ctx.samples.runs:
+            return ()
+        return (f"{self.asked.name}: no samples, so errors are those of weights",)
 
     def _apply(self, module: Module, made: Sequence[Choice], at: dict[str, int]) -> None:
         """Make choices in a module whose ops stand where those of the original do."""

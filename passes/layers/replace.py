@@ -50,6 +50,8 @@ def replace_layer(op: Op, form: Form, weights: Weights) -> None:
     assert graph
     insert = _inserter(graph, op, op)
     kind, bias = _biased(op, weights.shift, insert)
+    if bias and not bias.hint:
+        bias.hint = f"{name}/b" if name else ""
     form = replace(form, site=replace(form.site, op=_of_kind(op, kind)))
     data = [insert(Const(d)) for d in weights.data]
     before = op.prev

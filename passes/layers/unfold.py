@@ -1,7 +1,8 @@
 """A layer as matrix products by group: y = W x, W [g, M / g, K], x [g, K, positions].
 
 For a convolution, x are the windows (im2col; Chellapilla et al. 2006), for chosen positions only:
-all of them would be as many times the activations as a window has elements.
+all of them would be as many times the activations as a window has elements. For a transposed one, x
+are the channels of a pixel, and what it spreads to all taps is y.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from graphopt.ir.core import Op
 from graphopt.ir.types import Array
 from graphopt.ops.linalg import Gemm
-from graphopt.ops.nn import Conv
+from graphopt.ops.nn import Conv, ConvTranspose
 
 
 def rows(op: Op, w: Array) -> Array:
@@ -21,6 +22,8 @@ def rows(op: Op, w: Array) -> Array:
     match op.kind:
         case Conv(group=g):
             return w.reshape(g, w.shape[0] // g, -1)
+        case ConvTranspose(group=g):  # each channel and tap of what it makes is a row
+            return w.reshape(g, w.shape[0] // g, -1).transpose(0, 2, 1)
         case Gemm(trans_b=True):
             return w[None]
         case _:
@@ -32,12 +35,16 @@ def unrows(op: Op, w: Array, shape: tuple[int, ...]) -> Array:
     match op.kind:
         case Conv() | Gemm(trans_b=True):
             return np.ascontiguousarray(w.reshape(shape))
+        case ConvTranspose():
+            return np.ascontiguousarray(w.transpose(0, 2, 1)).reshape(shape)
         case _:
             return np.ascontiguousarray(w[0].T)
 
 
 def positions(op: Op, x: Array) -> int:
     """How many columns unfolding an operand gives."""
+    if isinstance(op.kind, ConvTranspose):
+        return x.size // x.shape[1]
     if not isinstance(op.kind, Conv):
         return x.size // x.shape[-1]
     return x.shape[0] * math.prod(_outputs(op.kind, x, op.operand(1).tensor.static or ()))
@@ -72,6 +79,10 @@ def columns(op: Op, x: Array, at: Array) -> Array:
     Returns:
         float32 [groups, K, len(at)].
     """
+    if isinstance(op.kind, ConvTranspose):
+        image, place = np.divmod(at, math.prod(x.shape[2:]))
+        pixels = x.reshape(*x.shape[:2], -1)[image, :, place]
+        return pixels.T.reshape(op.kind.group, -1, len(at))
     if not isinstance(op.kind, Conv):
         return x.reshape(-1, x.shape[-1])[at].T[None]
     kind, w = op.kind, op.operand(1).tensor.static or ()

@@ -92,8 +92,9 @@ class Spatial(Form):
     axis: int = 0
 
     def told(self, size: Size) -> str:
-        """Its rank."""
-        return f"as a spatial SVD: rank {size[0]}"
+        """Its rank, and what comes first: both orders are choices of a layer."""
+        first = "rows" if self.axis else "columns"
+        return f"as a spatial SVD: rank {size[0]}, {first} first"
 
     def full(self) -> Size:
         """The rank of W as a matrix [C K, K M]."""

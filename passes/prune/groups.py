@@ -11,17 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from graphopt.analysis.bind import bind
+from graphopt.errors import InputError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.types import Array, TensorType
-from graphopt.passes.prune.rules import Follow, Port
-from graphopt.passes.prune.units import FIXED, thin, varying
+from graphopt.passes.prune.rules import Follow, Port, weighted
+from graphopt.passes.prune.units import FIXED, components, thin, varying
 
 ALONE = "nothing would be left of it"
+UNKNOWN = "its shapes aren't known before a run"
+SIZES = (64, 32, 224, 1)  # tried for sizes that are known in a run only
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Group:
         """Channels of the first layer that makes them."""
         return len(self.makers[0].of(self.units))
 
+    @property
+    def each(self) -> int:
+        """Channels of a unit; 1 where the first layer that makes them has those of some alone."""
+        return max(self.channels // len(self.units), 1)
+
 
 @dataclass
 class Groups:
@@ -71,15 +77,33 @@ def groups(module: Module) -> Groups:
     """Find them in the main graph of a module, which stays as it is."""
     graph, twins = module.main, dict[Op, Op]()
     if any(isinstance(v.type, TensorType) and v.tensor.static is None for v in _values(module)):
-        bound = clone_module(module)  # sizes that aren't known don't matter: 1 stands for them
-        bind(bound)
+        bound = _bound(module)
         twins = dict(zip(bound.main, module.main, strict=True))
         graph = bound.main
     follow = Follow()
     for op in graph:
         follow.visit(op)
     _square(follow)
-    return _named(follow, twins)
+    return _named(follow, twins, module)
+
+
+def _bound(module: Module) -> Module:
+    """A copy of static sizes: which ones doesn't matter to channels, as long as they fit."""
+    batch = clone_module(module)
+    bind(batch)
+    for size in SIZES:
+        copy = clone_module(batch)
+        shapes = {
+            a.hint: tuple(d if isinstance(d, int) else size for d in a.tensor.shape or ())
+            for a in copy.main.args
+            if isinstance(a.type, TensorType) and a.type.shape and a.type.static is None
+        }
+        try:
+            bind(copy, shapes)
+        except InputError:
+            continue
+        return copy
+    return batch
 
 
 def _values(module: Module) -> Iterator[Value]:
@@ -117,26 +141,38 @@ def _count(roots: Array, axis: int) -> int:
     lines = np.moveaxis(t, axis, 0).reshape(t.shape[axis], -1)
     names, at = np.unique(lines, return_inverse=True)
     n, rows = len(names), np.repeat(np.arange(len(lines)), lines.shape[1])
-    links = coo_array((np.ones(at.size, np.int8), (rows + n, at.reshape(-1))), (n + len(lines),) * 2)
-    number, labels = connected_components(links, directed=False)
-    return number - (1 if len(names) and names[0] == FIXED else 0) - 0 * len(labels)
+    number, _ = components(rows + n, at.reshape(-1), n + len(lines))
+    return number - (1 if len(names) and names[0] == FIXED else 0)
 
 
-def _named(follow: Follow, twins: dict[Op, Op]) -> Groups:
+def _named(follow: Follow, twins: dict[Op, Op], module: Module) -> Groups:
     """Sort units by the values that they are in."""
     units = follow.units
     random = np.random.default_rng(0).integers(1, 2**63, len(follow.of) + 1, np.uint64)
     marks = np.zeros(units.count, np.uint64)
     for a, mark in zip(follow.of.values(), random, strict=False):
         marks[np.unique(units.roots[thin(a)[0]])] ^= mark
-    ends = lambda ports: [_end(p, units.roots, twins) for p in ports]  # noqa: E731
-    found = Groups(makers=ends(follow.makers), readers=ends(follow.readers))
+    makers, readers = ([_end(p, units.roots, twins) for p in ports]
+                       for ports in (follow.makers, follow.readers))  # fmt: skip
+    found = Groups(makers=makers, readers=readers)
     for value, a in follow.of.items():
         roots = units.of(a)
         if thin(roots)[0].any():
             found.of[_twin(value, twins)] = roots
     _sort(found, follow, marks)
+    _list_others(found, module)
     return found
+
+
+def _list_others(found: Groups, module: Module) -> None:
+    """Layers of which the sizes aren't known, so that nothing could be followed."""
+    listed = {e.op for e in found.makers}
+    for op in module.main:
+        layer = weighted(op) if op not in listed else None
+        if layer:
+            line = np.zeros(layer.outputs, np.int32)
+            found.groups.append(Group(_unique(found, _name(op)), op.loc, line[:0],
+                                      (End(op, line),), (), UNKNOWN))  # fmt: skip
 
 
 def _twin(value: Value, twins: dict[Op, Op]) -> Value:
@@ -150,8 +186,7 @@ def _end(port: Port, roots: Array, twins: dict[Op, Op]) -> End:
 
 def _sort(found: Groups, follow: Follow, marks: Array) -> None:
     """A group for each mark, in the order of the layers that make them first."""
-    by_unit = lambda ends: _index(ends)  # noqa: E731
-    makers, readers = by_unit(found.makers), by_unit(found.readers)
+    makers, readers = _index(found.makers), _index(found.readers)
     seen = set[int]()
     for port, maker in zip(follow.makers, found.makers, strict=True):
         line = np.unique(maker.line)

@@ -303,10 +303,14 @@ def _pad(units: Units, op: Op, given: Given) -> list[Array] | None:
 
 
 def _moved(units: Units, op: Op, given: Given) -> list[Array] | None:
-    kind = op.kind
-    if isinstance(kind, mv.Slice) and len(kind.axes) > 1 and {*kind.steps} != {1}:
+    kind, x = op.kind, given[0]
+    if x is None:
         return None
-    return None if given[0] is None else moved(op, given[0])
+    if isinstance(kind, mv.Slice) and len(kind.axes) > 1:
+        steps = {a % x.ndim: s for a, s in zip(kind.axes, kind.steps, strict=True)}
+        if any(steps.get(i, 1) != 1 for i in varying(x)):
+            return None  # what is left need not be regular, and indices go along one axis only
+    return moved(op, x)
 
 
 def _product(units: Units, op: Op, given: Given) -> list[Array] | None:

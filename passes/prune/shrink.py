@@ -140,7 +140,8 @@ def _layer(op: Op, left: Left) -> Shrunk:
         wide = found.inputs // groups
         there = np.unique(ins // wide)
         cuts[1] = _grouped(kind, shape, groups, ins, outs)
-        kind = replace(kind, group=len(there))  # pyright: ignore[reportCallIssue]
+        assert isinstance(kind, nn.Conv | nn.ConvTranspose)
+        kind = replace(kind, group=len(there))
     elif isinstance(kind, nn.Conv) or (isinstance(kind, Gemm) and kind.trans_b):
         cuts[1] = cut(shape, (y, x, *(None,) * (len(shape) - 2)))
     else:
@@ -152,9 +153,7 @@ def _layer(op: Op, left: Left) -> Shrunk:
     return Shrunk(kind, cuts)
 
 
-def _grouped(
-    kind: OpKind, shape: tuple[int, ...], groups: int, ins: Array, outs: Array
-) -> Cut:
+def _grouped(kind: OpKind, shape: tuple[int, ...], groups: int, ins: Array, outs: Array) -> Cut:
     """Weights [M, C / g, ...] of a grouped convolution, or [C, M / g, ...] of a transposed one.
 
     Of the groups that stay, equally many inputs and outputs each do.
@@ -224,8 +223,10 @@ def _attributes(op: Op, left: Left) -> OpKind:
             return mv.Expand(tuple(sizes))
         case mv.Split():
             lines = [left(r)[kind.axis] for r in op.results]
-            return mv.Split(kind.axis, tuple(
-                d if p is None else len(p) for d, p in zip(kind.sizes, lines, strict=True)))
+            return mv.Split(
+                kind.axis,
+                tuple(d if p is None else len(p) for d, p in zip(kind.sizes, lines, strict=True)),
+            )
         case mv.Pad():
             return replace(kind, pads=_padded(op, kind, left))
         case _:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy import sparse as _sparse
+from scipy.sparse import csgraph as _csgraph
 
 from graphopt.ir.types import Array
 
+sparse: Any = _sparse  # untyped
+csgraph: Any = _csgraph
 FIXED = 0  # the unit of elements that stay
 
 
@@ -51,6 +54,17 @@ def tidy(a: Array) -> Array:
     axes = varying(t)
     first = t[tuple(slice(None) if i in axes else slice(0, 1) for i in range(t.ndim))]
     return np.broadcast_to(first, a.shape)
+
+
+def components(a: Array, b: Array, count: int) -> tuple[int, Array]:
+    """Sets of things that belong together, by pairs: how many, and the set of each.
+
+    scipy's take arrays of millions of pairs, as elements of activations are; networkx, which serves
+    for graphs of ops elsewhere, would make an object of each.
+    """
+    links = sparse.coo_array((np.ones(len(a), np.int8), (a, b)), (count, count))
+    number, labels = csgraph.connected_components(links, directed=False)
+    return int(number), labels
 
 
 def first(a: Array, axes: Iterable[int]) -> Array:
@@ -108,8 +122,7 @@ class Units:
         if len(self.pairs) > 1:
             self.pairs = [np.concatenate(self.pairs, axis=1)]
         a, b = self.pairs[0] if self.pairs else np.zeros((2, 0), np.int32)
-        links = coo_array((np.ones(len(a), np.int8), (a, b)), (self.count, self.count))
-        number, labels = connected_components(links, directed=False)
+        number, labels = components(a, b, self.count)
         least = np.full(number, self.count, np.int32)
         np.minimum.at(least, labels, np.arange(self.count, dtype=np.int32))
         self.roots = least[labels]

@@ -23,6 +23,7 @@ from graphopt.ir.types import Array
 from graphopt.passes.layers.gram import AT_ONCE, Gram, gram_bytes
 from graphopt.passes.layers.unfold import rows, unrows
 from graphopt.passes.quantize.bias import shift
+from graphopt.passes.quantize.nearer import kept_if_nearer
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.rounding import cost, damped, descend
@@ -36,6 +37,8 @@ LONGEST = 6144  # weights of a row that is rounded: 32 times its square is 1.2 G
 @dataclass(frozen=True)
 class AdaRound(Pass, name="adaround"):
     """Choose the integers of quantized weights by the error of what layers give.
+
+    All of it is undone if the model's outputs are further from the float model's then.
 
     `samples`: runs of the float model to look at, at most. `iterations`: sweeps over a weight's
     columns, at most. Memory: Gram matrices of AT_ONCE bytes together, a layer with rows of K
@@ -56,11 +59,15 @@ class AdaRound(Pass, name="adaround"):
         for name, value in (("samples", self.samples), ("iterations", self.iterations)):
             if value < 1:
                 raise InputError(f"{name}={value} isn't 1 or more")
-        found = pairs(module, ctx)
-        if not found:
+        if not pairs(module, ctx):
             return nothing("adaround")
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to round for; give some with --data")
+        return kept_if_nearer("adaround", module, ctx, lambda m: self._repair(m, ctx))
+
+    def _repair(self, module: Module, ctx: Context) -> PassResult:
+        """Each layer that can be solved."""
+        found = pairs(module, ctx)
         remarks = [
             Remark("adaround", pair.op.loc, False, f"rows of more than {LONGEST} weights")
             for pair in found

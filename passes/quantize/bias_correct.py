@@ -25,6 +25,7 @@ from graphopt.ops.nn import Conv
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.quantize.beside import Beside, Layer, layers, watch
 from graphopt.passes.quantize.bias import SHIFTED, shift, shifted
+from graphopt.passes.quantize.nearer import kept_if_nearer
 from graphopt.passes.quantize.pairs import nothing
 from graphopt.pipeline import Activations, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark, const
@@ -32,7 +33,7 @@ from graphopt.rewrite import Remark, const
 
 @dataclass(frozen=True)
 class BiasCorrect(Pass, name="bias_correct"):
-    """Take the mean error of each quantized layer out of its bias.
+    """Take the mean error of each quantized layer out of its bias, if the outputs gain by it.
 
     `samples`: runs of the model to take the mean over, at most. Means are taken as the model runs,
     so the memory is that of one run of the float model, twice.
@@ -49,11 +50,16 @@ class BiasCorrect(Pass, name="bias_correct"):
         """
         if self.samples < 1:
             raise InputError(f"samples={self.samples} is no number of samples")
-        found = layers(module)
-        if not found or ctx.before is None:
+        if not layers(module) or ctx.before is None:
             return nothing("bias_correct")
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to take means of; give some with --data")
+        return kept_if_nearer("bias_correct", module, ctx, lambda m: self._repair(m, ctx))
+
+    def _repair(self, module: Module, ctx: Context) -> PassResult:
+        """Layer by layer, then the last ones as the whole model gives them."""
+        assert ctx.before and ctx.samples
+        found = layers(module)
         remarks = self._each(found, ctx, ctx.before, ctx.samples)
         remarks += self._last(module, ctx, ctx.before, ctx.samples)
         return PassResult(bool(remarks), tuple(remarks))

@@ -19,7 +19,8 @@ from graphopt.analysis.histogram import (
 from graphopt.errors import InputError
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ops.quant import Calibrated
-from graphopt.passes.quantize.points import moved, points
+from graphopt.passes.quantize.consumers import choose
+from graphopt.passes.quantize.points import Points, moved, points
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 
 Range = tuple[float, float]
@@ -36,15 +37,17 @@ class Calibrate(Pass, name="calibrate"):
     """Note the range of every value to quantize, from what it is on samples.
 
     `method`: minmax (all that was seen), percentile (all but (100 - `percent`) %), entropy (the
-    least Kullback-Leibler divergence), mse (the least squared error of 8-bit integers). `samples`:
-    runs of the model to look at, at most. Memory: one histogram of 64 kB a value, whatever the
-    number of samples, besides the values of one run.
+    least Kullback-Leibler divergence), mse (the least squared error of 8-bit integers), consumer
+    (of several of these, that of the least error of the layers that read the value). `samples`:
+    runs of the model to look at, at most. `residual`: as that of `quantize`. Memory: one histogram
+    of 64 kB a value, whatever the number of samples, besides the values of one run.
     """
 
     effect: ClassVar[Effect] = "exact"
-    method: Literal["minmax", "percentile", "entropy", "mse"] = "mse"
+    method: Literal["minmax", "percentile", "entropy", "mse", "consumer"] = "mse"
     percent: float = 99.99
     samples: int = 512
+    residual: Literal["one", "both"] = "one"
 
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Put `calibrated` after each value.
@@ -54,16 +57,13 @@ class Calibrate(Pass, name="calibrate"):
         """
         self._check(ctx)
         erase_notes(module.main)
-        found = points(module.main)
+        found = points(module.main, both=self.residual == "both")
         roots = [v for v in found.groups if not moved(v)]
         if not roots:
             return PassResult(False)
-        ranges = self._ranges(module, roots, ctx)
-        shared: dict[Value, Range] = {}
-        for value, (low, high) in zip(roots, ranges, strict=True):
-            group = found.find(value)
-            a, b = shared.get(group, (0.0, 0.0))
-            shared[group] = min(a, low), max(b, high)
+        tried = [_shared(found, roots, r) for r in self._ranges(module, roots, ctx)]
+        assert ctx.samples
+        shared = choose(module, found, tried, ctx.samples) if len(tried) > 1 else tried[0]
         for value in found.groups:
             _note(module.main, value, shared[found.find(value)])
         return PassResult(True)
@@ -76,20 +76,34 @@ class Calibrate(Pass, name="calibrate"):
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to calibrate on; give some with --data")
 
-    def _ranges(self, module: Module, values: list[Value], ctx: Context) -> list[Range]:
+    def _ranges(self, module: Module, values: list[Value], ctx: Context) -> list[list[Range]]:
+        """By each method that is to be tried, those of the values."""
         assert ctx.samples
         histograms = [Histogram() for _ in values]
         for i, array in ctx.samples.watch(module, values, self.runs(ctx.samples.runs)):
             histograms[i].add(array)
-        find = METHODS[self.method]
-        return [_rounded(find(h, self.percent)) for h in histograms]
+        methods = TRIED if self.method == "consumer" else ((self.method, self.percent),)
+        return [[_rounded(METHODS[name](h, percent)) for h in histograms]
+                for name, percent in methods]  # fmt: skip
 
     def runs(self, there: int) -> int:
         """How many runs to look at: half of many, so that the rest can tell the loss."""
         return min(self.samples, there if there < ENOUGH else there // 2)
 
 
+TRIED = (("mse", 100.0), ("minmax", 100.0), ("percentile", 99.999), ("percentile", 99.99),
+         ("percentile", 99.9))  # fmt: skip
 ENOUGH = 64  # runs, of which half are enough to calibrate on
+
+
+def _shared(found: Points, roots: list[Value], ranges: list[Range]) -> dict[Value, Range]:
+    """The range of each group: what its values' ranges span."""
+    shared: dict[Value, Range] = {}
+    for value, (low, high) in zip(roots, ranges, strict=True):
+        group = found.find(value)
+        a, b = shared.get(group, (0.0, 0.0))
+        shared[group] = min(a, low), max(b, high)
+    return shared
 
 
 def _rounded(ends: Range) -> Range:

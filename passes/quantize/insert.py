@@ -20,7 +20,7 @@ from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.data import Computed, Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.quant import Calibrated, Dequantize, Quantize, limits
-from graphopt.passes.quantize import bfloat
+from graphopt.passes.quantize import bfloat, tables
 from graphopt.passes.quantize.calibrate import erase_notes, notes
 from graphopt.passes.quantize.lint import note
 from graphopt.passes.quantize.points import Points, candidates, points, reads_integers, source
@@ -39,8 +39,11 @@ class QuantizePass(Pass, name="quantize"):
 
     `weights`: a scale for each output channel, or one. `activations`: u8, s8, or f32 (weights
     only, no samples needed). `scheme`: asymmetric (a zero point) or symmetric activations. `bits`
-    of weights: 8; 7 can't saturate on CPUs without VNNI. `skip`: parts of the names of ONNX nodes
+    of weights: 8; 7 can't saturate on CPUs without VNNI. Large tables that are gathered from become
+    bytes, too, with a scale for each row. `skip`: parts of the names of ONNX nodes
     to leave in floats. `fallback`: what else is proposed for a layer where the target gains by it.
+    `residual`: how many operands of a residual addition are integers: one, the other being the sum
+    that it is fused to; or both (ask `calibrate` for them, too), which ONNX Runtime wants.
     """
 
     effect: ClassVar[Effect] = "lossy"
@@ -50,6 +53,7 @@ class QuantizePass(Pass, name="quantize"):
     bits: int = 8
     skip: tuple[str, ...] = ()
     fallback: Literal["bf16", "f32"] = "bf16"
+    residual: Literal["one", "both"] = "one"
 
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Rewrite the main graph.
@@ -73,6 +77,11 @@ class QuantizePass(Pass, name="quantize"):
     def insert(self, module: Module, choices: Sequence[Choice]) -> None:
         """Make choices, each of a layer named by its place among the candidates."""
         graph, ops = module.main, candidates(module.main)
+        rows = tables.tables(graph)
+        tables.lower(
+            graph, [rows[int(c.layer) - len(ops)] for c in choices if c.rewrite == tables.WHAT]
+        )
+        choices = [c for c in choices if c.rewrite != tables.WHAT]
         chosen = {ops[int(c.layer)] for c in choices if c.rewrite == INT8}
         halves = {ops[int(c.layer)]: None for c in choices if c.rewrite != INT8}
         products = [ops[int(c.layer)] for c in choices if c.rewrite == bfloat.PRODUCTS]
@@ -82,7 +91,8 @@ class QuantizePass(Pass, name="quantize"):
                 if op in chosen:
                     _quantize_weight(self, graph, op)
             return
-        found = points(graph, [op for op in ops if op not in chosen])
+        floats = [op for op in ops if op not in chosen]
+        found = points(graph, floats, self.residual == "both")
         Inserter(self, graph, found).run()
         bfloat.lower(halves, products)
 

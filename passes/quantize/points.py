@@ -30,10 +30,12 @@ class Points:
     """The values to quantize, in the order of the graph, each with the group it belongs to.
 
     `groups` maps a value to its group's representative; `floats` are the ops that stay float though
-    they could sum integers.
+    they could sum integers; `both`: whether both operands of a residual addition go through
+    integers, as ONNX Runtime's own addition of integers wants it.
     """
 
     floats: frozenset[Op] = frozenset()
+    both: bool = False
     groups: dict[Value, Value] = field(default_factory=dict[Value, Value])
 
     def find(self, value: Value) -> Value:
@@ -57,9 +59,9 @@ class Points:
         return summed(op) and op not in self.floats
 
 
-def points(graph: Graph, floats: Iterable[Op] = ()) -> Points:
+def points(graph: Graph, floats: Iterable[Op] = (), both: bool = False) -> Points:
     """Choose the values of a graph that are quantized; `floats` stay as they are."""
-    found = Points(frozenset(floats))
+    found = Points(frozenset(floats), both)
     for op in filter(found.sums, graph):
         if weighted(op) or made_by_sum(op.operand(0), found):
             _want(found, op.operand(0))
@@ -177,10 +179,23 @@ def _residuals(found: Points, value: Value) -> Iterator[Value]:
             return
         if isinstance(op.kind, Add):
             both = [source(v) for v in op.operands if v and const(v) is None]
-            if len(both) == 2 and all(made_by_sum(v, found) for v in both):
-                yield first(*both)
+            if len(both) == 2 and all(_summand(v, found) for v in both):
+                yield from both if found.both else (first(*both),)
             return
         op = source(op.operand(0)).op
+
+
+def _integers(value: Value) -> bool:
+    op = source(value).op
+    return op is not None and isinstance(op.kind, Dequantize)
+
+
+def _summand(value: Value, found: Points) -> bool:
+    """Whether a value is made by sums; where both operands are to be integers, moved ones, too."""
+    if made_by_sum(value, found):
+        return True
+    parts = moved(value) if found.both else ()
+    return bool(parts) and all(_summand(v, found) for v in parts)
 
 
 def first(a: Value, b: Value) -> Value:
@@ -207,4 +222,6 @@ def reads_integers(found: Points, use: Use) -> bool:
     value = source(op.operand(use.index))
     if op.results and source(op.results[0]) in found.groups and value in moved(op.results[0]):
         return True
+    if found.both and isinstance(op.kind, Add):
+        return all(v and (source(v) in found.groups or _integers(v)) for v in op.operands)
     return made_by_sum(value, found)

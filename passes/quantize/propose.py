@@ -17,7 +17,7 @@ from graphopt.ops.linalg import Gemm
 from graphopt.ops.nn import Conv
 from graphopt.ops.quant import ConvInteger, MatMulInteger
 from graphopt.passes.layers.sensitivity import sensitivities
-from graphopt.passes.quantize import bfloat
+from graphopt.passes.quantize import bfloat, tables
 from graphopt.passes.quantize.beside import Layer, noise_ratios
 from graphopt.passes.quantize.points import candidates
 from graphopt.pipeline import Activations, Context
@@ -26,7 +26,7 @@ from graphopt.spec import nearest
 
 INT8 = "in int8"
 Insert = Callable[[Module, Sequence[Choice]], None]
-"""Makes choices in a module; `Choice.layer` is a layer's place among the candidates."""
+"""Makes choices in a module; `Choice.layer` is a place among candidates, then among tables."""
 
 RUNS = 16  # samples that tell a layer's error well enough to rank it
 
@@ -36,6 +36,8 @@ def proposals(
     fallback: bool,
 ) -> list[Choice]:  # fmt: skip
     """What could be done to each layer, in the order of the graph: int8, and else bfloat16.
+
+    Then to tables that are gathered from: int8.
 
     Args:
         module: calibrated, not yet quantized.
@@ -48,8 +50,8 @@ def proposals(
     Raises:
         InputError: `skip` names nothing.
     """
-    ops = candidates(module.main)
-    _check_skip(skip, ops)
+    ops, rows = candidates(module.main), tables.tables(module.main)
+    _check_skip(skip, [*ops, *rows])
     costs = ctx.costs if activations else None
     offers = [[(INT8, *_gain(op, costs)) for op in ops]]
     if fallback and costs:
@@ -62,7 +64,10 @@ def proposals(
         made = [_measured(module, ctx, insert, one) for one in made]
         if ctx.max_drop is not None:
             made = _weighed(module, ops, made, ctx.samples)
-    return [_refused(choice, skip, ctx) for one in zip(*made, strict=True) for choice in one]
+    found = [choice for one in zip(*made, strict=True) for choice in one]
+    found += [Choice(str(len(ops) + i), op.loc, tables.WHAT, tables.saved(op), tables.error(op),
+                     "bytes") for i, op in enumerate(rows)]  # fmt: skip
+    return [_refused(choice, skip, ctx) for choice in found]
 
 
 def _refused(choice: Choice, skip: tuple[str, ...], ctx: Context) -> Choice:

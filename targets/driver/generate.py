@@ -7,6 +7,7 @@ templates beside this file): a thread pool, a workspace cache, and a small publi
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import jinja2
@@ -135,6 +136,12 @@ def generate(
         names.append("main.c")
     env = _environment()
     return {name: env.get_template(f"{name}.j2").render(values) for name in names}
+
+
+def decoder_text(decoders: Collection[str]) -> str:
+    """The C functions (`decode_indices`, `decode_sparse`) that decode constants, alone."""
+    head = "#include <stdint.h>\n#include <string.h>\n\n"
+    return head + _environment().get_template("decode.c.j2").render(decoders=decoders)
 
 
 def needed_copies(program: Program) -> dict[int, int]:

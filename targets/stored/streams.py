@@ -29,6 +29,7 @@ from graphopt.ir.types import Array
 from graphopt.targets.stored.rans import LANES, encode, frequencies
 
 ROOM = 2 * LANES  # bytes
+PART = 1 << 20  # numbers that are looked up at a time
 Coder = Literal["indices", "sparse"]
 
 
@@ -72,5 +73,12 @@ def _symbols(bits: Array, values: Values) -> bytes:
     freq = frequencies(values.counts)
     head = np.uint16(len(freq)).astype("<u2").tobytes()
     table = values.bits.tobytes() + freq.astype("<u2").tobytes()
-    symbols = np.searchsorted(values.bits, bits).astype(np.uint8)
-    return head + table + encode(symbols, freq) + bytes(ROOM)
+    return head + table + encode(_indices(bits, values), freq) + bytes(ROOM)
+
+
+def _indices(bits: Array, values: Values) -> Array:
+    """Which of the values each number is, uint8 [n]; a part at a time, as indices have 64 bits."""
+    found = np.empty(len(bits), np.uint8)
+    for i in range(0, len(bits), PART):
+        found[i : i + PART] = np.searchsorted(values.bits, bits[i : i + PART])
+    return found

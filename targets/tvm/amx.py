@@ -19,6 +19,7 @@ WORDS = 16  # that a tile sums at most
 FEWEST = 8
 PANELS = "BA16b4a"  # the layout of a product's weights
 WEIGHTS = "AcdB4b16a4b"  # of a convolution's: the channels of a tap lie together
+HALF_WEIGHTS = "AcdB8b16a2b"  # the same of bfloat16
 
 
 def together(words: int) -> int:
@@ -31,17 +32,30 @@ def convolves(op: Op) -> bool:
     """Whether a convolution of images can run on tiles, if its weights are laid out for it."""
     if op.kind.name != "conv_integer":
         return False
+    types = op.operand(0).tensor.dtype, op.operand(1).tensor.dtype
+    return types == (DType.u8, DType.i8) and _blocks(op, 4)
+
+
+def convolves_halves(op: Op) -> bool:
+    """The same of images of bfloat16 made float32; so are the weights then, or will be."""
+    return op.kind.name == "conv" and is_half(op.operand(0)) and _blocks(op, 2)
+
+
+def _blocks(op: Op, per: int) -> bool:
+    """Whether a convolution's channels fill tiles by words of `per` numbers."""
     kind: Any = op.kind
-    x, w = op.operand(0).tensor, op.operand(1).tensor
-    if (x.dtype, w.dtype) != (DType.u8, DType.i8) or kind.group != 1 or w.rank != 4:
-        return False
+    w = op.operand(1).tensor
     outs, ins = (w.static or (1, 0))[:2]
+    if kind.group != 1 or w.rank != 4 or outs % BLOCK:
+        return False
     blocked = _block(op.operand(0)) == _block(op.result) == BLOCK
-    return blocked and outs % BLOCK == 0 and together(-(-ins // BLOCK) * BLOCK // 4) > 0
+    return blocked and together(-(-ins // BLOCK) * BLOCK // per) > 0
 
 
 def halves(op: Op) -> str:
-    """The layout of a product's weights, if tiles multiply both sides as bfloat16; else empty."""
+    """The layout of an op's weights, if tiles multiply both sides as bfloat16; else empty."""
+    if convolves_halves(op):
+        return HALF_WEIGHTS
     tag = pairs(op)
     return tag if tag and together((op.operand(0).tensor.static or (0,))[-1] // 2) else ""
 

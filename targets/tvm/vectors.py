@@ -61,5 +61,3 @@ def tiles(total: int, columns: int, body: Callable[[Any, int], None]) -> None:
             body(t * columns, columns)
     if rest:
         body(tirx.const(whole * columns, "int32"), rest)
-
-

@@ -20,10 +20,12 @@ from graphopt.ir.core import Module
 from graphopt.ir.data import Inline
 from graphopt.ir.parser import parse
 from graphopt.job import runs
+from graphopt.onnx import to_proto
 from graphopt.passes.half import nearest
 from graphopt.pipeline import Context, parse_pipeline, run_pipeline
 from graphopt.targets.base import Build
-from graphopt.targets.program import Program
+from graphopt.targets.costs import TargetCosts
+from graphopt.targets.program import KernelCall, Program
 from graphopt.targets.x86 import X86
 from graphopt.verify import tolerance
 
@@ -105,6 +107,56 @@ def test_activations_are_stored_between_kernels() -> None:
     limit = tolerance(module.main)
     assert limit.few_bits  # a rounding may fall to the other side
     assert not tolerance(halved(POOLED).main).few_bits
+
+
+CHAIN = """graph @main(%x: f32[1,32,56,56]) {{
+  %a = const rand 1 : f32[64,32,1,1]
+  %b = conv(%x, %a) {{strides=[1,1],pads=[0,0,0,0],dilations=[1,1]}} @ "first"
+  %r = relu(%b) @ "relu"
+  %c = const rand 2 : f32[64,64,{kernel},{kernel}]
+  %d = conv(%r, %c) {{strides=[1,1],pads=[{pad},{pad},{pad},{pad}],dilations=[1,1]}} @ "second"
+  %e = add(%d, %r) @ "residual"
+  %f = const rand 3 : f32[32,64,1,1]
+  %y = conv(%e, %f) {{strides=[1,1],pads=[0,0,0,0],dilations=[1,1]}} @ "third"
+  return(%y) {{names=[y]}}
+}}"""
+
+
+def chosen(cpu: str, text: str, passes: str = "half") -> tuple[list[str], Program]:
+    """Which layers got rounded operands, by the machine's description alone; what they became."""
+    module, target = parse(text), X86(cpu)
+    ctx = Context(costs=TargetCosts(target, 1))
+    records = run_pipeline(parse_pipeline(passes), module, ctx)
+    told = [r for record in records for r in record.remarks if r.rule == "half-products"]
+    return [str(r.loc) for r in told], target.lower(module)
+
+
+def test_operands_are_rounded_where_products_of_bfloat16_are_faster() -> None:
+    text = CHAIN.format(kernel=1, pad=0)
+    layers, program = chosen("znver4", text)
+    assert [name.strip('"') for name in layers] == ["second", "third"]
+    kernels = [s for s in program.steps if isinstance(s, KernelCall) and s.ops != ("reorder",)]
+    assert len(kernels) == 3  # the residual joins the second, no cast is a kernel
+    assert sum(":ABcd8b16a2b]" in k.text for k in program.kernels) == 2
+    assert [str(b.dtype) for b in program.buffers if b.name.endswith("half")] == ["bf16", "bf16"]
+    assert chosen("avx512bf16", text)[0] == []
+    assert chosen("znver4", text, "half{products=false}")[0] == []
+
+
+def test_minimal_filtering_in_float32_is_faster_than_a_direct_sum_in_bfloat16() -> None:
+    layers, program = chosen("znver4", CHAIN.format(kernel=3, pad=1))
+    assert [name.strip('"') for name in layers] == ["third"]
+    assert sum("conv_winograd" in k.text for k in program.kernels) == 1
+
+
+def test_the_products_are_those_of_rounded_operands() -> None:
+    """Against numpy's, run by the kernels, where this computer has the instruction."""
+    target = X86("znver4")
+    if target.costs(1) is None:
+        pytest.skip("this CPU can't multiply bfloat16")
+    result = graphopt.optimize(to_proto(parse(CHAIN.format(kernel=1, pad=0))), "x86:znver4", "default,half",
+                               threads=1, build=Build(jobs=2))  # fmt: skip
+    assert all(c.ok for c in result.report.checks)
 
 
 def test_onnx_runtime_runs_the_model(tmp_path: Path) -> None:

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.analysis.histogram import BINS, Histogram, best, minmax, percentile, squares
+from graphopt.analysis.histogram import (
+    BINS,
+    Histogram,
+    best,
+    divergence,
+    minmax,
+    percentile,
+    squares,
+)
 from graphopt.analysis.interpret import interpret
 from graphopt.errors import InputError
 from graphopt.ir.core import Module
@@ -97,6 +105,33 @@ def test_ranges_by_method() -> None:
     found = best(h, squares)
     errors = [float(squares(h, np.array([a]), np.array([b]))[0]) for a, b in (found, minmax(h))]
     assert errors[0] < errors[1]
+
+
+def test_the_divergence_of_a_small_sample_does_not_clip_its_body() -> None:
+    rng = np.random.default_rng(0)
+    for count in (3000, 100_000):  # noise of counts clipped them to 2.9 and to 3.9
+        x = np.maximum(rng.normal(size=count), 0).astype(np.float32)
+        h = Histogram()
+        h.add(x)
+        low, high = best(h, divergence)
+        assert low == 0
+        assert np.sum(x > high) <= 1
+
+
+def test_the_divergence_keeps_what_heaps_up_at_the_end() -> None:
+    x = np.clip(3 * np.random.default_rng(1).normal(size=20_000), 0, 6).astype(np.float32)
+    h = Histogram()
+    h.add(x)
+    assert best(h, divergence) == (0, 6)
+
+
+def test_the_divergence_does_not_clip_for_numbers_that_come_again_and_again() -> None:
+    rng = np.random.default_rng(2)
+    x = np.abs(rng.normal(size=200_000)).astype(np.float32)
+    x[:120_000] = rng.choice(np.linspace(0.11, 0.9, 8), 120_000)  # clipped to 2.1 of 4.4
+    h = Histogram()
+    h.add(x)
+    assert best(h, divergence)[1] > 0.7 * x.max()
 
 
 def test_the_squared_error_of_a_range_is_that_of_quantizing_to_it() -> None:

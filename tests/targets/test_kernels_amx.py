@@ -171,6 +171,40 @@ def test_bfloat16_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
     assert emulated.amx_products() > 0
 
 
+HALF_CONVS = [*CONVS, dict(ins=16, outs=32, size=(9, 20), kernel=3, pad=1)]
+
+
+def half_convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) -> str:
+    """A convolution of bfloat16, its bias, a residual and an activation, stored as bfloat16."""
+    out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
+    x, y = f"[{n},{ins},{size[0]},{size[1]}:aBcd16b]", f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
+    w = f"[{outs},{ins},{kernel},{kernel}:AcdB8b16a2b]"
+    return f"""graph @k(%a: bf16{x}, %u: bf16{w}, %b: f32[{outs}], %r: bf16{y}) {{
+      %x = cast(%a) {{to=f32}} : f32{x}
+      %w = cast(%u) {{to=f32}} : f32{w}
+      %c = conv(%x, %w, %b) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
+        dilations=[{dilation},{dilation}],group=1}} : f32{y}
+      %s = cast(%r) {{to=f32}} : f32{y}
+      %d = add(%c, %s) : f32{y}
+      %y = relu(%d) : f32{y}
+      return(%y)
+    }}"""
+
+
+@pytest.mark.skipif(not WIDE, reason="this CPU lacks AVX-512, which the rest of the kernel needs")
+@pytest.mark.parametrize("case", HALF_CONVS, ids=lambda c: "-".join(map(str, c.values())))
+def test_convolutions_of_bfloat16_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
+    check(half_convolution(**case), WIDE[0], tolerance=5e-6)
+    assert emulated.amx_products() > 0
+
+
+@pytest.mark.skipif(not NATIVE, reason="this CPU has no AMX (amx_bf16 in /proc/cpuinfo)")
+@pytest.mark.parametrize("case", HALF_CONVS, ids=lambda c: "-".join(map(str, c.values())))
+def test_convolutions_of_bfloat16_on_tiles(case: dict) -> None:
+    permit_tiles()
+    check(half_convolution(**case), "amx", tolerance=5e-6)
+
+
 @pytest.mark.skipif(not NATIVE, reason="this CPU has no AMX (amx_bf16 in /proc/cpuinfo)")
 @pytest.mark.parametrize("case", HALVES, ids=lambda c: "-".join(map(str, c.values())))
 def test_bfloat16_on_tiles(case: dict) -> None:
@@ -196,7 +230,8 @@ MNEMONICS = {"ldtilecfg", "tileloadd", "tilestored", "tilezero", "tilerelease"}
 
 @pytest.mark.parametrize(("text", "name"), [
     (TEXTS[2], "tdpbusd"), (TEXTS[len(PRODUCTS) + 1], "tdpbusd"), (halves(**HALVES[0]), "tdpbf16ps"),
-], ids=["product", "conv", "halves"])  # fmt: skip
+    (half_convolution(**CONVS[1]), "tdpbf16ps"),
+], ids=["product", "conv", "halves", "half conv"])  # fmt: skip
 def test_machine_code(text: str, name: str) -> None:
     """It has the instructions of AMX that kernels ask for, and none of its later forms."""
     func = build.primfunc(parse(text).main, AMX, "k")
@@ -248,6 +283,18 @@ def test_products_of_bfloat16_are_laid_out_for_tiles() -> None:
         assert len(program.steps) == 2
     assert "BA16b2a" in found["half{products=true}"]
     assert "BA16b2a" not in found["half"]
+
+
+def test_convolutions_of_bfloat16_are_laid_out_for_tiles() -> None:
+    text = """graph @main(%x: f32[1,64,8,8]) {
+      %r = relu(%x)
+      %w = const rand 1 : f32[64,64,3,3]
+      %y = conv(%r, %w) {strides=[2,2],pads=[1,1,1,1],dilations=[1,1]}
+      return(%y) {names=[y]}
+    }"""
+    module = parse(text)
+    run_pipeline(parse_pipeline("half{products=true}"), module, PassContext())
+    assert any("bf16[64,64,3,3:AcdB8b16a2b]" in k.text for k in X86("amx").lower(module).kernels)
 
 
 def test_the_widest_machine_is_taken() -> None:

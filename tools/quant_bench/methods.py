@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,30 +68,38 @@ METHODS = (*PIPELINES, *PEERS)
 
 @dataclass(frozen=True)
 class Made:
-    """What a method cost; `error` says why it made nothing."""
+    """What a method cost and noted; `error` says why it made nothing."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_mb: float = 0.0
     version: str = ""
     error: str = ""
+    notes: list[str] = field(default_factory=list[str])
 
 
-def make(method: Method, job: Mapping[str, Any], python: str) -> Made:
-    """Quantize in a child: `job` has model, data, out, memory (bytes) and transformer."""
+def make(method: Method, job: Mapping[str, Any], python: str, child: Path = CHILD) -> Made:
+    """Run a method in a child: `job` has its files, and perhaps memory (bytes)."""
     told = json.dumps({"tool": method.tool, **method.options, **job})
-    command = [sys.executable if method.ours else python, "-P", str(CHILD), told]
-    path = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} if method.ours else {}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT, check=False,
-            env={**os.environ, **path},
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+    command = [sys.executable if method.ours else python, "-P", str(child), told]
+    done = run_child(command, method.ours)
+    if done is None:
         return Made(error=f"took more than {TIMEOUT} s")
     if done.returncode:
         return Made(error=_why(done.returncode, done.stderr, job.get("memory")))
     return Made(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_child(command: Sequence[str], ours: bool) -> subprocess.CompletedProcess[str] | None:
+    """Run a program, with our modules on its path where it is ours; None: it took too long."""
+    path = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} if ours else {}
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT, check=False,
+            env={**os.environ, **path},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _why(code: int, errors: str, memory: int | None) -> str:

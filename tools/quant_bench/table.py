@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from tables import Sheet, grouped
 
 from .methods import Made
 from .metrics import Drop
@@ -68,35 +67,6 @@ def title(row: Row) -> str:
     return f"{row.task}: {row.family}, {row.metric} on {row.samples} samples"
 
 
-def grouped(rows: Iterable[Row]) -> list[list[Row]]:
-    """The rows of each task."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.task, []).append(row)
-    return list(found.values())
-
-
-def show(rows: Sequence[Row]) -> None:
-    """One table a task on the screen."""
-    console = Console(width=None if Console().is_terminal else 150)
-    for group in grouped(rows):
-        table = Table(title=title(group[0]), title_justify="left")
-        for i, head in enumerate(HEADS):
-            table.add_column(head, justify="right" if i else "left")
-        for row in group:
-            table.add_row(*cells(row))
-        console.print(table)
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """One table a task for the documentation."""
-    parts: list[str] = []
-    for group in grouped(rows):
-        lines = [f"**{title(group[0])}**", "", _line(HEADS), _line(["---"] * len(HEADS))]
-        lines += [_line(cells(row)) for row in group]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def _line(found: Sequence[str]) -> str:
-    return "| " + " | ".join(found) + " |"
+def sheets(rows: Iterable[Row]) -> list[Sheet]:
+    """One table a task."""
+    return [Sheet(title(group[0]), HEADS, list(map(cells, group))) for group in grouped(rows)]

@@ -1,6 +1,6 @@
 # pyright: basic
 # TVM ships no types.
-"""Products and convolutions on AMX tiles: of u8 by s8 integers, or of bfloat16 (products alone).
+"""Products and convolutions on AMX tiles: of u8 by s8 integers, or of bfloat16.
 
     y[p, ob, oi] = sum over taps, c of x[p at tap, 4c + i] * w[ob, tap, c, oi, i]
 
@@ -99,14 +99,18 @@ def conv_plan(op: Op, machine: Machine) -> Plan | None:
     Raises:
         UnsupportedError: its weights are laid out for tiles, but it doesn't run on them.
     """
-    if static(op.operand(1)).layout != amx.WEIGHTS:
+    tag = static(op.operand(1)).layout
+    if tag not in (amx.WEIGHTS, amx.HALF_WEIGHTS):
         return None
-    if amx.FEATURE not in machine.cpu_features or not amx.convolves(op):
+    half = tag == amx.HALF_WEIGHTS
+    fits = amx.convolves_halves(op) if half else amx.convolves(op)
+    if amx.FEATURE not in machine.cpu_features or not fits:
         raise UnsupportedError("a convolution with weights for tiles that it can't use")
     s = conv.shape(op)
     flat = pointwise(s)
     lines, rows = (1, math.prod(s.out)) if flat else s.out
-    return plan(s.n * lines, rows, s.outs, -(-s.ins // BLOCK) * BLOCK // 4, s.kernel)
+    channels = -(-s.ins // BLOCK) * BLOCK
+    return plan(s.n * lines, rows, s.outs, channels // (2 if half else 4), s.kernel)
 
 
 def pointwise(s: conv.Shape) -> bool:
@@ -263,6 +267,8 @@ class HalfProduct(Product):
 class Convolution(Kernel):
     """A convolution; w is [ob, kh, kw, ib, 4, 16, 4]."""
 
+    stored = "uint8"
+
     def __init__(self, region: Region, op: Op, p: Plan, work: int) -> None:
         """Copy the image, padded, channels beside each other."""
         super().__init__(region, op, p, work)
@@ -276,9 +282,9 @@ class Convolution(Kernel):
         size = tuple((o - 1) * st + (k - 1) * d + 1 for o, st, k, d in
                      zip(s.out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
         blocks = -(-s.ins // BLOCK)
-        copy = ir.alloc_buffer((s.n, *size, blocks * BLOCK), "uint8")
-        fill = border(self.region, self.op)
-        outside = tirx.const(fill, "uint8") if isinstance(fill, int) else fill
+        copy = ir.alloc_buffer((s.n, *size, blocks * BLOCK), self.stored)
+        fill = self.border()
+        outside = tirx.const(fill, self.stored) if isinstance(fill, int) else fill
         with self.over(s.n * size[0]) as line, ir.serial(0, size[1]) as column:
             n, row = tirx.floordiv(line, size[0]), tirx.floormod(line, size[0])
             y, x = row - s.pads[0], column - s.pads[1]
@@ -290,19 +296,25 @@ class Convolution(Kernel):
                 ir.buffer_store(copy, found, [n, row, column, cb * BLOCK + lane])
         self.x = copy
 
+    def border(self) -> Any:
+        """What lies around the image."""
+        return border(self.region, self.op)
+
     def left(self, line: Expr, row: Expr, taps: list[Expr], word: Expr) -> tuple[list[Expr], int]:
         """Pixels of a row of the image, `strides` apart."""
         s, channels = self.s, int(self.x.shape[3])
+        width, first = channels * 4 // self.per, word * self.per
         if self.flat:
-            return [line, *movement.unflat(row, s.out), word * 4], channels
+            return [line, *movement.unflat(row, s.out), first], width
         (height, _), (down, across) = s.out, s.strides
         y = tirx.floormod(line, height) * down + taps[0] * s.dilations[0]
         x = row * across + taps[1] * s.dilations[1]
-        return [tirx.floordiv(line, height), y, x, word * 4], across * channels
+        return [tirx.floordiv(line, height), y, x, first], across * width
 
     def right(self, panel: Expr, taps: list[Expr], word: Expr) -> list[Expr]:
         """Words of a tap's channels."""
-        return [panel, *taps, tirx.floordiv(word, 4), tirx.floormod(word, 4), 0, 0]
+        words = BLOCK // self.per
+        return [panel, *taps, tirx.floordiv(word, words), tirx.floormod(word, words), 0, 0]
 
     def index(self, line: Expr, row: Expr, column: Expr) -> list[Expr]:
         """Image, channel, and place in it."""
@@ -314,6 +326,21 @@ class Convolution(Kernel):
     def columns_total(self) -> int:
         """Output channels."""
         return self.s.outs
+
+
+class HalfConvolution(Convolution):
+    """A convolution of bfloat16, summed in float32; w is [ob, kh, kw, ib, 8, 16, 2]."""
+
+    dtype, per, multiply, stored = "float32", 2, "tdpbf16ps", "uint16"
+
+    def border(self) -> Any:
+        """Zero."""
+        return 0
+
+    def summed(self, value: Expr, index: Any) -> Expr:
+        """The bias joins."""
+        bias = self.op.operands[2]
+        return value if bias is None else value + self.region.at(bias, [index[1]])
 
 
 @contextlib.contextmanager

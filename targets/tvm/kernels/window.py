@@ -79,11 +79,12 @@ def columns(width: int, block: int, machine: Machine) -> int:
 
 
 def band(s: Window, block: int, machine: Machine) -> int:
-    """The most rows whose operand fills half of the first cache; a divisor where one is near."""
+    """The most rows whose operand the machine works on at a time; a divisor where one is near."""
     height, reach = s.out[-2], (s.kernel[-2] - 1) * s.dilations[-2] + 1
     row = 4 * block * (s.size[-1] + s.pads[-1] + s.pads[len(s.size) - 1])
+    held = machine.band_bytes or machine.l1_bytes
     fitting = [r for r in range(1, height + 1)
-               if ((r - 1) * s.strides[-2] + reach) * row <= machine.l1_bytes]  # fmt: skip
+               if ((r - 1) * s.strides[-2] + reach) * row <= held]  # fmt: skip
     most = max(fitting, default=1)
     even = [r for r in range(max(1, most // 2), most + 1) if height % r == 0]
     return max(even, default=most)

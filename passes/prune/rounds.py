@@ -1,0 +1,184 @@
+"""Pruning a part at a time: what a channel is worth depends on those that went before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from graphopt.analysis.cost import total_macs, weight_bytes
+from graphopt.choices import Choice, Goal, Settled, settle
+from graphopt.errors import InputError
+from graphopt.ir.core import Module, Op, Value
+from graphopt.passes.layers.gain import Aim
+from graphopt.passes.layers.sensitivity import sensitivities
+from graphopt.passes.prune.groups import Group
+from graphopt.passes.prune.propose import Plan
+from graphopt.passes.prune.scores import Criterion, look, losses, norms
+from graphopt.pipeline import Context, PassResult
+from graphopt.spec import nearest
+
+RUNS = 256  # of the model that Gram matrices are made of, at most
+EACH = 0.1  # of the model's multiply-adds that go in a round
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the pass was asked for (see `Prune`)."""
+
+    criterion: Criterion
+    ratio: float | None
+    aim: Aim
+    multiple: int
+    rounds: int
+    skip: tuple[str, ...]
+
+    def count(self) -> int:
+        """How many rounds."""
+        if self.rounds or self.criterion != "reconstruct" or self.ratio is None:
+            return self.rounds or 1
+        return max(math.ceil(self.ratio / EACH - 1e-9), 1)
+
+    def size(self, module: Module) -> float:
+        """What the ratio is of."""
+        return float((weight_bytes if self.aim == "size" else total_macs)(module.main))
+
+
+@dataclass
+class Rounds:
+    """One run of the pass over a module. `made` are the choices of all rounds, by group."""
+
+    module: Module
+    ctx: Context
+    asked: Asked
+    made: dict[str, Choice] = field(default_factory=dict[str, Choice])
+    sense: dict[str, float] = field(default_factory=dict[str, float])
+
+    def run(self) -> PassResult:
+        """Propose, select, cut out and repair, round after round.
+
+        Raises:
+            InputError: `skip` names nothing.
+        """
+        plan = Plan.of(self.module, self.asked.aim, self.asked.multiple)
+        out = self._out(plan.found.groups)
+        start, count = self.asked.size(self.module), self.asked.count()
+        ratio = self.asked.ratio
+        fixed = [g for g in plan.found.groups if g.why]
+        settled = Settled((), ())
+        for i in range(count):
+            wanted = None if ratio is None else start * ratio * (i + 1) / count
+            saved = start - self.asked.size(self.module)
+            if wanted is not None and wanted <= saved:
+                continue
+            self.ctx.progress("prune", i, count)
+            left = None if wanted is None else wanted - saved
+            settled = self._round(plan, out, left)
+            if not settled.kept:
+                break
+            plan = Plan.of(self.module, self.asked.aim, self.asked.multiple)
+        return self._result(settled, fixed, start)
+
+    def _out(self, found: Sequence[Group]) -> dict[str, str]:
+        """Why groups that could go don't, by name.
+
+        Raises:
+            InputError: no layer has a part of `skip` in its name.
+        """
+        names = {g.name: [n for e in g.makers for n in e.op.loc.nodes] for g in found}
+        for part in self.asked.skip:
+            every = [n for group in names.values() for n in group]
+            if not any(part in n for n in every):
+                pieces = {piece for n in every for piece in (n, *n.split("/"))} - {""}
+                raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, pieces)}")
+        out = dict[str, str]()
+        for g in found:
+            if any(part in n for part in self.asked.skip for n in names[g.name]):
+                out[g.name] = "skipped, as asked"
+            elif not self.ctx.permit("prune", g.loc):
+                out[g.name] = "not permitted"
+        return out
+
+    def _round(self, plan: Plan, out: Mapping[str, str], amount: float | None) -> Settled:
+        """Choose and make the choices of one round."""
+        able = plan.able(out)
+        self._order(plan, [g for g in able if plan.most(g)])
+        choices = list[Choice]()
+        for g in plan.found.groups:
+            if g.why or g.name in out:
+                why = g.why or out[g.name]
+                choices.append(Choice(g.name, g.loc, "pruned", 0, 0, refused=why))
+            elif not plan.most(g):
+                why = f"{g.channels} channels are no more than {self.asked.multiple} (round_to)"
+                choices.append(Choice(g.name, g.loc, "pruned", 0, 0, refused=why))
+            else:
+                choices += plan.choices(g, self.ctx)
+        what = "bytes of weights" if self.asked.aim == "size" else "multiply-adds"
+        goal = None if amount is None else Goal(amount, what, plan.together)
+        settled = settle(self.module, choices, lambda m, c: self._apply(plan, m, c), self.ctx, goal)
+        self._remember(settled)
+        return settled
+
+    def _apply(self, plan: Plan, module: Module, made: Sequence[Choice]) -> None:
+        kept = plan.apply(module, made)
+        if module is self.module:
+            for name, places in kept.items():
+                old = self.ctx.channels.get(name)
+                self.ctx.channels[name] = tuple(old[p] for p in places) if old else places
+
+    def _order(self, plan: Plan, able: Sequence[Group]) -> None:
+        """Say of each group which channels go first."""
+        if self.asked.criterion != "reconstruct":
+            for g in able:
+                plan.orders[g.name] = norms(g, 1 if self.asked.criterion == "l1" else 2)
+            return
+        samples = self.ctx.samples
+        assert samples
+        readers = list(dict.fromkeys(e.op for g in able for e in g.readers if e.weighted))
+        plan.inputs = look(self.module, readers, samples, self._sense(readers), RUNS)
+        for g in able:
+            plan.orders[g.name] = losses(g, plan.inputs, plan.most(g))
+
+    def _sense(self, readers: Sequence[Op]) -> dict[Op, float]:
+        """How much of their noise is left at the outputs; found once, by name."""
+        new = [op for op in readers if _name(op) not in self.sense]
+        if new:
+            values: list[Value] = [op.result for op in new]
+            assert self.ctx.samples
+            found = sensitivities(self.module, values, self.ctx.samples)
+            self.sense.update(zip(map(_name, new), found, strict=True))
+        return {op: self.sense[_name(op)] for op in readers}
+
+    def _remember(self, settled: Settled) -> None:
+        """Add a round's choices to those before."""
+        for c in settled.kept:
+            before = self.made.get(c.layer)
+            first = before.rewrite if before else c.rewrite
+            told = c.rewrite.split(" of ")[0] + " of " + first.split(" of ")[1]
+            old = before or replace(c, gain=0.0, error=0.0, saves=0.0)
+            self.made[c.layer] = replace(
+                c, rewrite=told, gain=old.gain + c.gain, error=old.error + c.error,
+                saves=old.saves + c.saves,
+            )  # fmt: skip
+
+    def _result(self, last: Settled, fixed: Sequence[Group], start: float) -> PassResult:
+        """All rounds together."""
+        left = list({c.layer: c for c in reversed(last.left) if c.layer not in self.made}.values())
+        left.reverse()  # of each group the one that would have cost least
+        made = tuple(self.made.values())
+        short = ""
+        saved = start - self.asked.size(self.module)
+        if self.asked.ratio and saved < self.asked.ratio * start * (1 - 1e-9):
+            short = last.short and (
+                f"only {saved / start:.1%} of the {self._what()} saved, not "
+                f"{self.asked.ratio:.0%}: no other rewrite gains on the target, or is within the "
+                "limit")  # fmt: skip
+        settled = Settled(made, tuple(left), last.loss, last.measured, short)
+        return PassResult(bool(made), settled.remarks(), settled, settled.notes())
+
+    def _what(self) -> str:
+        return "bytes of weights" if self.asked.aim == "size" else "multiply-adds"
+
+
+def _name(op: Op) -> str:
+    return op.result.hint or "+".join(op.loc.nodes)

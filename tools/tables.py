@@ -1,0 +1,65 @@
+"""Tables of benchmarks: one for each task, on the screen and for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+
+class HasTask(Protocol):
+    """A row of a benchmark."""
+
+    @property
+    def task(self) -> str:
+        """What it was measured on."""
+        ...
+
+
+R = TypeVar("R", bound=HasTask)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text: a title, heads, and rows of as many cells."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def grouped(rows: Iterable[R]) -> list[list[R]]:
+    """The rows of each task."""
+    found: dict[str, list[R]] = {}
+    for row in rows:
+        found.setdefault(row.task, []).append(row)
+    return list(found.values())
+
+
+def show(sheets: Iterable[Sheet]) -> None:
+    """Print them on the screen."""
+    console = Console(width=None if Console().is_terminal else 150)
+    for sheet in sheets:
+        table = Table(title=sheet.title, title_justify="left")
+        for i, head in enumerate(sheet.heads):
+            table.add_column(head, justify="right" if i else "left")
+        for row in sheet.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def markdown(sheets: Iterable[Sheet]) -> str:
+    """As Markdown."""
+    return "\n\n".join(map(_text, sheets)) + "\n"
+
+
+def _text(sheet: Sheet) -> str:
+    lines = [f"**{sheet.title}**", "", _line(sheet.heads), _line(["---"] * len(sheet.heads))]
+    return "\n".join([*lines, *map(_line, sheet.rows)])
+
+
+def _line(found: Sequence[str]) -> str:
+    return "| " + " | ".join(found) + " |"
