@@ -34,6 +34,7 @@ from graphopt.rewrite import Miss, const
 
 LARGEST = 1 << 22  # numbers that the units of a value take, at most
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.Softmax, nn.LogSoftmax)
+PIXELS = (2, 3)  # the axes of an image that blocks of pixels are along
 Given = Sequence[Array | None]
 
 
@@ -310,7 +311,12 @@ def _moved(units: Units, op: Op, given: Given) -> list[Array] | None:
         steps = {a % x.ndim: s for a, s in zip(kind.axes, kind.steps, strict=True)}
         if any(steps.get(i, 1) != 1 for i in varying(x)):
             return None  # what is left need not be regular, and indices go along one axis only
-    return moved(op, x)
+    if isinstance(kind, mv.SpaceToDepth):
+        x = units.merge_over(x, PIXELS)
+    found = moved(op, x)
+    if isinstance(kind, mv.DepthToSpace):  # the channels of a block of pixels go together
+        return [units.merge_over(y, PIXELS) for y in found]
+    return found
 
 
 def _product(units: Units, op: Op, given: Given) -> list[Array] | None:

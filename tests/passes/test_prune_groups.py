@@ -219,6 +219,12 @@ def pixel_shuffle(n: Net) -> Value:
     return n.conv(b, 3)
 
 
+def shuffled_and_flattened(n: Net) -> Value:
+    """Pixels alone would go along rows, which the channels of a block can't."""
+    flat = n.reshape(n.put(mv.DepthToSpace(2), n.conv(n.x, 8)), 1, -1)
+    return n.put(MatMul(), flat, n.const(shape(flat)[1], 3, fan=shape(flat)[1]))
+
+
 def channel_shuffle(n: Net) -> Value:
     h = shape(n.x)[2]
     a = n.conv(n.x, 8)
@@ -302,7 +308,7 @@ IMAGES: dict[Callable[[Net], Value], int] = {
     residual: 2, concat: 2, split: 2, halves: 1, sliced: 2, strided_shortcut: 2, flattened: 1,
     nhwc: 2, pixel_shuffle: 1, channel_shuffle: 1, depthwise: 1, grouped: 2, many_groups: 1,
     excite: 1, excite_apart: 2, instance_norm: 1, group_norm: 1, transposed: 2,
-    transposed_grouped: 2, gathered: 2, resized: 1, pooled: 1,
+    transposed_grouped: 2, gathered: 2, resized: 1, pooled: 1, shuffled_and_flattened: 1,
 }  # fmt: skip
 
 
