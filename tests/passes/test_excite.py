@@ -50,14 +50,7 @@ GATES = {
 
 
 def block(
-    kind: Spelling,
-    x: tuple[int, ...],
-    squeezed: int,
-    *,
-    bias: bool,
-    activation: str,
-    gate: str,
-    symbol: bool,
+    kind: Spelling, x: tuple[int, ...], squeezed: int, *, bias: bool, activation: str, gate: str, symbol: bool
 ) -> str:
     """x * gate(w2 activation(w1 mean(x) + b1) + b2)."""
     channels, flat = x[1], kind != "conv"
@@ -88,13 +81,7 @@ def optimized(source: str) -> tuple[Module, Module]:
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_every_spelling_is_one_op(
-    kind: Spelling,
-    x: tuple[int, ...],
-    squeezed: int,
-    bias: bool,
-    activation: str,
-    gate: str,
-    symbol: bool,
+    kind: Spelling, x: tuple[int, ...], squeezed: int, bias: bool, activation: str, gate: str, symbol: bool
 ) -> None:
     before, after = optimized(
         block(kind, x, squeezed, bias=bias, activation=activation, gate=gate, symbol=symbol)
@@ -130,9 +117,7 @@ def test_it_is_written_as_its_ops_and_found_again(version: int) -> None:
     np.testing.assert_allclose(got, interpret(module, feeds)["y"], rtol=1e-4, atol=1e-5)
     again = load(proto.SerializeToString())
     run_pipeline(parse_pipeline("default", graphopt.passes.DEFAULT), again, Context())
-    assert [op.kind.name for op in again.main if op.kind.name not in ("const", "return")] == [
-        "squeeze_excite"
-    ]
+    assert [op.kind.name for op in again.main if op.kind.name not in ("const", "return")] == ["squeeze_excite"]
 
 
 def test_its_work_is_the_sums_and_the_products() -> None:
@@ -178,16 +163,12 @@ def test_blocks_pass_through_it() -> None:
         assert layouts == ["aBcd16b", "Abcd16a", "Abcd16a", "A16a", "aBcd16b"]
 
 
-@pytest.mark.parametrize(
-    "text", ["softmax", "add", "not", "cast{to=f32}", "nothing", "relu relu", ""]
-)
+@pytest.mark.parametrize("text", ["softmax", "add", "not", "cast{to=f32}", "nothing", "relu relu", ""])
 def test_only_functions_of_a_float_are_activations(text: str) -> None:
     with pytest.raises(ValueError, match="names no activation"):
         SqueezeExcite(gate=text)
     with pytest.raises(ParseError, match="activation"):
-        parse(
-            f'graph @main(%x: f32[1,2,3,3]) {{ %y = squeeze_excite(%x, %x, %x) {{gate="{text}"}}\n return(%y) }}'
-        )
+        parse(f'graph @main(%x: f32[1,2,3,3]) {{ %y = squeeze_excite(%x, %x, %x) {{gate="{text}"}}\n return(%y) }}')
 
 
 @pytest.mark.parametrize("weights", [
@@ -196,6 +177,4 @@ def test_only_functions_of_a_float_are_activations(text: str) -> None:
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(weights: str) -> None:
     with pytest.raises(ParseError, match=r"w1|w2|channels|types"):
-        parse(
-            f"graph @main(%x: f32[1,6,3,3], %w1: {weights}) {{ %y = squeeze_excite(%x, %w1, %w2)\n return(%y) }}"
-        )
+        parse(f"graph @main(%x: f32[1,6,3,3], %w1: {weights}) {{ %y = squeeze_excite(%x, %w1, %w2)\n return(%y) }}")

@@ -62,14 +62,7 @@ def test_a_channel_shuffle_joins_the_grouped_convolution_it_feeds() -> None:
     }""")
     Layout().run(module, Context(catalog=KERNELS, lanes=16))
     shuffle = ["reorder", "reshape", "transpose", "reshape", "reorder"]
-    assert kernels(module) == [
-        ["reorder"],
-        ["conv"],
-        [*shuffle, "conv"],
-        shuffle,
-        ["conv"],
-        ["reorder"],
-    ]
+    assert kernels(module) == [["reorder"], ["conv"], [*shuffle, "conv"], shuffle, ["conv"], ["reorder"]]
 
 
 def test_a_value_with_two_users_is_moved_once() -> None:

@@ -201,7 +201,5 @@ def test_numbers_stored_as_bfloat16_stay_in_blocks() -> None:
     }}""")
     assign_layouts(module.main, 16, lambda op: KERNELS.family(op) is not None)
     verify(module)
-    reorders = [
-        op for op in module.main if op.kind.name == "reorder" and not is_constant(op.result)
-    ]
+    reorders = [op for op in module.main if op.kind.name == "reorder" and not is_constant(op.result)]
     assert [op.operand(0).hint for op in reorders] == ["y"]

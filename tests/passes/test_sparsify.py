@@ -48,9 +48,7 @@ def weights(module: Module) -> list[Array]:
     return [d.numpy() for d in found if d]
 
 
-def run(
-    text: str, ctx: Context | None = None, module: Module | None = None
-) -> tuple[Module, Settled]:
+def run(text: str, ctx: Context | None = None, module: Module | None = None) -> tuple[Module, Settled]:
     module = module or parse(TEXT)
     (record,) = run_pipeline(parse_pipeline(text), module, ctx or Context(samples=samples()))
     assert record.settled
@@ -67,9 +65,7 @@ def noise(module: Module) -> float:
 @pytest.mark.parametrize("data", [True, False])
 @pytest.mark.parametrize("ratio", [0.4, 0.7])
 def test_as_many_weights_are_zero_as_asked_for(data: bool, ratio: float) -> None:
-    module, settled = run(
-        f"sparsify{{ratio={ratio}}}", Context(samples=samples() if data else None)
-    )
+    module, settled = run(f"sparsify{{ratio={ratio}}}", Context(samples=samples() if data else None))
     total = sum(w.size for w in weights(module))
     zeros = sum(int(np.count_nonzero(w == 0)) for w in weights(module))
     assert round(ratio, 2) - 1e-3 <= zeros / total < ratio + 0.2  # at most one layer's step further
