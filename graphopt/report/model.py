@@ -88,8 +88,8 @@ class Storage:
         text = f"stored in the library, {self.bits:.2f} bits a weight"
         if not self.coded:
             return text
-        return (f"{text}; {size(self.run_bytes)} at run time, {self.coded} constants decoded when "
-                "it is loaded")  # fmt: skip
+        many = f"{self.coded} constant{'s' if self.coded > 1 else ''}"
+        return f"{text}; {size(self.run_bytes)} at run time, {many} decoded when it is loaded"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Storage = Literal["auto", "coded", "plain"]
 """Which constants are coded: those where it pays, all that get smaller, none."""
 
 PAYS = 0.75  # of a constant's bytes: what isn't smaller stays as it is, mapped and shared
-LEAST = 512  # bytes that `auto` must save on a constant
+LEAST = 4096  # bytes that `auto` must save on a constant
 MOST = 100_000_000  # numbers that `auto` has decoded: half a second, at 200 million a second
 
 
