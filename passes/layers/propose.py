@@ -26,7 +26,7 @@ from graphopt.passes.layers.sensitivity import sensitivities
 from graphopt.passes.layers.sites import Site, sites, skipped
 from graphopt.passes.layers.store import store
 from graphopt.passes.quantize.rounding import damped
-from graphopt.pipeline import Context, PassResult
+from graphopt.pipeline import Activations, Context, PassResult
 
 RUNS = 128  # of the model that Gram matrices are made of, at most
 LONGEST = 6144  # numbers in a row of a weight whose inputs are looked at: their matrix has 300 MB
@@ -182,19 +182,8 @@ class Rewriting:
     def _fit_all(self, module: Module, able: list[Site], told: dict[str, list[Choice]]) -> None:
         """Fit the forms of all layers, with what they read in memory a few at a time."""
         samples = self.ctx.samples if self.ctx.samples and self.ctx.samples.runs else None
-        if samples is None:
-            for site in able:
-                told[site.name] = list(self._fitted(site, None, 1.0))
-            return
-        weights = sensitivities(module, [s.op.result for s in able], samples)
-        sense = {s.name: w for s, w in zip(able, weights, strict=True)}
-        seen = [s for s in able if s.length <= LONGEST]
-        by_op = {s.op: s for s in seen}
-        for inputs in grams(module, [s.op for s in seen], samples, RUNS):
-            site = by_op[inputs.op]
-            told[site.name] = list(self._fitted(site, inputs, sense[site.name]))
-        for site in (s for s in able if s.length > LONGEST):
-            told[site.name] = list(self._fitted(site, None, sense[site.name]))
+        for site, inputs, sense in looked_at(module, able, samples):
+            told[site.name] = list(self._fitted(site, inputs, sense))
 
     def _fitted(self, site: Site, inputs: Gram | None, sense: float) -> Iterator[Choice]:
         """The choices of one layer."""
@@ -220,6 +209,26 @@ class Rewriting:
         ]
         gaining = [c for c in able if c.gain > 0]
         return gaining or sorted(able, key=lambda c: -c.gain)[:1]
+
+
+def looked_at(
+    module: Module, able: Sequence[Site], samples: Activations | None
+) -> Iterator[tuple[Site, Gram | None, float]]:
+    """Layers with what they read on samples and how much their errors count in the outputs.
+
+    None and 1 without samples; None for rows of more than LONGEST weights. In any order.
+    """
+    if samples is None or not able:
+        yield from ((site, None, 1.0) for site in able)
+        return
+    found = sensitivities(module, [s.op.result for s in able], samples)
+    sense = {s.name: w for s, w in zip(able, found, strict=True)}
+    seen = [s for s in able if s.length <= LONGEST]
+    by_op = {s.op: s for s in seen}
+    for inputs in grams(module, [s.op for s in seen], samples, RUNS):
+        site = by_op[inputs.op]
+        yield site, inputs, sense[site.name]
+    yield from ((s, None, sense[s.name]) for s in able if s.length > LONGEST)
 
 
 @dataclass(frozen=True)

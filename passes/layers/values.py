@@ -15,10 +15,9 @@ from graphopt.choices import Choice, Goal, settle
 from graphopt.ir.core import Module, Value
 from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Fit, Form, Make, Numbers, Size
-from graphopt.passes.layers.gram import Gram, grams
-from graphopt.passes.layers.propose import LONGEST, RUNS, Measured
+from graphopt.passes.layers.gram import Gram
+from graphopt.passes.layers.propose import Measured, looked_at
 from graphopt.passes.layers.replace import Weights, replace_layer
-from graphopt.passes.layers.sensitivity import sensitivities
 from graphopt.passes.layers.sites import Site, sites, skipped
 from graphopt.passes.layers.store import store
 from graphopt.passes.layers.unfold import unrows
@@ -137,23 +136,3 @@ def given(ctx: Context) -> Activations | None:
     """The samples, if the user gave some."""
     samples = ctx.samples
     return samples if samples and samples.runs and samples.data == "given" else None
-
-
-def looked_at(
-    module: Module, able: Sequence[Site], samples: Activations | None
-) -> Iterator[tuple[Site, Gram | None, float]]:
-    """Layers with what they read on samples and how much their errors count in the outputs.
-
-    None and 1 without samples; None for rows of more than LONGEST weights. In any order.
-    """
-    if samples is None or not able:
-        yield from ((site, None, 1.0) for site in able)
-        return
-    found = sensitivities(module, [s.op.result for s in able], samples)
-    sense = {s.name: w for s, w in zip(able, found, strict=True)}
-    seen = [s for s in able if s.length <= LONGEST]
-    by_op = {s.op: s for s in seen}
-    for inputs in grams(module, [s.op for s in seen], samples, RUNS):
-        site = by_op[inputs.op]
-        yield site, inputs, sense[site.name]
-    yield from ((s, None, sense[s.name]) for s in able if s.length > LONGEST)
