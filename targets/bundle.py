@@ -46,6 +46,7 @@ from graphopt.targets.program import (
 from graphopt.targets.stored.blob import Storage, Stored, store
 
 LIBRARY = "libmodel.so"
+ARCHIVE = "libmodel.a"
 MODEL = "model.onnx"
 
 Content = bytes | Callable[[Path], object]
@@ -91,6 +92,7 @@ def write(
     prefix: str = "go",
     amx: bool = False,
     storage: Storage = "auto",
+    static: bool = False,
 ) -> Manifest:
     """Write a bundle: all of it, or nothing.
 
@@ -105,6 +107,7 @@ def write(
         prefix: of the C functions.
         amx: whether kernels use AMX tiles.
         storage: which constants are stored in fewer bytes, to be decoded when they are needed.
+        static: whether there is a static library, too.
 
     Returns:
         The manifest written.
@@ -122,7 +125,8 @@ def write(
         with blob.open("wb") as file:
             stored = store(program.weights, file, program.weight_bytes, storage)
         sources = generate(program, prefix=prefix, amx=amx, stored=stored)
-        link(objects, sources, blob, stage / LIBRARY, toolchain=toolchain)
+        link(objects, sources, blob, stage / LIBRARY, toolchain=toolchain, prefix=prefix,
+             static=stage / ARCHIVE if static else None)  # fmt: skip
         for name in ("model.h", "main.c"):
             if name in sources:
                 contents[name] = sources[name].encode()

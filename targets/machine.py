@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ class Machine:
     is as fast, or nobody measured it.
     `band_bytes` of padded operand are what a depthwise kernel works on at a time (0: l1_bytes).
     `cpus` are designs as "vendor/family/first model-last model"; none: any CPU with the features.
+    `ghz` is a usual clock and `pipes` what a core begins a cycle, as Arm's optimization guides say:
+    instructions in all (`issue`), of 128 bits for vectors, loads and stores; there for emulated CPUs.
+    `qemu` are CPUs of qemu-user with the same instructions, the best first.
     """
 
     name: str
@@ -52,6 +56,9 @@ class Machine:
     halves: float = 0.0
     band_bytes: int = 0
     cpus: tuple[str, ...] = ()
+    ghz: float = 0.0
+    pipes: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
+    qemu: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One line of JSON, the same for equal machines."""
@@ -87,7 +94,7 @@ class Design:
 
 
 def _machine(fields: dict[str, Any]) -> Machine:
-    lists = ("mattr", "cpu_features", "cpus")
+    lists = ("mattr", "cpu_features", "cpus", "qemu")
     values: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in fields.items()}
     values["bandwidth"] = tuple((int(n), float(g)) for n, g in fields.get("bandwidth", ()))
     return Machine(**values)

@@ -31,6 +31,9 @@ from graphopt.targets.stored.blob import Constant, Stored
 WEIGHTS_FILE = "weights.bin"
 """The name under which weights.S includes the weights blob."""
 
+PUBLIC = ("new", "free", "threads", "buffer", "error", "run", "run_range", "profile")
+"""The functions of the interface, without the prefix."""
+
 # x86's code model and every linker's relocations reach 2 GiB; some of it is the code's.
 _MOST_WEIGHTS = 2**31 - 2**26
 
@@ -207,6 +210,7 @@ def _values(p: Program, stored: Stored) -> dict[str, object]:
         "symbols": sorted({call.kernel for call in calls}),
         "copies": [_Copy(b, o, p.buffers[b].nbytes) for o, b in copies.items()],
         "bound": [i for i, b in enumerate(p.buffers) if isinstance(b.place, Input | Output)],
+        "public": PUBLIC,
         "needed_inputs": _positions(p, Input),
         "needed_outputs": sorted({*_positions(p, Output), *copies}),
         "fallbacks": sum(1 for _ in p.fallbacks()),

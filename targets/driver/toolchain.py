@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.errors import GraphoptError, UnsupportedError
-from graphopt.targets.driver.generate import WEIGHTS_FILE
+from graphopt.targets.driver.archive import archive, localize
+from graphopt.targets.driver.generate import PUBLIC, WEIGHTS_FILE
 from graphopt.targets.program import WeightData
 from graphopt.targets.stored.blob import store
 
+STATIC_FLAGS = ("-std=c11", "-O2", "-static", "-Wall")
 COMPILE_FLAGS = (
     *("-std=c11", "-O2", "-g0", "-fPIC"),
     *("-ffile-prefix-map=.=", "-fno-ident", "-fno-sanitize=all"),
@@ -31,6 +33,7 @@ LINK_FLAGS = (
     *("-shared", "-Wl,--build-id=none", "-Wl,--version-script=version.map", "-Wl,-S"),
     *("-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs", "-Wl,-Bsymbolic"),
 )
+JOIN_FLAGS = ("-r", "-nostdlib", "-Wl,-S")
 LIBRARIES = ("-lpthread", "-lm")
 
 _ZIG_GLIBC = "2.28"  # what zig links a library against: old enough for every supported system
@@ -76,6 +79,8 @@ def link(
     *,
     weight_bytes: int | None = None,
     toolchain: Toolchain | None = None,
+    static: Path | None = None,
+    prefix: str = "go",
 ) -> Path:
     """Compile the driver and link it with kernels and weights into the shared library `output`.
 
@@ -87,6 +92,8 @@ def link(
         output: the library's path; it appears there complete or not at all.
         weight_bytes: the size of the weights blob; None: up to its last constant.
         toolchain: the C compiler; None: `find()`.
+        static: where a static library of the same goes, too.
+        prefix: of the interface's functions.
 
     Returns:
         `output`.
@@ -109,8 +116,14 @@ def link(
         run(toolchain, [*COMPILE_FLAGS, "-c", "plan.c", "-o", "plan.o"], folder)
         run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder)
         soname = f"-Wl,-soname,{output.name}"
-        inputs = ["plan.o", *kernels, "weights.o", *LIBRARIES]
-        run(toolchain, [*LINK_FLAGS, soname, "-o", "library.so", *inputs], folder)
+        inputs = ["plan.o", *kernels, "weights.o"]
+        run(toolchain, [*LINK_FLAGS, soname, "-o", "library.so", *inputs, *LIBRARIES], folder)
+        if static:
+            run(toolchain, [*JOIN_FLAGS, "-o", "joined.o", *inputs], folder)
+            public = [f"{prefix}_{name}" for name in PUBLIC]
+            joined = localize((folder / "joined.o").read_bytes(), public)
+            (folder / "library.a").write_bytes(archive(joined, public))
+            os.replace(folder / "library.a", static)
         os.replace(folder / "library.so", output)
     return output
 

@@ -1,0 +1,71 @@
+/* A plugin of qemu (TCG): how often each block of translated code runs.
+
+   count.so,out=FILE writes a line a block: address, instructions, runs (hexadecimal, decimal,
+   decimal). Counters aren't atomic: run programs of one thread. The few functions of qemu's plugin
+   interface that are used are declared here, as they are in all versions from 1 (qemu 4.2) on;
+   VERSION is what the qemu at hand wants to hear. */
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef uint64_t Id;
+typedef struct qemu_plugin_tb Block;
+
+int qemu_plugin_install(Id id, const void *info, int argc, char **argv);
+size_t qemu_plugin_tb_n_insns(const Block *block);
+uint64_t qemu_plugin_tb_vaddr(const Block *block);
+void qemu_plugin_register_vcpu_tb_trans_cb(Id id, void (*call)(Id, Block *));
+void qemu_plugin_register_vcpu_tb_exec_cb(Block *block, void (*call)(unsigned, void *), int flags,
+    void *data);
+void qemu_plugin_register_atexit_cb(Id id, void (*call)(Id, void *), void *data);
+
+extern int qemu_plugin_version;
+int qemu_plugin_version = VERSION;
+
+typedef struct Counter {
+  struct Counter *next;
+  uint64_t at, length, runs;
+} Counter;
+
+static Counter *counters;
+static const char *path;
+
+static void ran(unsigned cpu, void *counter) {
+  (void)cpu;
+  ((Counter *)counter)->runs++;
+}
+
+/* A block may be translated more than once: each time it gets a counter of its own. */
+static void translated(Id id, Block *block) {
+  (void)id;
+  Counter *counter = malloc(sizeof *counter);
+  if (!counter) abort();
+  *counter = (Counter){counters, qemu_plugin_tb_vaddr(block), qemu_plugin_tb_n_insns(block), 0};
+  counters = counter;
+  qemu_plugin_register_vcpu_tb_exec_cb(block, ran, 0, counter);
+}
+
+static void ended(Id id, void *data) {
+  (void)id, (void)data;
+  FILE *file = fopen(path, "w");
+  if (!file) return;
+  for (const Counter *c = counters; c; c = c->next) {
+    if (!c->runs) continue;
+    fprintf(file, "%llx %llu %llu\n", (unsigned long long)c->at, (unsigned long long)c->length,
+        (unsigned long long)c->runs);
+  }
+  fclose(file);
+}
+
+int qemu_plugin_install(Id id, const void *info, int argc, char **argv) {
+  (void)info;
+  for (int i = 0; i < argc; i++) {
+    if (!strncmp(argv[i], "out=", 4)) path = strdup(argv[i] + 4);
+  }
+  if (!path) return -1;
+  qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+  qemu_plugin_register_atexit_cb(id, ended, NULL);
+  return 0;
+}
