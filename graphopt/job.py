@@ -17,7 +17,7 @@ from graphopt.account import describe_build, is_gir, name_of, specs, target_text
 from graphopt.analysis.bind import Shapes, bind
 from graphopt.analysis.memory import check_memory
 from graphopt.data import Feed, load_samples, sample_shapes, seeded_runs
-from graphopt.errors import InputError, LimitError, MismatchError
+from graphopt.errors import InputError, LimitError, MismatchError, UnsupportedError
 from graphopt.exact import check_integers
 from graphopt.generate import Generated, sample_runs
 from graphopt.hooks import Kept, Records, Shifted
@@ -27,9 +27,8 @@ from graphopt.ir.verify import verify
 from graphopt.judge import SampleJudge
 from graphopt.loss import Loss, worst
 from graphopt.measure import interleave, latency
-from graphopt.onnx.isolated import run_bundle
 from graphopt.pipeline import Context, Hook, Pass, Record, run_pipeline
-from graphopt.profiler import Profile, profile_session
+from graphopt.profiler import Profile, estimated, profile_session
 from graphopt.report.model import Latency, Report, Size, plain
 from graphopt.runtime import Session
 from graphopt.runtime.manifest import Manifest
@@ -73,10 +72,11 @@ class Truth:
     wanted: Sequence[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
 
     def check(self, what: str, got: Feeds) -> Check:
-        """Compare outputs for the same feeds, as close as rounding allows."""
-        respond = lambda: response(self.module, self.feeds, self.wanted, runs)  # noqa: E731
+        """Compare outputs for the first of the feeds, as close as rounding allows."""
+        feeds, wanted = self.feeds[: len(got)], self.wanted[: len(got)]
+        respond = lambda: response(self.module, feeds, wanted, runs)  # noqa: E731
         limit = tolerance(self.module.main, respond)
-        return compare(what, self.data, limit, self.wanted, got)
+        return compare(what, self.data, limit, wanted, got)
 
 
 class Job:
@@ -110,6 +110,7 @@ class Job:
         self.lowering, self.integers = Records(), Kept("integers")
         self.checks: list[Check] = []
         self.losses: tuple[Loss, ...] = ()
+        self.ran = ""
         self.latency: list[Latency] = []
         self.profile: Profile | None = None
 
@@ -259,10 +260,17 @@ class Job:
         self.timed("verify", self._verify_bundle)
 
     def _verify_bundle(self) -> None:
-        assert self.staged and self.truth
+        assert self.staged and self.truth and self.target
         feeds = self.truth.feeds
-        got = run_bundle(Path(self.staged.name) / "bundle", feeds, self.request.threads)
-        self._passed(self.truth.check("the compiled bundle", got))
+        try:
+            runner = self.target.runner()
+        except UnsupportedError as why:
+            self.notes.append(f"the compiled bundle was NOT RUN: {why}")
+            return
+        self.ran = runner.how
+        got = runner.run(Path(self.staged.name) / "bundle", feeds, self.request.threads)
+        what = f"the compiled bundle, {self.ran}," if self.ran else "the compiled bundle"
+        self._passed(self.truth.check(what, got))
         if self.integers.module:
             self._passed(check_integers(self.integers.module, feeds[0], got[0], self.truth.data))
 
@@ -283,6 +291,24 @@ class Job:
         self.timed("measure", self._measure)
 
     def _measure(self) -> None:
+        assert self.staged and self.target and self.manifest
+        try:
+            feed = self.truth.feeds[0] if self.truth else self._seeded()
+            found = self.target.estimate(Path(self.staged.name) / "bundle", feed)
+        except UnsupportedError:
+            return  # a note says already that nothing here runs it
+        if found is None:
+            self._time()
+            return
+        self.profile = estimated(self.manifest, found)
+        ms = self.profile.run_us / 1000
+        self.latency = [Latency("graphopt", 1, ms, ms, 0, found.how)]
+
+    def _seeded(self) -> Feed:
+        (feed,), _ = seeded_runs(self.original, self.reference.run, 1)
+        return feed
+
+    def _time(self) -> None:
         assert self.staged
         place, threads = Path(self.staged.name) / "bundle", self.request.threads
         peer = onnx_io.Reference(self._source, optimize=True, threads=threads)
@@ -311,6 +337,7 @@ class Job:
             checks=self.checks,
             losses=list(self.losses),
             max_drop=self.request.max_drop,
+            ran=self.ran,
             latency=self.latency,
         )
         if self.profile:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from graphopt.errors import UnsupportedError
 from graphopt.targets import machine
+from graphopt.targets.base import Estimate, Runner
 from graphopt.targets.compiled import Compiled
 from graphopt.targets.driver import toolchain
+from graphopt.targets.emulator.artifact import Emulated, artifact
+from graphopt.targets.emulator.estimate import estimate
+from graphopt.targets.emulator.qemu import find
 from graphopt.targets.program import Dynamic, Program
 
 
@@ -32,6 +38,23 @@ class Arm(Compiled, name="arm"):
             UnsupportedError: there is none.
         """
         return toolchain.find(self.machine().triple)
+
+    def runner(self) -> Runner:
+        """This computer, if it is one, else qemu as exactly this CPU."""
+        return Emulated(self.toolchain(), find(self.machine()))
+
+    def estimate(self, bundle: Path, feed: Mapping[str, Any]) -> Estimate | None:
+        """From the instructions that it executes under qemu.
+
+        Raises:
+            UnsupportedError: there is no qemu, or it takes no plugins.
+        """
+        m = self.machine()
+        emulator = find(m)
+        if not emulator.cpu:
+            return None
+        with artifact(bundle, self.toolchain(), emulator) as program:
+            return estimate(program, feed, m)
 
     def accept(self, program: Program) -> None:
         """Refuse what would need ONNX Runtime on the device.

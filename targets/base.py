@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from graphopt.analysis.price import Costs
 from graphopt.errors import InputError
@@ -43,6 +43,40 @@ class Build:
     threads: int = 1
     plan: Mapping[str, str] = field(default_factory=dict[str, str])
     storage: Storage = "auto"
+
+
+class Runner(Protocol):
+    """Runs a finished bundle, for verification."""
+
+    @property
+    def how(self) -> str:
+        """Where, as words that follow "ran"; empty: on this computer."""
+        ...
+
+    def run(
+        self, bundle: Path, feeds: Sequence[Mapping[str, Any]], threads: int
+    ) -> list[dict[str, Any]]:
+        """The outputs by name for each of the inputs; where it is slow, for the first of them.
+
+        Raises:
+            MismatchError: it crashes.
+            LimitError: it takes too long, or too much memory.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes on a CPU that isn't here: microseconds and instructions of each layer.
+
+    `beside` are instructions outside kernels, `how` the method, and `cpu` what it is for.
+    """
+
+    us: tuple[float, ...]
+    instructions: tuple[int, ...]
+    beside: int
+    how: str
+    cpu: str
 
 
 class Target(Spec):
@@ -83,6 +117,22 @@ class Target(Spec):
 
         Nothing is measured before the first question.
         """
+
+    @abstractmethod
+    def runner(self) -> Runner:
+        """What runs its bundles here.
+
+        Raises:
+            UnsupportedError: nothing does; the message says what would.
+        """
+
+    def estimate(self, bundle: Path, feed: Mapping[str, Any]) -> Estimate | None:
+        """What a run takes where this computer can't time it; None: it can.
+
+        Raises:
+            UnsupportedError: nothing here can tell.
+        """
+        return None
 
     @abstractmethod
     def compile(

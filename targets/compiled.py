@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from graphopt.analysis.price import Costs
 from graphopt.errors import UnsupportedError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Module
 from graphopt.onnx import to_proto
+from graphopt.onnx.isolated import run_bundle
 from graphopt.passes.expand import Expand
 from graphopt.passes.group import Group
 from graphopt.passes.halves import NarrowConstants, WidenConstants
@@ -25,7 +26,7 @@ from graphopt.passes.winograd import Winograd
 from graphopt.pipeline import Context, Hook, Pass, run_pipeline
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle, machine
-from graphopt.targets.base import Build, Progress, Target
+from graphopt.targets.base import Build, Progress, Runner, Target
 from graphopt.targets.bundle import Content, Meta
 from graphopt.targets.catalog import KERNELS, KernelCatalog
 from graphopt.targets.costs import ModelCosts, TargetCosts, reference_model
@@ -35,6 +36,19 @@ from graphopt.targets.program import Program, check_size
 from graphopt.targets.tuning import Database, Tuner
 from graphopt.targets.tvm.amx import FEATURE
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
+
+
+@dataclass(frozen=True)
+class Native:
+    """Runs bundles on this computer (`graphopt.targets.base.Runner`)."""
+
+    how: str = ""
+
+    def run(
+        self, bundle: Path, feeds: Sequence[Mapping[str, Any]], threads: int
+    ) -> list[dict[str, Any]]:
+        """All of them, in a child process that may crash."""
+        return run_bundle(bundle, feeds, threads)
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,10 @@ class Compiled(Target):
         if not m.runs_on(machine.host_features()):
             return ModelCosts(self, lambda: reference_model(m))
         return TargetCosts(self, threads)
+
+    def runner(self) -> Runner:
+        """This computer, in a process of its own."""
+        return Native()
 
     def tuned(self, module: Module, options: Build) -> dict[str, str]:
         """The plan that trials on this computer give, if any are asked for.

@@ -38,6 +38,7 @@ class LayerTimes:
         ops: the kinds of its operations in order, such as conv, add, relu.
         roofline_us: the least time that this machine's roofline allows; None where it isn't known.
         bound: whether arithmetic or memory sets that time (`compute`, `memory`).
+        instructions: executed under an emulator; None where it ran on a CPU.
     """
 
     index: int
@@ -58,6 +59,7 @@ class LayerTimes:
     ops: tuple[str, ...] = ()
     roofline_us: float | None = None
     bound: str | None = None
+    instructions: int | None = None
 
     @property
     def gflops(self) -> float:
@@ -123,6 +125,7 @@ class Profile:
         roofline: what the machine can do; None where it couldn't be measured.
         notes: what the reader should know.
         runs: some of the timed runs, as they passed.
+        estimate: how times were made that weren't measured; empty: they were.
     """
 
     name: str
@@ -135,6 +138,7 @@ class Profile:
     roofline: Roofline | None = None
     notes: tuple[str, ...] = ()
     runs: tuple[Run, ...] = field(default=(), repr=False)
+    estimate: str = ""
 
     @property
     def layers_us(self) -> float:
@@ -179,6 +183,7 @@ class Profile:
             "layers_us": self.layers_us,
             "overhead": self.overhead,
             "reached": self.reached,
+            "estimate": self.estimate,
             "notes": list(self.notes),
             "roofline": asdict(self.roofline) if self.roofline else None,
             "families": [asdict(f) for f in self.families()],

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from graphopt.runtime import Manifest, Session
 from graphopt.runtime.manifest import Layer
 from graphopt.runtime.run import Stretch
 from graphopt.runtime.tensors import dtype_of
+from graphopt.targets.base import Estimate
 from graphopt.targets.costs import Database, row_of
-from graphopt.targets.roofline import Bound, Roofline, host_roofline
+from graphopt.targets.machine import load
+from graphopt.targets.roofline import Bound, Roofline, described, host_roofline
 from graphopt.targets.roofline.host import this_host
 
 SECONDS = 1.0
@@ -97,6 +99,19 @@ def profile_session(
         notes=tuple(notes + _remarks(layers, runs_kept)),
         runs=runs_kept,
     )
+
+
+def estimated(manifest: Manifest, found: Estimate) -> Profile:
+    """A profile of what wasn't run on its CPU; nothing is remembered of it."""
+    roofline = described(load(found.cpu))
+    layers = _layers(manifest, 1e3 * np.asarray([found.us]), roofline)
+    pairs = zip(layers, found.instructions, strict=True)
+    layers = tuple(replace(layer, instructions=count) for layer, count in pairs)
+    return Profile(
+        name=manifest.name, target=manifest.target, cpu=found.cpu, threads=1, rounds=0,
+        run_us=sum(found.us), layers=layers, roofline=roofline, estimate=found.how,
+        notes=(f"{found.beside:,} instructions outside kernels: start, files, the driver",),
+    )  # fmt: skip
 
 
 def seeded_inputs(bundle: Path) -> Mapping[str, Any]:

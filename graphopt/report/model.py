@@ -94,19 +94,24 @@ class Storage:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a run, measured here: median and minimum, on `threads` threads."""
+    """Milliseconds a run, measured here: median and minimum, on `threads` threads.
+
+    Where this computer can't measure, `estimate` says how the number was made instead.
+    """
 
     what: str
     threads: int
     median_ms: float
     min_ms: float
     runs: int
+    estimate: str = ""
 
 
 @dataclass
 class Report:
     """Everything there is to say about one optimization.
 
+    `ran` says where the bundle was run to verify it, if not on this computer.
     `losses` say what lossy passes cost, `max_drop` what they may; `seconds` are wall times by
     stage; `layers` the profile and `roofline` what the machine can do (both as `graphopt profile`
     gives them); `files` the bundle's, in bytes; `source_bytes` the original model's file, with its
@@ -129,6 +134,7 @@ class Report:
     arena_bytes: int = 0
     fallback: Fallback | None = None
     storage: Storage | None = None
+    ran: str = ""
     latency: list[Latency] = field(default_factory=list[Latency])
     layers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     roofline: dict[str, Any] | None = None

@@ -103,6 +103,9 @@ def _latency(report: Report) -> Iterator[tuple[str, str, str, str]]:
     ours, peer = by_name.get("graphopt"), by_name.get("onnxruntime")
     if ours is None:
         return
+    if ours.estimate:
+        yield "latency (model)", "-", milliseconds(ours.median_ms), f"1 thread; {ours.estimate}"
+        return
     where = f"{report.target}, {ours.threads} thread{'s' if ours.threads > 1 else ''}"
     before = milliseconds(peer.median_ms) if peer else "-"
     note = f"{_ratio(peer, ours)}; {where}" if peer else where
@@ -159,6 +162,8 @@ def _next(report: Report, model: Path, place: Path) -> Iterator[str]:
     if not report.losses:
         yield (f"graphopt optimize {original} --target {report.target} --data samples.npz "
                f"--max-drop 0.5 --passes {INT8}   int8")  # fmt: skip
-    yield f"graphopt bench {bundle} --vs onnxruntime   percentiles"
+    elsewhere = bool(report.ran) or any(one.estimate for one in report.latency)
+    if not elsewhere:
+        yield f"graphopt bench {bundle} --vs onnxruntime   percentiles"
     yield f"graphopt profile {bundle}   time by layer"
     yield f"graphopt run {bundle} --input x.npz --output y.npz"
