@@ -75,8 +75,9 @@ def compile_module(funcs: Mapping[str, Any], machine: Machine) -> Any:
 
     Assertions on the arguments are off: callers pass contiguous 64-byte aligned buffers.
     """
+    lowering = stack.BY_LANES if machine.arch == "aarch64" else stack.NAME
     with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-        return tvm.tirx.build(tvm.IRModule(dict(funcs)), target(machine), stack.NAME)
+        return tvm.tirx.build(tvm.IRModule(dict(funcs)), target(machine), lowering)
 
 
 def compile_object(funcs: Mapping[str, Any], machine: Machine, path: Path) -> None:

@@ -76,6 +76,17 @@ def tile_registers(columns: int, blocks: int, per: int, machine: Machine) -> int
     return columns * blocks * per + blocks * per + (0 if embedded else columns)
 
 
+def tile_loads(columns: int, vectors: int, machine: Machine) -> float:
+    """Loads of a step of a tile's sum: a broadcast a column, and `vectors` of weights.
+
+    Where lanes are multiplied by (see `quads`), four steps share a column's load, and weights come
+    in pairs.
+    """
+    if machine.arch == "aarch64":
+        return columns / 4 + vectors / 2
+    return columns + vectors
+
+
 def divisors(n: int, limit: int) -> list[int]:
     """The divisors of n up to a limit, descending."""
     return [d for d in range(min(n, limit), 0, -1) if n % d == 0]

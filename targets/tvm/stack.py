@@ -18,7 +18,10 @@ import tvm
 from tvm import tirx
 from tvm.tirx import compilation_pipeline as pipelines
 
+from graphopt.targets.tvm import quads
+
 NAME = "graphopt"
+BY_LANES = "graphopt_by_lanes"  # for machines that multiply by a lane of a vector
 LARGEST = 16384  # bytes of a buffer on the stack; a thread of the driver has 1 MiB
 KEEP = "disable_lower_builtin"  # TVM's name of the mark
 
@@ -54,11 +57,12 @@ def keep_on_stack(func: Any, module: Any, context: Any) -> Any:
     return func.with_body(_kept(func.body))
 
 
-def pipeline() -> Any:
-    """TVM's default lowering, but for the marks."""
+def pipeline(*more: Any) -> Any:
+    """TVM's default lowering, but for the marks and `more` passes."""
     default: Any = pipelines.get_tir_pipeline("s_tir")
     lower, host, device = default
-    return lower, lambda: tvm.transform.Sequential([keep_on_stack, host()]), device
+    return lower, lambda: tvm.transform.Sequential([keep_on_stack, *more, host()]), device
 
 
 pipelines.register_tir_pipeline(NAME, pipeline)
+pipelines.register_tir_pipeline(BY_LANES, lambda: pipeline(quads.by_quads))

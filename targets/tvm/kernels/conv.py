@@ -120,7 +120,7 @@ def tiles(width: int, blocks: int, block: int, machine: Machine) -> list[tuple[i
     def cost(columns: int, count: int) -> float:
         vectors = columns * count * per
         useful = width / (-(-width // columns) * columns)
-        loads = (columns + count * per) / vectors  # a broadcast a column, a vector of w a block
+        loads = loops.tile_loads(columns, count * per, machine) / vectors
         latency = max(1.0, 8 / vectors)  # two products a cycle, four cycles each
         copy = 0.02 if width % columns else 0.0
         turn = 0.6 / vectors  # counting and addresses of a turn of the loop

@@ -80,7 +80,7 @@ def choose(s: Shape, machine: Machine) -> list[Knobs]:
     def cost(rows: int, count: int) -> float:
         vectors = rows * count * per
         useful = s.m / (-(-s.m // rows) * rows) * panels / (-(-panels // count) * count)
-        loads = (rows + count * per) / vectors
+        loads = loops.tile_loads(rows, count * per, machine) / vectors
         return (max(1.0, 8 / vectors) + 0.4 * loads) / useful
 
     whole = s.n % lanes == 0  # then tiles must be too, so that no store needs a condition a lane

@@ -1,0 +1,179 @@
+# pyright: basic
+# TVM ships no types.
+"""Four steps of a sum from one load: for machines that multiply by a lane of a vector (NEON).
+
+    for k: acc[i] += broadcast(x[f(k)]) * w[..k..]          x is read with stride 1
+ -> for k/4: q = x[f(4k) .. f(4k) + 3]; acc[i] += broadcast(q[0]) * w[..4k..]; ... q[3] ...
+
+A broadcast of a lane is part of the multiply-add, so that a register tile loads a quarter as often,
+and LLVM's scheduler has a quarter of the scalars to keep in registers, which it would spill.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+WIDTH = 4
+TYPES = ("float32", "int32")
+_PAIRS = {n: getattr(tirx, n) for n in
+          ("Add", "Sub", "Mul", "FloorDiv", "FloorMod", "Min", "Max")}  # fmt: skip
+
+
+class _Other(Exception):  # noqa: N818
+    """An expression or statement that isn't known here: its loop stays as it is."""
+
+
+def _is(node: Any, kind: str) -> bool:
+    return type(node).__name__ == kind
+
+
+class _Copy:
+    """Copies of expressions with variables replaced and, once they are made, with quads."""
+
+    def __init__(self, values: dict[Any, Any], quads: dict[Any, tuple[Any, int]]) -> None:
+        self.values, self.quads = values, quads
+
+    def __call__(self, e: Any) -> Any:
+        kind = type(e).__name__
+        if kind in ("IntImm", "FloatImm", "StringImm"):
+            return e
+        if kind == "Var":
+            return self.values.get(e, e)
+        if kind in _PAIRS:
+            return _PAIRS[kind](self(e.a), self(e.b))
+        if kind == "Broadcast":
+            return self.broadcast(self(e.value), e.lanes)
+        if kind == "Ramp":
+            return tirx.Ramp(self(e.base), self(e.stride), e.lanes)
+        if kind == "TensorLoad":
+            return tirx.BufferLoad(e.source, [self(i) for i in e.indices])
+        if kind == "Call":
+            return tirx.Call(e.ty, e.op, [self(a) for a in e.args])
+        raise _Other
+
+    def broadcast(self, value: Any, lanes: Any) -> Any:
+        """A number in all lanes: of the quad that has it, by a shuffle.
+
+        Of an element that is taken out LLVM would make a load of its own.
+        """
+        found = self.quads.get(_key(value)) if _is(value, "TensorLoad") else None
+        if found is None:
+            return tirx.Broadcast(value, lanes)
+        quad, lane = found
+        parts = -(-int(lanes) // WIDTH)  # a shuffle has at least as many lanes to choose from
+        return tirx.Shuffle([quad] * parts, [lane] * int(lanes))
+
+
+def _key(load: Any) -> tuple[Any, str]:
+    """What tells loads apart: the buffer, and the index in one form."""
+    simplify = tvm.sym.Analyzer().simplify
+    return load.source, str([simplify(i) for i in load.indices])
+
+
+def rewritten(stmt: Any) -> Any:
+    """A lowered statement, with the innermost loops rewritten that can be."""
+    kind = type(stmt).__name__
+    if kind == "SeqStmt":
+        return tirx.SeqStmt([rewritten(s) for s in stmt.seq])
+    if kind == "AttrStmt":
+        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, rewritten(stmt.body))
+    if kind == "IfThenElse":
+        other = None if stmt.else_case is None else rewritten(stmt.else_case)
+        return tirx.IfThenElse(stmt.condition, rewritten(stmt.then_case), other)
+    if kind != "For":
+        return stmt
+    try:
+        found = _by_quads(stmt)
+    except _Other:
+        found = None
+    if found is not None:
+        return found
+    return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, rewritten(stmt.body),
+                    stmt.thread_binding, stmt.annotations)  # fmt: skip
+
+
+def _by_quads(loop: Any) -> Any:
+    """An innermost loop of sums in steps of four; None where nothing is gained."""
+    turns = int(loop.extent) if _is(loop.extent, "IntImm") else 0
+    if int(loop.kind) != 0 or turns % WIDTH or int(loop.min) != 0:
+        return None
+    stores, values = _stores(loop.body)
+    turn = loop.loop_var if turns > WIDTH else tirx.const(0, "int32")
+    step = lambda i: {**values, loop.loop_var: turn * WIDTH + i}  # noqa: E731
+    plain = [_Copy(_inlined(step(i)), {}) for i in range(WIDTH)]
+    quads: dict[Any, tuple[Any, int]] = {}
+    binds: list[Any] = []
+    for load in [found for s in stores for found in _scalars(s.value)]:
+        each = [copy(load) for copy in plain]
+        if _key(each[0]) in quads or not _beside(each):
+            continue
+        wide = tirx.BufferLoad(each[0].source, [tirx.Ramp(each[0].indices[0], 1, WIDTH)])
+        quad = tirx.Var("quad", wide.ty)
+        binds.append(tirx.Bind(quad, wide))
+        quads |= {_key(one): (quad, i) for i, one in enumerate(each)}
+    if not quads or any(_key(tirx.BufferLoad(s.buffer, s.indices)) in quads for s in stores):
+        return None
+    copies = [_Copy(_inlined(step(i)), quads) for i in range(WIDTH)]
+    body = tirx.SeqStmt([
+        *binds,
+        *(tirx.BufferStore(s.buffer, c(s.value), [c(i) for i in s.indices])
+          for c in copies for s in stores),
+    ])  # fmt: skip
+    if turns == WIDTH:
+        return body
+    return tirx.For(loop.loop_var, loop.min, tirx.const(turns // WIDTH, "int32"), loop.kind, body,
+                    loop.thread_binding, loop.annotations)  # fmt: skip
+
+
+def _stores(body: Any) -> tuple[list[Any], dict[Any, Any]]:
+    """The stores of a loop's body, and the values bound in it."""
+    stores: list[Any] = []
+    values: dict[Any, Any] = {}
+    for s in body.seq if _is(body, "SeqStmt") else [body]:
+        if _is(s, "Bind"):
+            values[s.var] = s.value
+        elif _is(s, "BufferStore"):
+            stores.append(s)
+        else:
+            raise _Other
+    return stores, values
+
+
+def _inlined(values: dict[Any, Any]) -> dict[Any, Any]:
+    """Bound values in terms of what is bound outside; later ones use earlier ones."""
+    done: dict[Any, Any] = {}
+    loop_vars = [v for v in values if v not in done]
+    for v in reversed(loop_vars[-1:]):  # the loop's own variable first
+        done[v] = values[v]
+    for v in loop_vars[:-1]:
+        done[v] = _Copy(done, {})(values[v])
+    return done
+
+
+def _scalars(e: Any) -> list[Any]:
+    """The scalar loads that are broadcast in an expression."""
+    kind = type(e).__name__
+    if kind == "Broadcast" and _is(e.value, "TensorLoad"):
+        return [e.value] if str(e.value.source.dtype) in TYPES and len(e.value.indices) == 1 else []
+    if kind in _PAIRS:
+        return [*_scalars(e.a), *_scalars(e.b)]
+    if kind == "Call":
+        return [found for a in e.args for found in _scalars(a)]
+    return []
+
+
+def _beside(loads: list[Any]) -> bool:
+    """Whether loads are of neighbouring elements."""
+    simplify = tvm.sym.Analyzer().simplify
+    first = loads[0].indices[0]
+    apart = (simplify(one.indices[0] - first) for one in loads)
+    return all(_is(d, "IntImm") and int(d) == i for i, d in enumerate(apart))
+
+
+@tirx.transform.prim_func_pass(opt_level=0)
+def by_quads(func: Any, module: Any, context: Any) -> Any:
+    """Rewrite the innermost sums of a function."""
+    return func.with_body(rewritten(func.body))
