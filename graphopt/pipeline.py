@@ -35,6 +35,11 @@ def silent(what: str, done: int, total: int) -> None:
 class Catalog(Protocol):
     """What a target can compile, as grouping and layout need to know it."""
 
+    @property
+    def signed(self) -> bool:
+        """Whether kernels multiply signed bytes by signed ones, not unsigned by signed."""
+        ...
+
     def family(self, op: Op) -> str | None:
         """The kernel family that computes the op; None where there is none."""
         ...

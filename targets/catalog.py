@@ -81,6 +81,11 @@ class KernelCatalog:
             return amx.WEIGHTS if amx.convolves(op) else amx.halves(op)
         return halves.pairs(op, self.machine) if self.machine else ""
 
+    @property
+    def signed(self) -> bool:
+        """Whether kernels multiply signed bytes by signed ones, not unsigned by signed."""
+        return self.machine is not None and self.machine.signed
+
     def reason(self, op: Op) -> str:
         """Why an op is not compiled."""
         refused = self.refused.get(_signature(op))

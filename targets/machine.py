@@ -60,6 +60,11 @@ class Machine:
     pipes: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
     qemu: tuple[str, ...] = ()
 
+    @property
+    def signed(self) -> bool:
+        """Whether its dot products of bytes are of two signed operands; x86's first is unsigned."""
+        return self.arch == "aarch64"
+
     def to_json(self) -> str:
         """One line of JSON, the same for equal machines."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

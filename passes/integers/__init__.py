@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from graphopt.ir.core import Module
 from graphopt.passes.cse import Cse
-from graphopt.passes.integers.moves import MOVES, unsigned
+from graphopt.passes.integers.moves import MOVES, signed, unsigned
 from graphopt.passes.integers.sums import SUMS
 from graphopt.passes.integers.tables import TABLES
 from graphopt.passes.integers.values import BYTES, REST, VALUES
@@ -41,7 +41,8 @@ class Integers(RulePass, name="integers"):
 
     def run(self, module: Module, ctx: Context) -> PassResult:
         """One signedness; then the rules; then weights that meet floats."""
-        first = rewrite(module.main, (unsigned,), ctx.permit)
+        alike = signed if ctx.catalog and ctx.catalog.signed else unsigned
+        first = rewrite(module.main, (alike,), ctx.permit)
         Cse().run(module, ctx)
         result = super().run(module, ctx)
         rest = [rewrite(module.main, rules, ctx.permit) for rules in (BYTES, REST)]

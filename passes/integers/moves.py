@@ -74,18 +74,33 @@ def quantize_below_pad(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
 def unsigned(rw: Rewriter, op: Op, kind: Dequantize) -> Value | None:
     """dequantize(s8 quantize(x, s, z), s, z) -> dequantize(u8 quantize(x, s, z + 128), s, z + 128).
 
-    The same numbers; dot products of 8-bit integers want one unsigned operand.
+    The same numbers; x86's dot products of 8-bit integers want one unsigned operand.
     """
+    return _shifted(rw, op, kind, DType.i8, DType.u8, 128)
+
+
+@rule(Dequantize)
+def signed(rw: Rewriter, op: Op, kind: Dequantize) -> Value | None:
+    """dequantize(u8 quantize(x, s, z), s, z) -> dequantize(s8 quantize(x, s, z - 128), s, z - 128).
+
+    The same numbers; NEON's dot products of 8-bit integers want two signed operands.
+    """
+    return _shifted(rw, op, kind, DType.u8, DType.i8, -128)
+
+
+def _shifted(
+    rw: Rewriter, op: Op, kind: Dequantize, old: DType, new: DType, by: int
+) -> Value | None:
     found = made_by(op.operand(0), Quantize)
-    if found is None or found[1].dtype is not DType.i8:
+    if found is None or found[1].dtype is not old:
         return None
     maker, how = found
     _, zero = like(maker, how)
     if not same(parameters(op)[1], np.array(zero)):
         return None
-    point = rw.const(np.array(zero + 128, np.uint8))
-    new = rw.make(replace(how, dtype=DType.u8), maker.operand(0), maker.operand(1), point)
-    return rw.make(kind, new, op.operand(1), point)
+    point = rw.const(np.array(zero + by, new.numpy))
+    made = rw.make(replace(how, dtype=new), maker.operand(0), maker.operand(1), point)
+    return rw.make(kind, made, op.operand(1), point)
 
 
 MOVES: tuple[Rule[Any], ...] = (same_parameters, quantize_below_move, quantize_below_pad)

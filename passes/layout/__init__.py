@@ -18,6 +18,7 @@ from typing import Literal
 
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Module, Op
+from graphopt.ir.types import DType
 from graphopt.ops.movement import Reorder
 from graphopt.passes.layout.decide import decide
 from graphopt.passes.layout.offer import dense
@@ -41,11 +42,22 @@ class Layout(Pass, name="layout"):
         if lanes == 0:
             return PassResult(False)
         catalog = ctx.catalog
+        dots = DType.i8 if catalog and catalog.signed else DType.u8
 
         def compiled(op: Op) -> bool:
+            if by_words(op) and op.operand(0).tensor.dtype is not dots:
+                return False  # the vectors multiply bytes of the other kind
             return catalog is None or catalog.family(op) is not None
 
         return PassResult(assign_layouts(module.main, lanes, compiled) > 0)
+
+
+def by_words(op: Op) -> bool:
+    """Whether an op's kernel multiplies words of four bytes, if they are of the right kind."""
+    if op.kind.name != "conv_integer":
+        return op.kind.name == "matmul_integer"
+    shape = op.operand(1).tensor.static
+    return shape is None or shape[1] > 1 or getattr(op.kind, "group", 1) == 1
 
 
 def anything(op: Op) -> bool:

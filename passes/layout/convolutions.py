@@ -106,7 +106,7 @@ def integers(op: Op, block: int) -> Offer:
     if kind.group > 1 and w[1] == 1 and w[0] == kind.group:
         columns = f"Ab{rest[:-1]}{rest[-1].upper()}{block}a{WORD}{rest[-1]}"
         return _offer(op, BLOCKED, BLOCKED, {1: (columns, columns)})
-    if op.operand(0).tensor.dtype is not DType.u8 or (kind.group > 1 and not whole):
+    if kind.group > 1 and not whole:
         return dense(op)
     words = f"AB{rest}{block // WORD}b{block}a{WORD}b"
     if w[1] > WORD:

@@ -196,7 +196,7 @@ def product(op: Op, block: int) -> Offer:
     if shape is None or len(shape) != 2 or not is_constant(b):
         return dense(op)
     if op.kind.name == "matmul_integer":
-        words = (op.operand(0).tensor.dtype, b.tensor.dtype) == (DType.u8, DType.i8)
+        words = b.tensor.dtype is DType.i8
         return dense(op, {1: f"BA{block}b{WORD}a"} if words else None)
     transposed = op.kind.name == "gemm" and kind.trans_b
     return dense(op, {1: f"Ab{block}a" if transposed else f"Ba{block}b"})

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import tablemath
+from graphopt.targets.tvm import neon, tablemath
 from graphopt.targets.tvm.vecmath import WIDTHS, Body, symbol
 
 VNNI = {16: "512", 8: "256", 4: "128"}  # lanes: bits, in the names of the dot product's intrinsics
@@ -38,7 +38,10 @@ def has_vnni(machine: Machine, width: int) -> bool:
 
 
 def _dot(b: Body, machine: Machine) -> str:
-    """acc + sum over four bytes of u8 x times s8 w, never saturating."""
+    """acc + sum over four bytes of u8 x (of NEON s8) times s8 w, never saturating."""
+    if neon.is_neon(machine):
+        vectors = b.width >= neon.LANES and neon.has_dot(machine)
+        return neon.dot(b) if vectors else _dot_bytes(b, signed=True)
     word, count = b.type("i32"), b.width
     if has_vnni(machine, count):
         data = f"<{4 * count} x i8>"
@@ -75,20 +78,22 @@ def _dot_pairs(b: Body, intrinsic: str) -> str:
     return total
 
 
-def _dot_bytes(b: Body) -> str:
-    """Byte by byte, for any machine and width."""
-    word, total = b.type("i32"), "%a0"
+def _dot_bytes(b: Body, signed: bool = False) -> str:
+    """Byte by byte, for any machine and width; x is s8 where it is `signed`."""
+    word, total, by = b.type("i32"), "%a0", b.literal("i32", "24")
     for i in range(4):
-        x = b.emit(f"lshr {word} %a1, {b.literal('i32', str(8 * i))}")
-        x = b.emit(f"and {word} {x}, {b.literal('i32', '255')}")
-        w = b.emit(f"shl {word} %a2, {b.literal('i32', str(24 - 8 * i))}")
-        w = b.emit(f"ashr {word} {w}, {b.literal('i32', '24')}")
+        up = b.literal("i32", str(24 - 8 * i))
+        x, w = (b.emit(f"shl {word} {v}, {up}") for v in ("%a1", "%a2"))
+        x = b.emit(f"{'ashr' if signed else 'lshr'} {word} {x}, {by}")
+        w = b.emit(f"ashr {word} {w}, {by}")
         total = b.emit(f"add {word} {total}, {b.emit(f'mul {word} {x}, {w}')}")
     return total
 
 
 def _declare_dot(width: int, machine: Machine) -> str:
     word = Body(width).type("i32")
+    if neon.is_neon(machine):
+        return neon.declarations(width).get("dot", "") if neon.has_dot(machine) else ""
     if has_vnni(machine, width):
         data = f"<{4 * width} x i8>"
         return f"declare {word} @llvm.x86.avx512.vpdpbusd.{VNNI[width]}({word}, {data}, {data})"
@@ -183,6 +188,8 @@ def _declare_fence(width: int, machine: Machine) -> str:
 
 def _saturate(b: Body, machine: Machine) -> str:
     """The nearest integer (half to even) to x, of those from a to b; x, a, b floats."""
+    if neon.is_neon(machine) and b.width >= neon.LANES:
+        return neon.saturate(b)
     kind, word = b.type("float"), b.type("i32")
     condition = b.emit(f"fcmp olt {kind} %a0, %a2")
     below = b.emit(f"select {b.type('i1')} {condition}, {kind} %a0, {kind} %a2")
@@ -196,6 +203,8 @@ def _lrint(width: int) -> str:
 
 
 def _declare_saturate(width: int, machine: Machine) -> str:
+    if neon.is_neon(machine) and width >= neon.LANES:
+        return neon.declarations(width)["saturate"]
     b = Body(width)
     return f"declare {b.type('i32')} @{_lrint(width)}({b.type('float')})"
 
@@ -245,5 +254,6 @@ def define(name: str, width: int, machine: Machine) -> str:
 def module(names: list[str], machine: Machine) -> str:
     """The LLVM IR of functions in every width, with the intrinsics they use declared."""
     every = [(n, w) for n in names for w in WIDTHS]
-    declared = dict.fromkeys(FUNCTIONS[n].declare(w, machine) for n, w in every)
+    texts = (FUNCTIONS[n].declare(w, machine) for n, w in every)
+    declared = dict.fromkeys(line for text in texts for line in text.splitlines())
     return "\n".join([*declared, *(define(n, w, machine) for n, w in every), ""])

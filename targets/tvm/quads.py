@@ -16,7 +16,7 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-WIDTH = 4
+WIDTHS = (4, 2)  # steps from one load
 TYPES = ("float32", "int32")
 _PAIRS = {n: getattr(tirx, n) for n in
           ("Add", "Sub", "Mul", "FloorDiv", "FloorMod", "Min", "Max")}  # fmt: skip
@@ -51,7 +51,7 @@ class _Copy:
         if kind == "TensorLoad":
             return tirx.BufferLoad(e.source, [self(i) for i in e.indices])
         if kind == "Call":
-            return tirx.Call(e.ty, e.op, [self(a) for a in e.args])
+            return tvm.ir.Call(e.op, [self(a) for a in e.args], ret_ty=e.ty)
         raise _Other
 
     def broadcast(self, value: Any, lanes: Any) -> Any:
@@ -63,7 +63,7 @@ class _Copy:
         if found is None:
             return tirx.Broadcast(value, lanes)
         quad, lane = found
-        parts = -(-int(lanes) // WIDTH)  # a shuffle has at least as many lanes to choose from
+        parts = -(-int(lanes) // WIDTHS[-1])  # a shuffle has at least as many lanes to choose from
         return tirx.Shuffle([quad] * parts, [lane] * int(lanes))
 
 
@@ -85,46 +85,51 @@ def rewritten(stmt: Any) -> Any:
         return tirx.IfThenElse(stmt.condition, rewritten(stmt.then_case), other)
     if kind != "For":
         return stmt
-    try:
-        found = _by_quads(stmt)
-    except _Other:
-        found = None
-    if found is not None:
-        return found
+    for width in WIDTHS:
+        found = _together(stmt, width)
+        if found is not None:
+            return found
     return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, rewritten(stmt.body),
                     stmt.thread_binding, stmt.annotations)  # fmt: skip
 
 
-def _by_quads(loop: Any) -> Any:
-    """An innermost loop of sums in steps of four; None where nothing is gained."""
+def _together(loop: Any, width: int) -> Any:
+    """An innermost loop of sums, `width` steps at a time; None where that isn't possible."""
+    try:
+        return _by_quads(loop, width)
+    except _Other:
+        return None
+
+
+def _by_quads(loop: Any, width: int) -> Any:
     turns = int(loop.extent) if _is(loop.extent, "IntImm") else 0
-    if int(loop.kind) != 0 or turns % WIDTH or int(loop.min) != 0:
+    if int(loop.kind) != 0 or turns % width or int(loop.min) != 0:
         return None
     stores, values = _stores(loop.body)
-    turn = loop.loop_var if turns > WIDTH else tirx.const(0, "int32")
-    step = lambda i: {**values, loop.loop_var: turn * WIDTH + i}  # noqa: E731
-    plain = [_Copy(_inlined(step(i)), {}) for i in range(WIDTH)]
+    turn = loop.loop_var if turns > width else tirx.const(0, "int32")
+    step = lambda i: {**values, loop.loop_var: turn * width + i}  # noqa: E731
+    plain = [_Copy(_inlined(step(i)), {}) for i in range(width)]
     quads: dict[Any, tuple[Any, int]] = {}
     binds: list[Any] = []
     for load in [found for s in stores for found in _scalars(s.value)]:
         each = [copy(load) for copy in plain]
         if _key(each[0]) in quads or not _beside(each):
             continue
-        wide = tirx.BufferLoad(each[0].source, [tirx.Ramp(each[0].indices[0], 1, WIDTH)])
+        wide = tirx.BufferLoad(each[0].source, [tirx.Ramp(each[0].indices[0], 1, width)])
         quad = tirx.Var("quad", wide.ty)
         binds.append(tirx.Bind(quad, wide))
         quads |= {_key(one): (quad, i) for i, one in enumerate(each)}
     if not quads or any(_key(tirx.BufferLoad(s.buffer, s.indices)) in quads for s in stores):
         return None
-    copies = [_Copy(_inlined(step(i)), quads) for i in range(WIDTH)]
+    copies = [_Copy(_inlined(step(i)), quads) for i in range(width)]
     body = tirx.SeqStmt([
         *binds,
         *(tirx.BufferStore(s.buffer, c(s.value), [c(i) for i in s.indices])
           for c in copies for s in stores),
     ])  # fmt: skip
-    if turns == WIDTH:
+    if turns == width:
         return body
-    return tirx.For(loop.loop_var, loop.min, tirx.const(turns // WIDTH, "int32"), loop.kind, body,
+    return tirx.For(loop.loop_var, loop.min, tirx.const(turns // width, "int32"), loop.kind, body,
                     loop.thread_binding, loop.annotations)  # fmt: skip
 
 

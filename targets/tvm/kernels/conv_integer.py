@@ -31,14 +31,14 @@ def build(region: Region) -> Any:
     op = region.anchor
     assert op is not None
     s = conv.shape(op)
-    unsigned = static(op.operand(0)).dtype is DType.u8
+    dots = static(op.operand(0)).dtype is (DType.i8 if region.machine.signed else DType.u8)
     by_tiles = tiled.conv_plan(op, region.machine)
     if by_tiles:
         return tiled.build(region, op, by_tiles, tiled.Convolution, s.macs)
     blocked = bool(static(op.result).layout)
     if blocked and is_depthwise(op) and depthwise_integer.fits(op, region.machine):
         return depthwise_integer.build(region)
-    if blocked and unsigned and not is_depthwise(op):
+    if blocked and dots and not is_depthwise(op):
         return dense(region, op, s)
     return plain(region, op, s)
 

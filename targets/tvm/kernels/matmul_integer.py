@@ -29,7 +29,8 @@ def build(region: Region) -> Any:
     by_tiles = tiled.product_plan(op, region.machine)
     if by_tiles:
         return tiled.build(region, op, by_tiles, tiled.Product, s.macs)
-    if static(op.operand(1)).layout and static(op.operand(0)).dtype is DType.u8:
+    dots = DType.i8 if region.machine.signed else DType.u8
+    if static(op.operand(1)).layout and static(op.operand(0)).dtype is dots:
         return words.product(region, op, s, words.BYTES)
     return plain(region, op, s)
 

@@ -1,0 +1,93 @@
+"""What NEON does for int8 kernels, as LLVM IR, next to the functions of `intmath`.
+
+Vectors have 128 bits: a function of more lanes is one of each part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from graphopt.targets.machine import Machine
+from graphopt.targets.tvm.vecmath import Body
+
+LANES = 4
+DOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+NEAREST = "llvm.aarch64.neon.fcvtns.v4i32.v4f32"
+
+
+def is_neon(machine: Machine) -> bool:
+    """Whether a machine's vectors are NEON's."""
+    return machine.arch == "aarch64"
+
+
+def has_dot(machine: Machine) -> bool:
+    """Whether the machine multiplies s8 by s8 and sums four products in one instruction."""
+    return "asimddp" in machine.cpu_features
+
+
+def by_parts(b: Body, kinds: tuple[str, ...], make: Callable[..., str]) -> str:
+    """A function of the operands (of LLVM scalar types `kinds`), for four lanes at a time.
+
+    make: gives the result (of the first operand's lanes, int32) for the names of the parts.
+    """
+    names = [f"%a{i}" for i in range(len(kinds))]
+    if b.width <= LANES:
+        return make(*names)
+    found: list[str] = []
+    for first in range(0, b.width, LANES):
+        lanes = ", ".join(f"i32 {first + i}" for i in range(LANES))
+        parts = [
+            b.emit(f"shufflevector {b.type(k)} {n}, {b.type(k)} poison, <{LANES} x i32> <{lanes}>")
+            for k, n in zip(kinds, names, strict=True)
+        ]
+        found.append(make(*parts))
+    return _joined(b, found)
+
+
+def _joined(b: Body, parts: list[str]) -> str:
+    """Vectors of int32 one after another."""
+    width = LANES
+    while len(parts) > 1:
+        lanes = ", ".join(f"i32 {i}" for i in range(2 * width))
+        kind = f"<{width} x i32>"
+        parts = [
+            b.emit(f"shufflevector {kind} {x}, {kind} {y}, <{2 * width} x i32> <{lanes}>")
+            for x, y in zip(parts[::2], parts[1::2], strict=True)
+        ]
+        width *= 2
+    return parts[0]
+
+
+def dot(b: Body) -> str:
+    """acc + sum over four bytes of s8 x times s8 w."""
+
+    def make(acc: str, x: str, w: str) -> str:
+        left, right = (b.emit(f"bitcast <4 x i32> {v} to <16 x i8>") for v in (x, w))
+        return b.emit(f"call <4 x i32> @{DOT}(<4 x i32> {acc}, <16 x i8> {right}, <16 x i8> {left})")
+
+    return by_parts(b, ("i32", "i32", "i32"), make)
+
+
+def saturate(b: Body) -> str:
+    """The nearest integer (half to even) to x, of those from a to b; x, a, b floats.
+
+    fminnm and fmaxnm give the number where one operand is NaN, as the comparisons elsewhere do.
+    """
+
+    def make(x: str, low: str, high: str) -> str:
+        kind = "<4 x float>"
+        below = b.emit(f"call {kind} @llvm.minnum.v4f32({kind} {x}, {kind} {high})")
+        inside = b.emit(f"call {kind} @llvm.maxnum.v4f32({kind} {below}, {kind} {low})")
+        return b.emit(f"call <4 x i32> @{NEAREST}({kind} {inside})")
+
+    return by_parts(b, ("float", "float", "float"), make)
+
+
+def declarations(width: int) -> dict[str, str]:
+    """The intrinsics that `dot` and `saturate` call, of vectors of a width."""
+    four = "declare <4 x float> @llvm.{}.v4f32(<4 x float>, <4 x float>)"
+    return {} if width < LANES else {
+        "dot": f"declare <4 x i32> @{DOT}(<4 x i32>, <16 x i8>, <16 x i8>)",
+        "saturate": "\n".join([four.format("minnum"), four.format("maxnum"),
+                               f"declare <4 x i32> @{NEAREST}(<4 x float>)"]),
+    }  # fmt: skip
