@@ -11,7 +11,7 @@ from graphopt.ir.core import Op
 from graphopt.ir.parser import parse
 from graphopt.ir.types import TensorType
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, halves, joint, legal
+from graphopt.targets.tvm import amx, halves, joint, legal, shorts
 
 Refused = Mapping[tuple[str, ...], str]
 
@@ -74,12 +74,14 @@ class KernelCatalog:
         return halves.slower(op, index)
 
     def tiled_weights(self, op: Op) -> str:
-        """The layout of weights that the op's kernel wants for a matrix unit; empty: none."""
+        """The layout of weights that the op's kernel wants besides `layout`'s; empty: none."""
         if not self.family(op):
             return ""
         if self.tiles:
             return amx.WEIGHTS if amx.convolves(op) else amx.halves(op)
-        return halves.pairs(op, self.machine) if self.machine else ""
+        if self.machine is None:
+            return ""
+        return shorts.weights(op, self.machine) or halves.pairs(op, self.machine)
 
     @property
     def signed(self) -> bool:

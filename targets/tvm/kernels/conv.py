@@ -145,7 +145,18 @@ def compute(region: Region, op: Op, s: Shape, k: Knobs) -> None:
 
 
 def accumulate(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> None:
-    """The stage `anchor`: the sum of x(n, ib, space.., ii) * w(ob, ib, k.., ii, oi)."""
+    """Bind the op's result to `sums` and the bias."""
+    y, bias = sums(region, op, s, k, x, w), op.operands[2]
+
+    def read(index: Any) -> Any:
+        value = y(index)
+        return value if bias is None else value + region.at(bias, [index[1]])
+
+    region.bind(op.result, read)
+
+
+def sums(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> Any:
+    """A reader of the stage `anchor`: the sum of x(n, ib, space.., ii) * w(ob, ib, k.., ii, oi)."""
     rank = len(s.size) + 2
     cols = -(-s.out[-1] // k.columns) * k.columns
     per_group = s.outs // s.group
@@ -170,15 +181,8 @@ def accumulate(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> No
         return te.sum(x(n, channel, *where) * w(ob, ib.var, *t, oi), axis=[ib, *taps])
 
     full = (s.n, -(-s.outs // k.block), *s.out[:-1], cols, k.block)
-    y = region.compute(full, body, "anchor")
-    bias = op.operands[2]
-    tag = blocked(rank, k.block)
-
-    def read(index: Any) -> Any:
-        value = y(*region.physical(tag, index))
-        return value if bias is None else value + region.at(bias, [index[1]])
-
-    region.bind(op.result, read)
+    y, tag = region.compute(full, body, "anchor"), blocked(rank, k.block)
+    return lambda index: y(*region.physical(tag, index))
 
 
 def together(ins: int, inner: int) -> int:
