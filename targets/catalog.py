@@ -11,7 +11,7 @@ from graphopt.ir.core import Op
 from graphopt.ir.parser import parse
 from graphopt.ir.types import TensorType
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, halves, joint, legal, shorts
+from graphopt.targets.tvm import amx, eights, halves, joint, legal, shorts
 
 Refused = Mapping[tuple[str, ...], str]
 
@@ -81,7 +81,8 @@ class KernelCatalog:
             return amx.WEIGHTS if amx.convolves(op) else amx.halves(op)
         if self.machine is None:
             return ""
-        return shorts.weights(op, self.machine) or halves.pairs(op, self.machine)
+        found = eights.weights(op, self.machine) or shorts.weights(op, self.machine)
+        return found or halves.pairs(op, self.machine)
 
     @property
     def signed(self) -> bool:

@@ -230,7 +230,33 @@ def _declare_nothing(width: int, machine: Machine) -> str:
     return ""
 
 
+def _eights(names: str) -> Function:
+    """Of vectors of four words on NEON alone; elsewhere nothing calls it."""
+
+    def body(b: Body, machine: Machine) -> str:
+        """acc + products of eight bytes of x and w, in four parts."""
+        fits = neon.is_neon(machine) and b.width == neon.LANES
+        return neon.eights(b, names) if fits else "poison"
+
+    def declare(width: int, machine: Machine) -> str:
+        return neon.declarations(neon.LANES)["eights"] if neon.is_neon(machine) else ""
+
+    return Function("i32", ("i32", *("ptr" for _ in names.split())), body, declare)
+
+
+def _folded(b: Body, machine: Machine) -> str:
+    """Sums of four neighbours, of 32 int32 that begin at an address."""
+    return neon.folded(b) if neon.is_neon(machine) and b.width == 8 else "poison"
+
+
+def _declare_folded(width: int, machine: Machine) -> str:
+    return neon.declarations(neon.LANES)["folded"] if neon.is_neon(machine) else ""
+
+
 FUNCTIONS = {
+    "eight": _eights("%a1 %a2"),
+    "eights": _eights("%a1 %a2 %a3 %a4"),
+    "folded": Function("i32", ("ptr", "i32"), _folded, _declare_folded),
     "columns": Function("i32", ("ptr", "i32", "i8"), _columns, _declare_nothing),
     "lookup": Function("i8", ("ptr", "i8"), tablemath.look_up, tablemath.declare),
     "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),

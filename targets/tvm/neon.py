@@ -12,6 +12,9 @@ from graphopt.targets.tvm.vecmath import Body
 
 LANES = 4
 DOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+MULTIPLY = "llvm.aarch64.neon.smull.v8i16"
+PAIRS = "llvm.aarch64.neon.saddlp.v4i32.v8i16"
+ADD_PAIRS = "llvm.aarch64.neon.addp.v4i32"
 NEAREST = "llvm.aarch64.neon.fcvtns.v4i32.v4f32"
 
 
@@ -84,10 +87,40 @@ def saturate(b: Body) -> str:
 
 
 def declarations(width: int) -> dict[str, str]:
-    """The intrinsics that `dot` and `saturate` call, of vectors of a width."""
+    """The intrinsics that functions call, of vectors of a width."""
     four = "declare <4 x float> @llvm.{}.v4f32(<4 x float>, <4 x float>)"
     return {} if width < LANES else {
         "dot": f"declare <4 x i32> @{DOT}(<4 x i32>, <16 x i8>, <16 x i8>)",
         "saturate": "\n".join([four.format("minnum"), four.format("maxnum"),
                                f"declare <4 x i32> @{NEAREST}(<4 x float>)"]),
+        "eights": f"declare <8 x i16> @{MULTIPLY}(<8 x i8>, <8 x i8>)\n"
+                  f"declare <4 x i32> @{PAIRS}(<8 x i16>)",
+        "folded": f"declare <4 x i32> @{ADD_PAIRS}(<4 x i32>, <4 x i32>)",
     }  # fmt: skip
+
+
+def eights(b: Body, names: str) -> str:
+    """acc + products of eight bytes of x and w, in four parts; names: their addresses, in pairs.
+
+    Two pairs of operands are multiplied before their products, of 16 bits, are added: |w| < 128.
+    """
+    half, total = "<8 x i16>", ""
+    for x_at, w_at in zip(names.split()[::2], names.split()[1::2], strict=True):
+        x, w = (b.emit(f"load <8 x i8>, ptr {at}, align 8") for at in (x_at, w_at))
+        product = b.emit(f"call {half} @{MULTIPLY}(<8 x i8> {x}, <8 x i8> {w})")
+        total = b.emit(f"add {half} {total}, {product}") if total else product
+    pairs = b.emit(f"call <4 x i32> @{PAIRS}({half} {total})")
+    return b.emit(f"add <4 x i32> %a0, {pairs}")
+
+
+def folded(b: Body) -> str:
+    """Sums of four neighbours, of 32 int32 that begin at an address."""
+    kind = "<4 x i32>"
+    rows: list[str] = []
+    for i in range(8):
+        place = b.emit(f"getelementptr {kind}, ptr %a0, i64 {i}")
+        rows.append(b.emit(f"load {kind}, ptr {place}, align 16"))
+    while len(rows) > 2:
+        rows = [b.emit(f"call {kind} @{ADD_PAIRS}({kind} {x}, {kind} {y})")
+                for x, y in zip(rows[::2], rows[1::2], strict=True)]  # fmt: skip
+    return _joined(b, rows)

@@ -14,6 +14,7 @@ from graphopt.ir.core import Op, Value
 from graphopt.targets.tvm.region import Region, static
 
 Expr = Any
+BIASED = frozenset({"conv", "conv_winograd"})
 
 
 def store(
@@ -38,7 +39,7 @@ def store(
     """
     buffer, place = target
     n, cb, *pixel = at
-    bias = op.operands[2] if len(op.operands) > 2 else None
+    bias = op.operands[2] if op.kind.name in BIASED else None
     with ir.vectorized(0, block) as lane:
         channel = cb * block + lane
         value = value_of(lane)

@@ -19,8 +19,9 @@ from tvm import te, tirx
 
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
-from graphopt.targets.tvm import loops, shorts
+from graphopt.targets.tvm import eights, loops, shorts
 from graphopt.targets.tvm.kernels import conv, depthwise_integer, tiled, words
+from graphopt.targets.tvm.kernels import eights as by_eights
 from graphopt.targets.tvm.kernels import shorts as by_shorts
 from graphopt.targets.tvm.kernels.integer import border, border_word
 from graphopt.targets.tvm.legal import depthwise as is_depthwise
@@ -39,8 +40,10 @@ def build(region: Region) -> Any:
     blocked = bool(static(op.result).layout)
     if blocked and is_depthwise(op) and depthwise_integer.fits(op, region.machine):
         return depthwise_integer.build(region)
-    tag = shorts.weights(op, region.machine)
-    if tag and static(op.operand(1)).layout == tag:
+    stored = static(op.operand(1)).layout
+    if stored and stored == eights.layout(op, region.machine):
+        return by_eights.build(region, op)
+    if stored and stored == shorts.weights(op, region.machine):
         return by_shorts.convolution(region, op)
     if blocked and dots and not is_depthwise(op):
         return dense(region, op, s)

@@ -16,8 +16,9 @@ from tvm import te, tirx
 
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
-from graphopt.targets.tvm import loops, shorts
+from graphopt.targets.tvm import eights, loops, shorts
 from graphopt.targets.tvm.kernels import matmul, tiled, words
+from graphopt.targets.tvm.kernels import eights as by_eights
 from graphopt.targets.tvm.kernels import shorts as by_shorts
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
@@ -30,8 +31,10 @@ def build(region: Region) -> Any:
     by_tiles = tiled.product_plan(op, region.machine)
     if by_tiles:
         return tiled.build(region, op, by_tiles, tiled.Product, s.macs)
-    tag = shorts.weights(op, region.machine)
-    if tag and static(op.operand(1)).layout == tag:
+    stored = static(op.operand(1)).layout
+    if stored and stored == eights.layout(op, region.machine):
+        return by_eights.build(region, op)
+    if stored and stored == shorts.weights(op, region.machine):
         return by_shorts.product(region, op)
     dots = DType.i8 if region.machine.signed else DType.u8
     if static(op.operand(1)).layout and static(op.operand(0)).dtype is dots:
