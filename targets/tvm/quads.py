@@ -17,7 +17,7 @@ import tvm
 from tvm import tirx
 
 WIDTHS = (4, 2)  # steps from one load
-TYPES = ("float32", "int32")
+TYPES = ("float32", "int32", "int16")
 _PAIRS = {n: getattr(tirx, n) for n in
           ("Add", "Sub", "Mul", "FloorDiv", "FloorMod", "Min", "Max")}  # fmt: skip
 
@@ -45,7 +45,9 @@ class _Copy:
         if kind in _PAIRS:
             return _PAIRS[kind](self(e.a), self(e.b))
         if kind == "Broadcast":
-            return self.broadcast(self(e.value), e.lanes)
+            return self.broadcast(e.value, int(e.lanes))
+        if kind == "Cast":
+            return tirx.Cast(e.ty, self(e.value))
         if kind == "Ramp":
             return tirx.Ramp(self(e.base), self(e.stride), e.lanes)
         if kind == "TensorLoad":
@@ -54,17 +56,21 @@ class _Copy:
             return tvm.ir.Call(e.op, [self(a) for a in e.args], ret_ty=e.ty)
         raise _Other
 
-    def broadcast(self, value: Any, lanes: Any) -> Any:
+    def broadcast(self, value: Any, lanes: int) -> Any:
         """A number in all lanes: of the quad that has it, by a shuffle.
 
         Of an element that is taken out LLVM would make a load of its own.
         """
-        found = self.quads.get(_key(value)) if _is(value, "TensorLoad") else None
+        if _is(value, "Cast"):
+            dtype = f"{value.ty.dtype}x{lanes}"
+            return tirx.Cast(dtype, self.broadcast(value.value, lanes))
+        made = self(value)
+        found = self.quads.get(_key(made)) if _is(made, "TensorLoad") else None
         if found is None:
-            return tirx.Broadcast(value, lanes)
+            return tirx.Broadcast(made, lanes)
         quad, lane = found
-        parts = -(-int(lanes) // WIDTHS[-1])  # a shuffle has at least as many lanes to choose from
-        return tirx.Shuffle([quad] * parts, [lane] * int(lanes))
+        parts = -(-lanes // WIDTHS[-1])  # a shuffle has at least as many lanes to choose from
+        return tirx.Shuffle([quad] * parts, [lane] * lanes)
 
 
 def _key(load: Any) -> tuple[Any, str]:
@@ -161,8 +167,10 @@ def _inlined(values: dict[Any, Any]) -> dict[Any, Any]:
 def _scalars(e: Any) -> list[Any]:
     """The scalar loads that are broadcast in an expression."""
     kind = type(e).__name__
-    if kind == "Broadcast" and _is(e.value, "TensorLoad"):
-        return [e.value] if str(e.value.source.dtype) in TYPES and len(e.value.indices) == 1 else []
+    if kind == "Broadcast":
+        load = e.value.value if _is(e.value, "Cast") else e.value
+        known = _is(load, "TensorLoad") and str(load.source.dtype) in TYPES
+        return [load] if known and len(load.indices) == 1 else []
     if kind in _PAIRS:
         return [*_scalars(e.a), *_scalars(e.b)]
     if kind == "Call":

@@ -190,6 +190,8 @@ def together(ins: int, inner: int) -> int:
 
     24 channels in blocks of 16 would be 32, a quarter of the products by the zeros of the padding.
     """
+    if ins < inner:
+        return ins
     return next((part for part in (inner, 8, 4) if part <= inner and ins % part == 0), inner)
 
 
