@@ -4,8 +4,9 @@
 
 Where the machine multiplies words of four bytes, a word holds a channel's elements in four columns:
 one shuffle of 64 bytes of the padded operand makes those of 16 channels, and weights are packed
-alike (tag AbcD16a4d). Elsewhere sums are in float32, which is exact for them: a product is below
-2^15, so that 2^9 of them stay below 2^24.
+alike (tag AbcD16a4d). NEON multiplies 16-bit numbers and adds to int32 in one instruction.
+Elsewhere sums are in float32, which is exact for them: a product is below 2^15, so that 2^9 of them
+stay below 2^24.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tvm import te, tirx
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
+from graphopt.targets.tvm import neon
 from graphopt.targets.tvm.intmath import has_vnni
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels import depthwise, window
@@ -47,6 +49,8 @@ def build(region: Region) -> Any:
     """The scheduled function of a depthwise convolution and its epilogue."""
     op = region.anchor
     assert op is not None
+    if neon.is_neon(region.machine):
+        return shorts(region, op)
     return (words if _by_words(op, region.machine) else floats)(region, op)
 
 
@@ -89,16 +93,31 @@ def _columns(x: Any, n: Any, cb: Any, where: list[Any], ci: Any) -> Any:
 
 def floats(region: Region, op: Op) -> Any:
     """Tap by tap, of a padded copy in floats."""
-    s = depthwise.shape(op)
-    k = dataclasses.replace(window.choose(s, op, region.machine), copy=True)
 
     def real(x: Any) -> Any:
         return tirx.Cast("float32", tirx.Cast("int32", x))
 
+    return _by_taps(region, op, real, lambda x, w: x * real(w))
+
+
+def shorts(region: Region, op: Op) -> Any:
+    """Tap by tap, of a padded copy in 16 bits."""
+
+    def product(x: Any, w: Any) -> Any:
+        return tirx.Cast("int32", x) * tirx.Cast("int32", tirx.Cast("int16", w))
+
+    return _by_taps(region, op, lambda x: tirx.Cast("int16", x), product)
+
+
+def _by_taps(region: Region, op: Op, convert: Any, times: Any) -> Any:
+    """A copy that holds `convert(x)`, multiplied by weights with `times`."""
+    s = depthwise.shape(op)
+    k = dataclasses.replace(window.choose(s, op, region.machine), copy=True)
+
     def term(x: Any, at: list[Any], taps: list[Any]) -> Any:
         channel = at[1] * k.block + at[2]
-        return x * real(region.at(op.operand(1), [channel, 0, *taps]))
+        return times(x, region.at(op.operand(1), [channel, 0, *taps]))
 
-    y, tag = window.compute(region, op, s, k, border(region, op), window.sum_of, term, real)
+    y, tag = window.compute(region, op, s, k, border(region, op), window.sum_of, term, convert)
     region.bind(op.result, lambda index: tirx.Cast("int32", y(*region.physical(tag, index))))
     return window.apply(region, s, k)
