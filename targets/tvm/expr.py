@@ -275,6 +275,9 @@ def _round(kind: Any, x: Expr) -> Expr:
 def _saturated(x: Expr, zero: Sequence[Expr], dtype: DType) -> Expr:
     """saturate(round(x) + zero): x is clamped beforehand, to bounds that are integers."""
     shift = cast(zero[0], "int32") if zero else const(0, "int32")
+    if dtype in (DType.u8, DType.i8):
+        name = "byte_u8" if dtype is DType.u8 else "byte_s8"
+        return cast(call(name, cast(x, "float32"), shift), tvm_dtype(dtype))
     low, high = (cast(const(v, "int32") - shift, "float32") for v in limits(dtype))
     return cast(call("saturate", x, low, high) + shift, tvm_dtype(dtype))
 

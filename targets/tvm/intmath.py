@@ -198,6 +198,35 @@ def _saturate(b: Body, machine: Machine) -> str:
     return b.emit(f"call {word} @{_lrint(b.width)}({kind} {inside})")
 
 
+def _byte(low: int) -> Function:
+    """A function that makes bytes, of which the least is `low`, of floats and a zero point."""
+
+    def body(b: Body, machine: Machine) -> str:
+        """The nearest integer (half to even) to float x, plus zero, saturated to a byte."""
+        if neon.is_neon(machine) and b.width == 2 * neon.LANES:
+            return neon.narrow(b, signed=low < 0)
+        kind, word = b.type("float"), b.type("i32")
+        bounds: list[str] = []
+        for limit in (low, low + 255):
+            shifted = b.emit(f"sub {word} {b.literal('i32', str(limit))}, %a1")
+            bounds.append(b.emit(f"sitofp {word} {shifted} to {kind}"))
+        under = b.emit(f"fcmp olt {kind} %a0, {bounds[1]}")
+        below = b.emit(f"select {b.type('i1')} {under}, {kind} %a0, {kind} {bounds[1]}")
+        over = b.emit(f"fcmp ogt {kind} {below}, {bounds[0]}")
+        inside = b.emit(f"select {b.type('i1')} {over}, {kind} {below}, {kind} {bounds[0]}")
+        whole = b.emit(f"call {word} @{_lrint(b.width)}({kind} {inside})")
+        total = b.emit(f"add {word} {whole}, %a1")
+        return b.emit(f"trunc {word} {total} to {b.type('i8')}")
+
+    def declare(width: int, machine: Machine) -> str:
+        if neon.is_neon(machine) and width == 2 * neon.LANES:
+            return neon.declarations(width)["narrow"]
+        b = Body(width)
+        return f"declare {b.type('i32')} @{_lrint(width)}({b.type('float')})"
+
+    return Function("i8", ("float", "i32"), body, declare)
+
+
 def _lrint(width: int) -> str:
     return f"llvm.lrint.{'i32' if width == 1 else f'v{width}i32'}.{_suffix(width)}"
 
@@ -262,6 +291,8 @@ FUNCTIONS = {
     "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),
     "dot_half": Function("float", ("float", "i32", "i32"), _dot_half, _declare_dot_half),
     "nearest_half": Function("float", ("float",), _nearest_half, _declare_nearest_half),
+    "byte_u8": _byte(0),
+    "byte_s8": _byte(-128),
     "saturate": Function("i32", ("float", "float", "float"), _saturate, _declare_saturate),
     "fence": Function("float", ("float",), _fence, _declare_fence),
 }

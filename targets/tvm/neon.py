@@ -15,6 +15,9 @@ DOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 MULTIPLY = "llvm.aarch64.neon.smull.v8i16"
 PAIRS = "llvm.aarch64.neon.saddlp.v4i32.v8i16"
 ADD_PAIRS = "llvm.aarch64.neon.addp.v4i32"
+NARROW_WORD = "llvm.aarch64.neon.sqxtn.v4i16"
+NARROW_SIGNED = "llvm.aarch64.neon.sqxtn.v8i8"
+NARROW_UNSIGNED = "llvm.aarch64.neon.sqxtun.v8i8"
 NEAREST = "llvm.aarch64.neon.fcvtns.v4i32.v4f32"
 
 
@@ -95,6 +98,12 @@ def declarations(width: int) -> dict[str, str]:
                                f"declare <4 x i32> @{NEAREST}(<4 x float>)"]),
         "eights": f"declare <8 x i16> @{MULTIPLY}(<8 x i8>, <8 x i8>)\n"
                   f"declare <4 x i32> @{PAIRS}(<8 x i16>)",
+        "narrow": "\n".join([
+            f"declare <4 x i32> @{NEAREST}(<4 x float>)",
+            f"declare <4 x i16> @{NARROW_WORD}(<4 x i32>)",
+            f"declare <8 x i8> @{NARROW_SIGNED}(<8 x i16>)",
+            f"declare <8 x i8> @{NARROW_UNSIGNED}(<8 x i16>)",
+            "declare <8 x i16> @llvm.sadd.sat.v8i16(<8 x i16>, <8 x i16>)"]),
         "folded": f"declare <4 x i32> @{ADD_PAIRS}(<4 x i32>, <4 x i32>)",
     }  # fmt: skip
 
@@ -124,3 +133,28 @@ def folded(b: Body) -> str:
         rows = [b.emit(f"call {kind} @{ADD_PAIRS}({kind} {x}, {kind} {y})")
                 for x, y in zip(rows[::2], rows[1::2], strict=True)]  # fmt: skip
     return _joined(b, rows)
+
+
+def narrow(b: Body, signed: bool) -> str:
+    """The nearest integer (half to even) to float x, plus zero, saturated to a byte; eight lanes.
+
+    Each step saturates, so that what is beyond the range of one stays beyond that of the next. A
+    NaN becomes zero (fcvtns gives 0), as in numpy's meaning.
+    """
+    half = "<8 x i16>"
+
+    def whole(x: str) -> str:
+        return b.emit(f"call <4 x i32> @{NEAREST}(<4 x float> {x})")
+
+    words = by_parts(b, ("float",), whole)
+    low, high = (
+        b.emit(f"shufflevector <8 x i32> {words}, <8 x i32> poison, <4 x i32> <{lanes}>")
+        for lanes in ("i32 0, i32 1, i32 2, i32 3", "i32 4, i32 5, i32 6, i32 7")
+    )
+    parts = [b.emit(f"call <4 x i16> @{NARROW_WORD}(<4 x i32> {v})") for v in (low, high)]
+    every = ", ".join(f"i32 {i}" for i in range(8))
+    both = b.emit(f"shufflevector <4 x i16> {parts[0]}, <4 x i16> {parts[1]}, <8 x i32> <{every}>")
+    zero = b.emit(f"trunc <8 x i32> %a1 to {half}")
+    moved = b.emit(f"call {half} @llvm.sadd.sat.v8i16({half} {both}, {half} {zero})")
+    name = NARROW_SIGNED if signed else NARROW_UNSIGNED
+    return b.emit(f"call <8 x i8> @{name}({half} {moved})")
