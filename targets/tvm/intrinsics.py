@@ -13,7 +13,7 @@ from tvm.s_tir import SBlockRealize, Schedule
 from tvm.tirx.op import register_intrin_lowering
 
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import intmath, vecmath
+from graphopt.targets.tvm import intmath, neon, vecmath
 
 Expr = Any
 DTYPES = {"i8": "uint8", "i32": "int32", "float": "float32"}  # of LLVM's scalar types
@@ -40,6 +40,8 @@ def source(machine: Machine) -> str:
 
 def attach(func: Any, machine: Machine) -> Any:
     """Hand the LLVM IR of the called functions over with a scheduled TIR function."""
+    if neon.is_neon(machine):
+        used["hidden"] = None  # called by `quads`, once the function is lowered
     if not used:
         return func
     if not isinstance(func.body, SBlockRealize):  # loops written out

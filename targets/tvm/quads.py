@@ -7,6 +7,9 @@
 
 A broadcast of a lane is part of the multiply-add, so that a register tile loads a quarter as often,
 and LLVM's scheduler has a quarter of the scalars to keep in registers, which it would spill.
+
+For the same reason LLVM is not told how often the loop around a tile's sum runs: it would write out
+all turns, load their operands far ahead, and spill sums.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import Any
 
 import tvm
 from tvm import tirx
+
+from graphopt.targets.tvm import vecmath
 
 WIDTHS = (4, 2)  # steps from one load
 TYPES = ("float32", "int32", "int16")
@@ -95,8 +100,25 @@ def rewritten(stmt: Any) -> Any:
         found = _together(stmt, width)
         if found is not None:
             return found
-    return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, rewritten(stmt.body),
+    extent = _hidden(stmt.extent) if _sums(stmt.body) else stmt.extent
+    return tirx.For(stmt.loop_var, stmt.min, extent, stmt.kind, rewritten(stmt.body),
                     stmt.thread_binding, stmt.annotations)  # fmt: skip
+
+
+def _sums(body: Any) -> bool:
+    """Whether a loop's body is an innermost loop, of a tile's sum."""
+    if not _is(body, "For") or int(body.kind) != 0:
+        return False
+    try:
+        stores, _ = _stores(body.body)
+    except _Other:
+        return False
+    return len(stores) > 1 and all(_scalars(s.value) for s in stores)
+
+
+def _hidden(extent: Any) -> Any:
+    """A number of turns that LLVM doesn't know."""
+    return tirx.call_pure_extern("int32", vecmath.symbol("hidden", 1), extent)
 
 
 def _together(loop: Any, width: int) -> Any:
