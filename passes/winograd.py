@@ -30,6 +30,12 @@ from graphopt.rewrite import Miss, Rewriter, Rule, const
 GAIN = 0.95  # of the direct sum's time: what isn't faster than that isn't worth its errors
 SMALL = 0.75  # of its bytes: a filter that is stored in fewer stays as it is
 BLOCK = 16  # channels that a block has on the machine of widest vectors
+NARROW = 8  # the fewest that a block has
+
+
+def fills(channels: int, block: int) -> bool:
+    """Whether channels fill blocks; of narrow ones the last may be filled by half."""
+    return channels % block == 0 or (block == NARROW and channels > block and channels % 4 == 0)
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,10 @@ class Filtering:
             return None
         if {*kind.strides, *kind.dilations} != {1} or min(kind.pads) < 0 or max(kind.pads) > 2:
             return None
-        if (
-            x.static is None
-            or op.result.tensor.static is None
-            or any(d % BLOCK for d in w.shape[:2])
-        ):
+        block = max(self.ctx.lanes, NARROW) if self.ctx.lanes else BLOCK
+        if x.static is None or op.result.tensor.static is None:
+            return None
+        if not all(fills(d, block) for d in w.shape[:2]):
             return None
         shape = (REACH * REACH, *w.shape[:2])
         if not self.always:

@@ -91,8 +91,11 @@ def _offer(op: Op, read: Choice, written: Choice, packed: dict[int, tuple[str, s
 
 
 def minimal_filtering(op: Op, block: int) -> Offer:
-    """Operand and result in blocks, which the channels fill."""
-    return _offer(op, BLOCKED, BLOCKED, {1: (f"aBc{block}b", f"aBc{block}b")})
+    """Operand and result in blocks."""
+    filters = f"aBc{block}b"
+    outs = (op.operand(1).tensor.static or (0, 0))[1]
+    packed = {1: (filters, filters), **_bias(op, outs, block)}
+    return _offer(op, BLOCKED, BLOCKED, packed)
 
 
 def integers(op: Op, block: int) -> Offer:

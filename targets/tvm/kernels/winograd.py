@@ -88,7 +88,7 @@ def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
     fit = machine.l2_bytes // (4 * POINTS * (s.ins + s.outs))
     most = s.tiles if s.tiles <= fit * 3 // 4 else fit // 2  # filters pass once a turn
     found: list[Knobs] = []
-    for columns, blocks in conv.tiles(min(s.tiles, 64), s.outs // block, block, machine):
+    for columns, blocks in conv.tiles(min(s.tiles, 64), -(-s.outs // block), block, machine):
         turns = max(1, -(-s.tiles // max(most, columns)))
         each = -(-s.tiles // turns)
         found.append(Knobs(block, columns, blocks, -(-each // columns) * columns))
@@ -105,8 +105,9 @@ class Kernel:
         self.x, self.u = (region.tensors[op.operand(i)] for i in (0, 1))
         (self.output,) = region.graph.outputs
         self.parallel = loops.parallel_worth(s.work)
-        self.v = ir.alloc_buffer((POINTS, s.ins // k.block, k.tiles, k.block), "float32")
-        self.m = ir.alloc_buffer((POINTS, s.outs // k.block, k.tiles, k.block), "float32")
+        self.ins, self.outs = -(-s.ins // k.block), -(-s.outs // k.block)  # in blocks
+        self.v = ir.alloc_buffer((POINTS, self.ins, k.tiles, k.block), "float32")
+        self.m = ir.alloc_buffer((POINTS, self.outs, k.tiles, k.block), "float32")
 
     def over(self, size: int) -> Any:
         """A loop over independent parts."""
@@ -129,12 +130,12 @@ class Kernel:
         s, k = self.s, self.k
         with ir.serial(0, -(-s.tiles // k.tiles)) as turn:
             first = turn * k.tiles
-            with self.over(s.ins // k.block * k.tiles) as i:
+            with self.over(self.ins * k.tiles) as i:
                 self.image(tirx.floordiv(i, k.tiles), tirx.floormod(i, k.tiles), first)
-            with self.over(POINTS * (s.outs // k.block // k.blocks)) as i:
-                groups = s.outs // k.block // k.blocks
+            with self.over(POINTS * (self.outs // k.blocks)) as i:
+                groups = self.outs // k.blocks
                 self.products(tirx.floordiv(i, groups), tirx.floormod(i, groups))
-            with self.over(s.outs // k.block * k.tiles) as i:
+            with self.over(self.outs * k.tiles) as i:
                 self.result(tirx.floordiv(i, k.tiles), tirx.floormod(i, k.tiles), first)
 
     def image(self, cb: Any, t: Any, first: Any) -> None:
@@ -178,11 +179,14 @@ class Kernel:
             for b, c in cells:
                 with self.lanes() as lane:
                     ir.buffer_store(acc, tirx.const(0.0, "float32"), [b * k.columns + c, lane])
-            with ir.serial(0, s.ins // k.block) as cb, ir.serial(0, k.block) as ci:
+            part = conv.together(s.ins, k.block)  # channels of a turn: none beyond the last
+            with ir.serial(0, -(-s.ins // part)) as q, ir.serial(0, part) as i:
+                cb = tirx.floordiv(q * part, k.block)
+                ci = tirx.floormod(q * part, k.block) + i
                 for b, c in cells:
                     with self.lanes() as lane:
                         at = b * k.columns + c
-                        u = self.u[p, group * k.blocks + b, cb * k.block + ci, lane]
+                        u = self.u[p, group * k.blocks + b, q * part + i, lane]
                         product = self.v[p, cb, turn * k.columns + c, ci] * u
                         ir.buffer_store(acc, acc[at, lane] + product, [at, lane])
             for b, c in cells:
