@@ -20,11 +20,17 @@ from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Module, Op
 from graphopt.ir.types import DType
 from graphopt.ops.movement import Reorder
+from graphopt.passes.layout.convolutions import channels, points
 from graphopt.passes.layout.decide import decide
 from graphopt.passes.layout.offer import dense
 from graphopt.passes.layout.rewrite import Rewriting
 from graphopt.passes.layout.rules import offer
 from graphopt.pipeline import Context, Pass, PassResult
+
+
+NARROW = 4
+WORSE = 1.1  # instructions of kernels of blocks of four, by those of eight, with a margin
+EIGHTS = {"conv_integer", "matmul_integer", "squeeze_excite"}  # their kernels know no other blocks
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,22 @@ def by_words(op: Op) -> bool:
     return shape is None or shape[1] > 1 or getattr(op.kind, "group", 1) == 1
 
 
+def block_for(graph: Graph, lanes: int) -> int:
+    """The channels of a block: those of a register, but 8 where it has 4.
+
+    Four, if the padding of blocks of eight would cost the convolutions more than kernels of blocks
+    of four do, and all of them are of floats.
+    """
+    if lanes != NARROW or any(op.kind.name in EIGHTS for op in graph):
+        return max(lanes, 2 * NARROW)
+    done = padded = 0
+    for op in (op for op in graph if op.kind.name in ("conv", "conv_winograd")):
+        outs, ins = channels(op)
+        done += outs * ins * points(op)
+        padded += -(-outs // 8) * 8 * ins * points(op)
+    return NARROW if padded > WORSE * done else 2 * NARROW
+
+
 def anything(op: Op) -> bool:
     """Every op may take part."""
     return True
@@ -70,13 +92,13 @@ def assign_layouts(graph: Graph, lanes: int, compiled: Callable[[Op], bool] = an
 
     Args:
         graph: its static parts are considered; the rest stays dense.
-        lanes: float32 elements of a vector register; blocks are that, but at least 8 channels.
+        lanes: float32 elements of a vector register; `block_for` says what blocks are then.
         compiled: which ops a kernel computes; the others get and give dense tensors.
 
     Returns:
         The number of reorders inserted.
     """
-    block = max(lanes, 8)
+    block = block_for(graph, lanes)
     ops = [op for op in graph if not isinstance(op.kind, Const | Reorder)]
     offers = {
         op: offer(op, block) if not op.regions and op.results and compiled(op) else dense(op)

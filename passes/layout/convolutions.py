@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from graphopt.analysis.cost import macs
@@ -62,6 +63,20 @@ def _wasted(outs: int, groups: int, block: int) -> float:
     firsts = range(0, outs, block)
     met = sum((min(f + block, outs) - 1) // per - f // per + 1 for f in firsts)
     return met * block / outs
+
+
+def channels(op: Op) -> tuple[int, int]:
+    """Output channels, and input channels of a group, of a float convolution."""
+    shape = op.operand(1).tensor.static or (1, 1, 1)
+    outs, ins = shape[1:] if op.kind.name == "conv_winograd" else shape[:2]
+    return outs, ins
+
+
+def points(op: Op) -> int:
+    """Products for each pair of channels."""
+    result, filters = op.result.tensor.static or (), op.operand(1).tensor.static or ()
+    taps = 9 if op.kind.name == "conv_winograd" else math.prod(filters[2:])
+    return math.prod(result[:1] + result[2:]) * taps
 
 
 def _of_padding(op: Op, ins: int, block: int) -> int:

@@ -189,8 +189,9 @@ def _moved_on(value: Value) -> bool:
 
 
 def product(op: Op, block: int) -> Offer:
-    """Dense; a constant right-hand matrix is packed in panels of columns."""
+    """Dense; a constant right-hand matrix is packed in panels of eight columns or more."""
     kind: Any = op.kind
+    block = max(block, 8)
     b = op.operand(1)
     shape = tags.shape_of(b)
     if shape is None or len(shape) != 2 or not is_constant(b):

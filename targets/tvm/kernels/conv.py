@@ -96,8 +96,7 @@ def weight_tag(rank: int, inner: int, block: int) -> str:
 
 def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
     """The schedules for a shape, the best by rule first."""
-    stored = channel_block(op.result)
-    block = stored if stored > 1 else max(machine.lanes, 8)
+    block = output_block(op, machine)
     inner = channel_block(op.operand(0))
     if inner == 1 and s.ins >= block:
         inner = block
@@ -111,6 +110,14 @@ def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
         for order in (few, not few)
         for columns, blocks in tiles(s.out[-1], -(-s.outs // s.group // block), block, machine)
     ]
+
+
+def output_block(op: Op, machine: Machine) -> int:
+    """Channels that a register tile computes together: as results or weights are stored."""
+    tag = static(op.operand(1)).layout
+    packed = dict(parse_layout(tag).blocks).get(0, 1) if tag else 1
+    stored = channel_block(op.result)
+    return next((b for b in (stored, packed) if b > 1), max(machine.lanes, 8))
 
 
 def tiles(width: int, blocks: int, block: int, machine: Machine) -> list[tuple[int, int]]:
@@ -332,6 +339,5 @@ def build(region: Region) -> Any:
 
 def whole_groups(s: Shape, op: Op, machine: Machine) -> bool:
     """Whether the groups' output channels fill blocks, and no input block crosses groups."""
-    stored, inner = channel_block(op.result), channel_block(op.operand(0))
-    block = stored if stored > 1 else max(machine.lanes, 8)
+    block, inner = output_block(op, machine), channel_block(op.operand(0))
     return (s.outs // s.group) % block == 0 and (inner == 1 or s.ins % inner == 0)
