@@ -27,7 +27,6 @@ from graphopt.passes.layout.rewrite import Rewriting
 from graphopt.passes.layout.rules import offer
 from graphopt.pipeline import Context, Pass, PassResult
 
-
 NARROW = 4
 WORSE = 1.1  # instructions of kernels of blocks of four, by those of eight, with a margin
 EIGHTS = {"conv_integer", "matmul_integer", "squeeze_excite"}  # their kernels know no other blocks

@@ -7,7 +7,6 @@ from typing import Any
 
 from graphopt.analysis.cost import macs
 from graphopt.ir.core import Op
-from graphopt.ir.types import DType
 from graphopt.passes.layout import tags
 from graphopt.passes.layout.offer import (
     BLOCKED,

@@ -17,8 +17,8 @@ from tvm import te, tirx
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.tvm import eights, loops, shorts
-from graphopt.targets.tvm.kernels import matmul, tiled, words
 from graphopt.targets.tvm.kernels import eights as by_eights
+from graphopt.targets.tvm.kernels import matmul, tiled, words
 from graphopt.targets.tvm.kernels import shorts as by_shorts
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
