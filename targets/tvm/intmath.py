@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import tablemath
+from graphopt.targets.tvm import rowmath, tablemath
 from graphopt.targets.tvm.vecmath import WIDTHS, Body, symbol
 
 VNNI = {16: "512", 8: "256", 4: "128"}  # lanes: bits, in the names of the dot product's intrinsics
@@ -223,6 +223,7 @@ def _declare_nothing(width: int, machine: Machine) -> str:
 
 FUNCTIONS = {
     "columns": Function("i32", ("ptr", "i32", "i8"), _columns, _declare_nothing),
+    "inside": Function("i32", ("ptr", "i32", "i32", "i32", "i32"), rowmath.inside, rowmath.declare),
     "lookup": Function("i8", ("ptr", "i8"), tablemath.look_up, tablemath.declare),
     "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),
     "dot_half": Function("float", ("float", "i32", "i32"), _dot_half, _declare_dot_half),

@@ -239,10 +239,10 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     (output,) = region.graph.outputs
     stage = region.store(output, "out0")
     sch = loops.schedule(region.primfunc([stage]))
-    for copy in ("pad", "pack"):
+    stored = channel_block(region.anchor.operand(0)) if region.anchor else 1
+    blocks = k.inner > 1 and stored % k.inner == 0
+    for copy, vector in (("rows", True), ("pad", blocks), ("pack", False)):
         if copy in region.stages:
-            stored = channel_block(region.anchor.operand(0))
-            vector = copy == "pad" and k.inner > 1 and stored % k.inner == 0  # words: several
             loops.padding_stage(sch, sch.get_sblock(copy), region.machine, vector=vector)
     dense = not static(output).layout
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
