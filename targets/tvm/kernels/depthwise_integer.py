@@ -22,7 +22,7 @@ from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm.intmath import has_vnni
 from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels import depthwise, window
+from graphopt.targets.tvm.kernels import depthwise, plain_integer, window
 from graphopt.targets.tvm.kernels.integer import border
 from graphopt.targets.tvm.kernels.words import BYTES, contract
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -47,6 +47,8 @@ def build(region: Region) -> Any:
     """The scheduled function of a depthwise convolution and its epilogue."""
     op = region.anchor
     assert op is not None
+    if not static(op.result).layout or not fits(op, region.machine):
+        return plain_integer.build(region)
     return (words if _by_words(op, region.machine) else floats)(region, op)
 
 
