@@ -191,10 +191,10 @@ def _integers(value: Value) -> bool:
 
 
 def _summand(value: Value, found: Points) -> bool:
-    """Whether a value is made by sums; where both operands are to be integers, moved ones, too."""
+    """Whether a value is made by sums, or of parts that are."""
     if made_by_sum(value, found):
         return True
-    parts = moved(value) if found.both else ()
+    parts = moved(value)
     return bool(parts) and all(_summand(v, found) for v in parts)
 
 
@@ -224,4 +224,4 @@ def reads_integers(found: Points, use: Use) -> bool:
         return True
     if found.both and isinstance(op.kind, Add):
         return all(v and (source(v) in found.groups or _integers(v)) for v in op.operands)
-    return made_by_sum(value, found)
+    return _summand(value, found)
