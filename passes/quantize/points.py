@@ -16,7 +16,7 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Add, Elementwise
 from graphopt.ops.linalg import Gemm, MatMul
-from graphopt.ops.nn import AvgPool, Conv
+from graphopt.ops.nn import AvgPool, Conv, MaxPool
 from graphopt.ops.quant import Calibrated, Dequantize
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.integers.moves import chooses
@@ -191,10 +191,14 @@ def _integers(value: Value) -> bool:
 
 
 def _summand(value: Value, found: Points) -> bool:
-    """Whether a value is made by sums, or of parts that are."""
+    """Whether a value is made by sums, or pooled from one that is.
+
+    Where both operands are to be integers, so may all be that moves make of sums.
+    """
     if made_by_sum(value, found):
         return True
-    parts = moved(value)
+    pooled = value.op is not None and isinstance(value.op.kind, MaxPool)
+    parts = moved(value) if found.both or pooled else ()
     return bool(parts) and all(_summand(v, found) for v in parts)
 
 
