@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import rowmath, tablemath
+from graphopt.targets.tvm import packmath, rowmath, tablemath
 from graphopt.targets.tvm.vecmath import WIDTHS, Body, symbol
 
 VNNI = {16: "512", 8: "256", 4: "128"}  # lanes: bits, in the names of the dot product's intrinsics
@@ -229,6 +229,8 @@ FUNCTIONS = {
     "dot_half": Function("float", ("float", "i32", "i32"), _dot_half, _declare_dot_half),
     "nearest_half": Function("float", ("float",), _nearest_half, _declare_nearest_half),
     "saturate": Function("i32", ("float", "float", "float"), _saturate, _declare_saturate),
+    "nearest": Function("i32", ("float", "float"), packmath.nearest, packmath.declare_nearest),
+    "narrow": Function("i8", ("i32", "i32"), packmath.narrow, packmath.declare_narrow),
     "fence": Function("float", ("float",), _fence, _declare_fence),
 }
 

@@ -23,7 +23,7 @@ import tvm
 from tvm import s_tir, te, tirx
 
 from graphopt.ir.core import Op
-from graphopt.targets.tvm import loops
+from graphopt.targets.tvm import loops, packs
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels import conv, matmul
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -44,6 +44,9 @@ class Words:
         return call(self.dot, tirx.const(0, self.dtype), x, w)
 
 
+COPY = 6.0  # products in the time that copying a word takes, times the lanes of a vector
+STORE = 10.0  # and that packing and storing bytes takes
+
 BYTES = Words(4, "dot", "int32")
 HALVES = Words(2, "dot_half", "float32")
 
@@ -60,17 +63,31 @@ def convolution(
     block = conv.channel_block(op.result)
     block = block if block > 1 else max(region.machine.lanes, 8)
     small = s.ins * s.outs * math.prod(s.kernel) <= region.machine.l2_bytes // 2
+    extra = _extra(words, packs.fits(region, region.graph.outputs[0]))
     k = region.pick([
         conv.Knobs(block, stored // of.per, columns, blocks, order,
                    any(s.pads) or s.out[-1] % columns != 0)
         for order in (small, not small)
         for columns, blocks in conv.tiles(
-            s.out[-1], -(-s.outs // s.group // block), block, region.machine)
+            s.out[-1], -(-s.outs // s.group // block), block, region.machine, extra)
     ])  # fmt: skip
     x, w = region.words(op.operand(0)), region.words(op.operand(1))
     if k.copy:
         x = padded(region, words, k, x, border)
     return accumulate(region, op, words, k, of, x, w), k, words
+
+
+def _extra(s: conv.Shape, packed: bool) -> Callable[[int], float]:
+    """What a tile costs besides its sums, in products: the copy of ragged rows, and stores."""
+    reuse, products = s.outs // s.group * math.prod(s.kernel), s.ins * math.prod(s.kernel)
+
+    def cost(columns: int) -> float:
+        ragged = s.out[-1] % columns != 0
+        copy = COPY / reuse if ragged and not any(s.pads) else 0.0
+        stores = columns / 2 if ragged else packs.turns(columns)
+        return copy + (STORE * stores / columns / products if packed else 0.0)
+
+    return cost
 
 
 def padded(region: Region, s: conv.Shape, k: conv.Knobs, x: Any, border: Expr) -> Any:
