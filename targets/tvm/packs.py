@@ -83,7 +83,11 @@ def turns(columns: int) -> int:
 
 def spread(func: Any) -> Any:
     """The function with marked loops over columns turned into stores of several columns."""
-    return marks.rewritten(func, lambda loop, _: _stores(loop) if MARK in loop.annotations else loop)
+
+    def change(loop: Any, around: marks.Loops) -> Any:
+        return _stores(loop) if MARK in loop.annotations else loop
+
+    return marks.rewritten(func, change)
 
 
 def _stores(loop: Any) -> Any:
@@ -100,8 +104,8 @@ def _stores(loop: Any) -> Any:
             at |= dict(zip(variables, values, strict=True))
             index = [_put(i, at) for i in store.indices]
             stored = tirx.BufferStore(store.buffer, _put(store.value, at), index)
-            extent = LANES * count
-            made.append(tirx.For(lane, 0, extent, tirx.ForKind.VECTORIZED, stored))
+            begin, extent = (tirx.const(n, "int32") for n in (0, LANES * count))
+            made.append(tirx.For(lane, begin, extent, tirx.ForKind.VECTORIZED, stored))
             first += count
     return tirx.SeqStmt(made) if len(made) > 1 else made[0]
 

@@ -114,8 +114,12 @@ def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
     ]
 
 
+def _nothing(columns: int) -> float:
+    return 0.0
+
+
 def tiles(
-    width: int, blocks: int, block: int, machine: Machine, extra: Callable[[int], float] = lambda c: 0.0
+    width: int, blocks: int, block: int, machine: Machine, extra: Callable[[int], float] = _nothing
 ) -> list[tuple[int, int]]:
     """Register tiles (columns, blocks), the one of least estimated cost a useful product first.
 

@@ -55,7 +55,8 @@ def build(region: Region) -> Any:
 def words(region: Region, op: Op) -> Any:
     """By words of four columns."""
     s = depthwise.shape(op)
-    k = dataclasses.replace(window.choose(s, op, region.machine), copy=True)
+    held = WORD * region.machine.l1_bytes  # of bytes, where a band is counted in floats
+    k = dataclasses.replace(window.choose(s, op, region.machine, held), copy=True)
     *_, width = s.kernel
     wide = dataclasses.replace(s, kernel=(*s.kernel[:-1], -(-width // WORD) * WORD))
     cols = -(-s.out[-1] // k.columns) * k.columns
