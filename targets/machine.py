@@ -1,9 +1,10 @@
 """Machines: what a code generator must know of a CPU, read from TOML files beside this module.
 
 A machine is the *least* CPU its kernels run on; `cpu_features` (spelled as in /proc/cpuinfo) is
-what a runtime checks before it calls them. Some describe one design (`cpus`), with what was
-measured on it: they are chosen by themselves on that design alone, and give the same bytes wherever
-they are named.
+what a runtime checks before it calls them: what a compiler may use unasked, so not the random
+numbers of `rdrand` and `rdseed`, which Linux hides on CPUs where they err (Zen 5). Some describe
+one design (`cpus`), with what was measured on it: they are chosen by themselves on that design
+alone, and give the same bytes wherever they are named.
 """
 
 from __future__ import annotations

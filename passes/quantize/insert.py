@@ -26,7 +26,7 @@ from graphopt.passes.quantize.lint import note
 from graphopt.passes.quantize.points import Points, candidates, points, reads_integers, source
 from graphopt.passes.quantize.propose import INT8, proposals
 from graphopt.passes.quantize.swap import swap
-from graphopt.passes.quantize.weights import TINY, bias_integers, channel_axis, grid
+from graphopt.passes.quantize.weights import TINY, bias_integers, channel_axis, grid, least_scales
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import const
 
@@ -147,9 +147,12 @@ class Inserter:
             use.op.set_operand(use.index, x)
 
     def _weight(self, op: Op) -> None:
-        scale = _quantize_weight(self.options, self.graph, op)
         x_scale = _scale_of(op.operand(0))
         bias = const(op.operands[2]) if len(op.operands) > 2 else None
+        least = None
+        if bias is not None and x_scale is not None and len(bias.shape) == 1:
+            least = least_scales(bias.numpy(), x_scale)
+        scale = _quantize_weight(self.options, self.graph, op, least)
         if bias is None or x_scale is None:
             return
         unit = (x_scale.reshape(()) * scale).astype(np.float32)
@@ -161,11 +164,16 @@ class Inserter:
         swap(op, 2, make(Dequantize(0), stored, make.const(unit)))
 
 
-def _quantize_weight(options: QuantizePass, graph: Graph, op: Op) -> Array:
-    """Let an op read its weight through integers; give the scales (float32 [M])."""
-    w = const(op.operand(1))
+def _quantize_weight(
+    options: QuantizePass, graph: Graph, op: Op, least: Array | None = None
+) -> Array:
+    """Let an op read its weight through integers; give the scales (float32 [M]).
+
+    None is below `least`.
+    """
+    w, per_channel = const(op.operand(1)), options.weights == "per_channel"
     assert w is not None
-    g = grid(op, w, options.weights == "per_channel", options.bits)
+    g = grid(op, w, per_channel, options.bits, 0.0 if least is None else least)
     make = _Maker(graph, op, op.loc)
     stored = make.data(Computed(DType.i8, w.shape, lambda: g.nearest(w.numpy())))
     zero = np.zeros(len(g.scale), np.int8)

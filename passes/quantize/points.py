@@ -16,7 +16,7 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Add, Elementwise
 from graphopt.ops.linalg import Gemm, MatMul
-from graphopt.ops.nn import AvgPool, Conv
+from graphopt.ops.nn import AvgPool, Conv, MaxPool
 from graphopt.ops.quant import Calibrated, Dequantize
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.integers.moves import chooses
@@ -191,10 +191,14 @@ def _integers(value: Value) -> bool:
 
 
 def _summand(value: Value, found: Points) -> bool:
-    """Whether a value is made by sums; where both operands are to be integers, moved ones, too."""
+    """Whether a value is made by sums, or pooled from one that is.
+
+    Where both operands are to be integers, so may all be that moves make of sums.
+    """
     if made_by_sum(value, found):
         return True
-    parts = moved(value) if found.both else ()
+    pooled = value.op is not None and isinstance(value.op.kind, MaxPool)
+    parts = moved(value) if found.both or pooled else ()
     return bool(parts) and all(_summand(v, found) for v in parts)
 
 
@@ -224,4 +228,4 @@ def reads_integers(found: Points, use: Use) -> bool:
         return True
     if found.both and isinstance(op.kind, Add):
         return all(v and (source(v) in found.groups or _integers(v)) for v in op.operands)
-    return made_by_sum(value, found)
+    return _summand(value, found)

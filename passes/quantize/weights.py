@@ -45,15 +45,27 @@ def channel_axis(op: Op) -> int:
             return 1
 
 
-def grid(op: Op, w: Data, per_channel: bool, bits: int) -> Grid:
-    """The symmetric grid of an op's weight: the largest of a channel is its largest integer."""
+def grid(op: Op, w: Data, per_channel: bool, bits: int, least: Array | float = 0.0) -> Grid:
+    """The symmetric grid of an op's weight: the largest of a channel is its largest integer.
+
+    No scale is under `least` (see `least_scales`).
+    """
     axis, most = channel_axis(op), 2 ** (bits - 1) - 1
     others = tuple(a for a in range(len(w.shape)) if a != axis)
     top = np.abs(w.numpy()).max(axis=others, initial=0)
     if not per_channel:
-        top = np.full_like(top, top.max(initial=0))
+        top, least = np.full_like(top, top.max(initial=0)), np.max(least)
     scale = np.maximum(top.astype(np.float32) / np.float32(most), TINY)
-    return Grid(axis, scale, most)
+    return Grid(axis, np.maximum(scale, least).astype(np.float32), most)
+
+
+def least_scales(bias: Array, x_scale: Array) -> Array:
+    """The scales of weights from which on a bias fits into the sums (float32 [M]).
+
+    A channel whose weights are tiny beside its bias gets coarser integers. What they are rounded
+    by times an integer of x is at most 2^-21 of the bias.
+    """
+    return (np.abs(bias.reshape(-1)) / (x_scale.reshape(()) * (ROOM / 2))).astype(np.float32)
 
 
 def bias_integers(bias: Array, scale: Array) -> Array | None:

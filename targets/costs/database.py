@@ -18,7 +18,7 @@ from graphopt.runtime.manifest import Layer
 from graphopt.targets.cache import cache_folder
 from graphopt.targets.roofline.host import this_host
 
-VERSION = 3  # of the table, and of what its numbers mean
+VERSION = 4  # of the table, and of what its numbers mean
 MOST = 50_000  # rows; the oldest go
 
 

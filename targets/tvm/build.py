@@ -16,7 +16,7 @@ from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import intrinsics, joint, stack
+from graphopt.targets.tvm import intrinsics, joint, packs, stack
 from graphopt.targets.tvm.legal import ALONE, family, is_anchor
 from graphopt.targets.tvm.region import Region
 
@@ -50,7 +50,7 @@ def primfunc(graph: Graph, machine: Machine, symbol: str, knobs: str = "") -> An
     """
     kernel = importlib.import_module(f"{PACKAGE}.{graph_family(graph)}")
     intrinsics.start()
-    func = intrinsics.attach(kernel.build(Region(graph, machine, knobs)), machine)
+    func = packs.spread(intrinsics.attach(kernel.build(Region(graph, machine, knobs)), machine))
     return func.with_attr("global_symbol", symbol).with_attr("tirx.noalias", True)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import neon, tablemath
+from graphopt.targets.tvm import neon, packmath, rowmath, tablemath
 from graphopt.targets.tvm.vecmath import WIDTHS, Body, symbol
 
 VNNI = {16: "512", 8: "256", 4: "128"}  # lanes: bits, in the names of the dot product's intrinsics
@@ -293,6 +293,7 @@ FUNCTIONS = {
     "eights": _eights("%a1 %a2 %a3 %a4"),
     "folded": Function("i32", ("ptr", "i32"), _folded, _declare_folded),
     "columns": Function("i32", ("ptr", "i32", "i8"), _columns, _declare_nothing),
+    "inside": Function("i32", ("ptr", "i32", "i32", "i32", "i32"), rowmath.inside, rowmath.declare),
     "lookup": Function("i8", ("ptr", "i8"), tablemath.look_up, tablemath.declare),
     "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),
     "dot_half": Function("float", ("float", "i32", "i32"), _dot_half, _declare_dot_half),
@@ -300,6 +301,8 @@ FUNCTIONS = {
     "byte_u8": _byte(0),
     "byte_s8": _byte(-128),
     "saturate": Function("i32", ("float", "float", "float"), _saturate, _declare_saturate),
+    "nearest": Function("i32", ("float", "float"), packmath.nearest, packmath.declare_nearest),
+    "narrow": Function("i8", ("i32", "i32"), packmath.narrow, packmath.declare_narrow),
     "fence": Function("float", ("float",), _fence, _declare_fence),
 }
 

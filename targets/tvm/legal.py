@@ -122,8 +122,8 @@ def family(op: Op) -> str:
         raise UnsupportedError(reason)
     if isinstance(op.kind, Opaque):
         return "imported"
-    if op.kind.name == "conv" and depthwise(op):
-        return "depthwise"
+    if op.kind.name in ("conv", "conv_integer") and depthwise(op):
+        return "depthwise" if op.kind.name == "conv" else "depthwise_integer"
     return {**ANCHORS, **ALONE}.get(op.kind.name, "elementwise")
 
 

@@ -158,3 +158,26 @@ def narrow(b: Body, signed: bool) -> str:
     moved = b.emit(f"call {half} @llvm.sadd.sat.v8i16({half} {both}, {half} {zero})")
     name = NARROW_SIGNED if signed else NARROW_UNSIGNED
     return b.emit(f"call <8 x i8> @{name}({half} {moved})")
+
+
+def if_all(b: Body, condition: str, then: str, other: str) -> str:
+    """The result of an instruction, or where a lane's condition is false of another.
+
+    NEON loads no part of a vector: what asks for lanes is a branch for each.
+    """
+    every = b.emit(f"call i1 @{_every(b.width)}({b.type('i1')} {condition})")
+    b.lines.append(f"  br i1 {every}, label %all, label %some\nall:")
+    whole = b.emit(then)
+    b.lines.append("  br label %done\nsome:")
+    part = b.emit(other)
+    b.lines.append("  br label %done\ndone:")
+    return b.emit(f"phi {b.type('i32')} [ {whole}, %all ], [ {part}, %some ]")
+
+
+def declare_all(width: int) -> str:
+    """What `if_all` calls."""
+    return f"declare i1 @{_every(width)}(<{width} x i1>)"
+
+
+def _every(width: int) -> str:
+    return f"llvm.vector.reduce.and.v{width}i1"

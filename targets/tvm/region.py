@@ -207,7 +207,7 @@ class Region:
         if isinstance(op.kind, Lookup):
             return self._lookup(op, index)
         if isinstance(op.kind, Scaled):
-            return expr.scalar(op.kind, [*self._scaled(op, op.kind, index)])
+            return expr.scalar(op.kind, [*self.scaled(op, op.kind, index)])
         if isinstance(op.kind, Elementwise):
             return expr.scalar(op.kind, [self._operand(v, value, index) for v in op.operands if v])
         if op.kind.name == "batch_norm":
@@ -229,7 +229,7 @@ class Region:
             raise UnsupportedError("a table inside a region")
         return expr.scalar(op.kind, [self.at(op.operand(0), index), table(ZERO)])
 
-    def _scaled(self, op: Op, kind: Scaled, index: Index) -> Iterator[Expr]:
+    def scaled(self, op: Op, kind: Scaled, index: Index) -> Iterator[Expr]:
         """x, its scale and zero point: scalars, or of the index along the axis."""
         yield self.at(op.operand(0), index)
         for parameter in (v for v in op.operands[1:] if v):
@@ -284,24 +284,33 @@ class Region:
 
         return self.compute(physical_shape(shape, kept) or (1,), body, name)
 
-    def element(self, value: Value, index: Index, tag: str) -> Expr:
-        """What memory keeps at an index of a layout: 0 in its padding."""
+    def element(
+        self, value: Value, index: Index, tag: str, read: Reader | None = None, outside: Expr = None
+    ) -> Expr:
+        """What memory keeps at an index of a layout: 0 (or `outside`) in its padding.
+
+        `read` gives something else at an index than the value itself.
+        """
+        read = read or (lambda index: self.at(value, index))
         shape, layout = shape_of(value), parse_layout(tag) if tag else None
         split = dict.fromkeys(a for a, _ in layout.blocks) if layout else ()
         ragged = [(a, shape[a]) for a in split if layout and shape[a] % layout.block(a)]
-        return self.stored(value, lambda: self._padded(value, index, ragged))
+        return self.stored(value, lambda: self._padded(read, index, ragged, outside))
 
     def stored(self, value: Value, make: Callable[[], Expr]) -> Expr:
         """An expression of a value, made by `make`, as the element that memory keeps."""
         found = self.branch(make)
         return bfloat.narrowed(found) if static(value).dtype is DType.bf16 else found
 
-    def _padded(self, value: Value, index: Index, ragged: list[tuple[int, int]]) -> Expr:
+    def _padded(
+        self, read: Reader, index: Index, ragged: list[tuple[int, int]], outside: Expr
+    ) -> Expr:
         self.clamping = bool(ragged)
-        found = self.at(value, index)
+        found = read(index)
         self.clamping = False
         for axis, size in ragged:
-            found = tirx.Select(index[axis] < size, found, expr.like(found, 0))
+            other = expr.like(found, 0) if outside is None else outside
+            found = tirx.Select(index[axis] < size, found, other)
         return found
 
     def outputs(self) -> list[Any]:

@@ -21,9 +21,11 @@ from graphopt.analysis.histogram import (
 )
 from graphopt.analysis.interpret import interpret
 from graphopt.errors import InputError
-from graphopt.ir.core import Module
+from graphopt.ir.builtin import Const
+from graphopt.ir.core import Module, Op
+from graphopt.ir.data import Inline
 from graphopt.ir.parser import parse
-from graphopt.loss import share
+from graphopt.loss import decibels, share
 from graphopt.ops.quant import Calibrated, Quantize
 from graphopt.pipeline import parse_pipeline
 from graphopt.targets.base import Build
@@ -228,6 +230,50 @@ def test_seven_bits_cannot_saturate() -> None:
     data = samples(4)
     assert saturating(quantized(BRANCHES, "calibrate,quantize", data))
     assert not saturating(quantized(BRANCHES, "calibrate,quantize{bits=7}", data))
+
+
+POOLED = """graph @main(%x: f32[1,4,16,16]) {
+  %w = const rand 1 : f32[16,4,3,3]
+  %c = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "first"
+  %r = relu(%c) @ "relu"
+  %p = max_pool(%r) {kernel=[2,2],strides=[2,2],pads=[0,0,0,0],dilations=[1,1]} @ "pool"
+  %v = const rand 2 : f32[16,16,3,3]
+  %d = conv(%p, %v) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "second"
+  %s = add(%d, %p) @ "sum"
+  %u = const rand 4 : f32[8,16,1,1]
+  %y = conv(%s, %u) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "last"
+  return(%y) {names=[y]}
+}"""
+
+
+def test_a_pool_after_a_sum_is_of_integers_beside_a_residual_addition() -> None:
+    """Else the pool works on floats, for the addition alone, and is rounded after it."""
+    program = X86("avx512vnni").lower(
+        quantized(POOLED, "calibrate,quantize", samples(4, (4, 16, 16)))
+    )
+    pools = [k for k in program.kernels if "max_pool" in k.text]
+    assert [k.text.count("f32[") for k in pools] == [0]
+
+
+def test_a_bias_that_is_large_for_its_channel_leaves_the_layer_in_integers() -> None:
+    """Of a channel without weights the bias is all; so training leaves many of MobileNets'."""
+    rng = np.random.default_rng(0)
+    module = parse(POOLED)
+    data = samples(4, (4, 16, 16))
+    (conv,) = (op for op in module.main if op.results and op.result.hint == "d")
+    w, b = rng.normal(size=(16, 16, 3, 3)).astype(np.float32), np.ones(16, np.float32)
+    w[:4] *= np.float32(1e-12)
+    w[4] = 0
+    graph = module.main
+    made = [graph.insert(Op(Const(Inline(a)), ()), conv).result for a in (w, b)]
+    conv.set_operand(1, made[0])
+    conv.set_operand(2, made[1])
+    result = graphopt.optimize(_file(module), None, "calibrate,quantize", data, check=False)
+    kinds = {k for step in X86("avx512vnni").lower(result.module).steps for k in step.ops}
+    assert not {"conv", "conv_winograd"} & kinds
+    for feed in data:
+        (want,), (got,) = (interpret(m, feed).values() for m in (module, result.module))
+        assert decibels(np.sum(want**2.0), np.sum((got - want) ** 2.0)) > 30
 
 
 def test_a_real_model_is_compiled_to_the_integers_that_it_says(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ registers as the tile is stored.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from tvm import te, tirx
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout, physical_shape
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import ahead, loops
+from graphopt.targets.tvm import ahead, loops, packs
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 Ints = tuple[int, ...]
@@ -120,8 +121,17 @@ def output_block(op: Op, machine: Machine) -> int:
     return next((b for b in (stored, packed) if b > 1), max(machine.lanes, 8))
 
 
-def tiles(width: int, blocks: int, block: int, machine: Machine) -> list[tuple[int, int]]:
-    """Register tiles (columns, blocks), the one of least estimated cost a useful product first."""
+def _nothing(columns: int) -> float:
+    return 0.0
+
+
+def tiles(
+    width: int, blocks: int, block: int, machine: Machine, extra: Callable[[int], float] = _nothing
+) -> list[tuple[int, int]]:
+    """Register tiles (columns, blocks), the one of least estimated cost a useful product first.
+
+    `extra` is what a tile of some columns costs besides, in products.
+    """
     per = max(1, block // machine.lanes)
 
     def cost(columns: int, count: int) -> float:
@@ -131,7 +141,7 @@ def tiles(width: int, blocks: int, block: int, machine: Machine) -> list[tuple[i
         latency = max(1.0, 8 / vectors)  # two products a cycle, four cycles each
         copy = 0.02 if width % columns else 0.0
         turn = 0.6 / vectors  # counting and addresses of a turn of the loop
-        return (latency + 0.4 * loads + turn) / useful + copy
+        return (latency + 0.4 * loads + turn) / useful + copy + extra(columns)
 
     fitting = [
         (cost(c, b), b, c)
@@ -250,17 +260,18 @@ def packed(region: Region, w: Value, tag: str, name: str = "pack") -> Any:
 def apply(region: Region, s: Shape, k: Knobs) -> Any:
     """Schedule the stages pad, pack, anchor and out0."""
     (output,) = region.graph.outputs
-    stage = region.store(output, "out0")
+    packed = packs.fits(region, output) and s.out[-1] % k.columns == 0
+    stage = packs.stages(region, output) if packed else region.store(output, "out0")
     sch = loops.schedule(region.primfunc([stage]))
-    for copy in ("pad", "pack"):
+    stored = channel_block(region.anchor.operand(0)) if region.anchor else 1
+    blocks = k.inner > 1 and stored % k.inner == 0
+    for copy, vector in (("rows", True), ("pad", blocks), ("pack", False)):
         if copy in region.stages:
-            stored = channel_block(region.anchor.operand(0))
-            vector = copy == "pad" and k.inner > 1 and stored % k.inner == 0  # words: several
             loops.padding_stage(sch, sch.get_sblock(copy), region.machine, vector=vector)
     dense = not static(output).layout
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
     parallel = loops.parallel_worth(s.macs)
-    sums = register_tile(sch, outer, region.machine, parallel=parallel, dense=dense)
+    sums = register_tile(sch, outer, parallel=parallel, dense=dense, packed=packed)
     w = region.anchor.operand(1) if region.anchor else None
     groups = -(-s.outs // (k.block * k.blocks))
     passes = loops.extent(sch, outer[0]) // (s.n * groups)
@@ -289,10 +300,12 @@ def tile_loops(sch: Any, block: Any, s: Shape, k: Knobs, dense: bool) -> tuple[A
 
 
 def register_tile(
-    sch: Any, outer: tuple[Any, list[Any]], machine: Machine, *, parallel: bool, dense: bool
+    sch: Any, outer: tuple[Any, list[Any]], *, parallel: bool, dense: bool, packed: bool = False
 ) -> Any:
     """Compute the anchor's tile in registers in the store's tile loop; give the sum's loops."""
     fused, (inner, ci, wi, last) = outer
+    if packed:
+        packs.tile(sch, inner, wi, outer=2)
     y = sch.get_sblock("anchor")
     sch.compute_at(y, inner, preserve_unit_loops=True)
     if parallel and loops.extent(sch, fused) > 1:

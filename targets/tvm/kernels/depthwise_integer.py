@@ -24,7 +24,7 @@ from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import neon
 from graphopt.targets.tvm.intmath import has_vnni
 from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels import depthwise, window
+from graphopt.targets.tvm.kernels import depthwise, plain_integer, window
 from graphopt.targets.tvm.kernels.integer import border
 from graphopt.targets.tvm.kernels.words import BYTES, contract
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -49,6 +49,8 @@ def build(region: Region) -> Any:
     """The scheduled function of a depthwise convolution and its epilogue."""
     op = region.anchor
     assert op is not None
+    if not static(op.result).layout or not fits(op, region.machine):
+        return plain_integer.build(region)
     if neon.is_neon(region.machine):
         return shorts(region, op)
     return (words if _by_words(op, region.machine) else floats)(region, op)
@@ -57,7 +59,8 @@ def build(region: Region) -> Any:
 def words(region: Region, op: Op) -> Any:
     """By words of four columns."""
     s = depthwise.shape(op)
-    k = dataclasses.replace(window.choose(s, op, region.machine), copy=True)
+    held = WORD * region.machine.l1_bytes  # of bytes, where a band is counted in floats
+    k = dataclasses.replace(window.choose(s, op, region.machine, held), copy=True)
     *_, width = s.kernel
     wide = dataclasses.replace(s, kernel=(*s.kernel[:-1], -(-width // WORD) * WORD))
     cols = -(-s.out[-1] // k.columns) * k.columns

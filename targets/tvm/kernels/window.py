@@ -18,7 +18,7 @@ from tvm import te, tirx
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import expr, loops
+from graphopt.targets.tvm import expr, loops, packs
 from graphopt.targets.tvm.region import Region, static
 
 Ints = tuple[int, ...]
@@ -60,13 +60,14 @@ def channel_block(value: Value) -> int:
     return dict(parse_layout(tag).blocks).get(1, 1) if tag else 1
 
 
-def choose(s: Window, op: Op, machine: Machine) -> Knobs:
-    """The schedule for a shape, by rule."""
+def choose(s: Window, op: Op, machine: Machine, held: int = 0) -> Knobs:
+    """The schedule for a shape, by rule; bands of `held` bytes, if given."""
     stored = channel_block(op.operand(0))
     block = stored if stored > 1 else max(machine.lanes, 8)
     width = columns(s.out[-1], block, machine)
     ragged = s.out[-1] % width != 0
-    rows = 1 if len(s.out) == 1 else band(s, block, machine)
+    held = held or machine.band_bytes or machine.l1_bytes
+    rows = 1 if len(s.out) == 1 else band(s, block, held)
     return Knobs(block, width, rows, stored == 1 or any(s.pads) or ragged)
 
 
@@ -78,11 +79,10 @@ def columns(width: int, block: int, machine: Machine) -> int:
                key=lambda c: (-(-width // c) * (c + 2), -c))  # fmt: skip
 
 
-def band(s: Window, block: int, machine: Machine) -> int:
-    """The most rows whose operand the machine works on at a time; a divisor where one is near."""
+def band(s: Window, block: int, held: int) -> int:
+    """The most rows whose operand (4 bytes each) fits `held` bytes; a divisor where one is near."""
     height, reach = s.out[-2], (s.kernel[-2] - 1) * s.dilations[-2] + 1
     row = 4 * block * (s.size[-1] + s.pads[-1] + s.pads[len(s.size) - 1])
-    held = machine.band_bytes or machine.l1_bytes
     fitting = [r for r in range(1, height + 1)
                if ((r - 1) * s.strides[-2] + reach) * row <= held]  # fmt: skip
     most = max(fitting, default=1)
@@ -161,7 +161,8 @@ def padded(
 def apply(region: Region, s: Window, k: Knobs) -> Any:
     """Schedule the stages pad, anchor and out0."""
     (output,) = region.graph.outputs
-    stage = region.store(output, "out0")
+    packed = packs.fits(region, output) and s.out[-1] % k.columns == 0
+    stage = packs.stages(region, output) if packed else region.store(output, "out0")
     sch = loops.schedule(region.primfunc([stage]))
     if "pack" in region.stages:
         loops.padding_stage(sch, sch.get_sblock("pack"), region.machine, vector=False)
@@ -179,6 +180,8 @@ def apply(region: Region, s: Window, k: Knobs) -> Any:
         within, space = [hi], [*space, ho]
     sch.reorder(n, c, *space, *within, wo, wi, last)
     fused = sch.fuse(n, c, *space)
+    if packed:
+        packs.tile(sch, wo, wi, outer=len(sch.get_loops(sch.get_sblock("out0"))) - 2)
     sch.compute_at(sch.get_sblock("anchor"), wo, preserve_unit_loops=True)
     if k.copy:  # before the anchor is decomposed, which hides it from compute_at
         _band_copy(sch, fused, exact=channel_block(region.anchor.operand(0)) == k.block)

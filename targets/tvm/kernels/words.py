@@ -19,10 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import tvm
 from tvm import s_tir, te, tirx
 
 from graphopt.ir.core import Op
-from graphopt.targets.tvm import loops
+from graphopt.targets.tvm import loops, packs
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels import conv, matmul
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -43,6 +44,9 @@ class Words:
         return call(self.dot, tirx.const(0, self.dtype), x, w)
 
 
+COPY = 6.0  # products in the time that copying a word takes, times the lanes of a vector
+STORE = 10.0  # and that packing and storing bytes takes
+
 BYTES = Words(4, "dot", "int32")
 HALVES = Words(2, "dot_half", "float32")
 
@@ -59,12 +63,13 @@ def convolution(
     block = conv.channel_block(op.result)
     block = block if block > 1 else max(region.machine.lanes, 8)
     small = s.ins * s.outs * math.prod(s.kernel) <= region.machine.l2_bytes // 2
+    extra = _extra(words, packs.fits(region, region.graph.outputs[0]))
     k = region.pick([
         conv.Knobs(block, stored // of.per, columns, blocks, order,
                    any(s.pads) or s.out[-1] % columns != 0)
         for order in (small, not small)
         for columns, blocks in conv.tiles(
-            s.out[-1], -(-s.outs // s.group // block), block, region.machine)
+            s.out[-1], -(-s.outs // s.group // block), block, region.machine, extra)
     ])  # fmt: skip
     x, w = region.words(op.operand(0)), region.words(op.operand(1))
     if k.copy:
@@ -72,28 +77,61 @@ def convolution(
     return accumulate(region, op, words, k, of, x, w), k, words
 
 
+def _extra(s: conv.Shape, packed: bool) -> Callable[[int], float]:
+    """What a tile costs besides its sums, in products: the copy of ragged rows, and stores."""
+    reuse, products = s.outs // s.group * math.prod(s.kernel), s.ins * math.prod(s.kernel)
+
+    def cost(columns: int) -> float:
+        ragged = s.out[-1] % columns != 0
+        copy = COPY / reuse if ragged and not any(s.pads) else 0.0
+        stores = columns / 2 if ragged else packs.turns(columns)
+        return copy + (STORE * stores / columns / products if packed else 0.0)
+
+    return cost
+
+
 def padded(region: Region, s: conv.Shape, k: conv.Knobs, x: Any, border: Expr) -> Any:
-    """A copy of the words of x with the padding, and as many columns as the tiles read."""
-    dims = len(s.size)
+    """A copy of the words of x with the padding, and as many columns as the tiles read.
+
+    A row's words lie beside each other, and are as many as whole vectors hold.
+    """
+    dims, lanes = len(s.size), max(region.machine.lanes, 4)
     cols = -(-s.out[-1] // k.columns) * k.columns
     out = (*s.out[:-1], cols)
-    need = tuple((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
-                 zip(out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
-    full = (s.n, -(-s.ins * s.group // k.inner), *need, k.inner)
+    *need, width = ((o - 1) * st + (t - 1) * d + 1 for o, st, t, d in
+                    zip(out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
+    row = -(-width * k.inner // lanes) * lanes
+    full = (s.n, -(-s.ins * s.group // k.inner), *need, row)
 
     def body(*at: Any) -> Any:
-        n, cb, *space, lane = at
-        at_x = [p - b for p, b in zip(space, s.pads[:dims], strict=True)]
-        checks: list[Any] = []
-        for p, begin, size, whole in zip(at_x, s.pads, s.size, need, strict=False):
-            checks += [p >= 0] if begin else []
-            checks += [p < size] if whole - begin > size else []
-        inside = x(n, cb, *at_x, lane)
-        if not checks:
-            return inside
-        return tirx.if_then_else(tirx.all(*checks), inside, border)
+        n, cb, *above, j = at
+        lines = [p - b for p, b in zip(above, s.pads[: dims - 1], strict=True)]
+        near = [tirx.max(tirx.min(p, size - 1), 0) for p, size in zip(lines, s.size, strict=False)]
+        checks = [c for p, size in zip(lines, s.size, strict=False) for c in (p >= 0, p < size)]
+        held = s.size[-1] * k.inner
+        count = tirx.Select(tirx.all(*checks), held, 0) if checks else held
+        last = x(n, cb, *near, s.size[-1] - 1, k.inner - 1)
+        return _row(x(n, cb, *near, 0, 0), j - s.pads[dims - 1] * k.inner, count, border, last)
 
-    return region.compute(full, body, "pad")
+    made = region.compute(full, body, "rows")
+
+    def read(n: Any, cb: Any, *rest: Any) -> Any:
+        *space, lane = rest
+        return made(n, cb, *space[:-1], space[-1] * k.inner + lane)
+
+    return read
+
+
+def _row(first: Expr, at: Expr, count: Any, border: Expr, last: Expr) -> Expr:
+    """A word of a row that begins with `first` and ends with `last`; a border outside."""
+    pointer = tvm.ir.PointerType(tvm.ir.PrimType("int32"))
+    address = tirx.op.Call("tirx.address_of", [first], ret_ty=pointer)
+    return call("inside", address, at, tirx.Cast("int32", count), border, last)
+
+
+def together(ins: int, inner: int) -> int:
+    """Words summed in a turn of the inner loop: as few beyond the last channel as can be."""
+    return ins if ins < inner else next((p for p in (inner, 4, 2) if ins % p == 0), inner)
 
 
 def accumulate(
@@ -103,7 +141,7 @@ def accumulate(
     rank = len(s.size) + 2
     cols = -(-s.out[-1] // k.columns) * k.columns
     per_group = s.outs // s.group
-    step = conv.together(s.ins, k.inner)
+    step = together(s.ins, k.inner)
     parts = k.inner // step  # of a block
     ib = region.reduce_axis(-(-s.ins // step), "ib")
     ii = region.reduce_axis(step, "ii")
