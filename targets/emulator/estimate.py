@@ -1,10 +1,10 @@
-"""How long a bundle would take on a CPU that isn't here: counted instructions, its pipes, its memory.
+"""How long a bundle would take on a CPU that isn't here: instructions, its pipes, its memory.
 
     seconds of a layer = max(cycles / clock, least time that the memory's bandwidth allows)
 
-`cycles` are those of `graphopt.targets.emulator.code`, of the blocks of code that really ran; clock,
-pipes and bandwidths are the machine file's. One thread; a cache miss whose data don't limit the
-bandwidth isn't seen, so it is rather too short than too long.
+`cycles` are those of `graphopt.targets.emulator.code`, of the blocks of code that really ran;
+clock, pipes and bandwidths are the machine file's. One thread; a cache miss whose data don't limit
+the bandwidth isn't seen, so it is rather too short than too long.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class Emulator:
             return f"as {self.cpu} under qemu"
         if self.exact:
             return f"as {self.cpu}, which has {self.machine}'s instructions, under qemu"
-        return (f"under qemu as a CPU with all instructions (it has no {self.machine}: one that this "
-                "lacks would not be noticed)")  # fmt: skip
+        return (f"under qemu as a CPU with all instructions (it has no {self.machine}: one that "
+                "this lacks would not be noticed)")  # fmt: skip
 
 
 def find(target: Machine) -> Emulator:

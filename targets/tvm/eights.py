@@ -1,4 +1,4 @@
-"""Which integer sums multiply eight bytes at once, and how weights are laid out for it. No TVM here.
+"""Which integer sums multiply eight bytes at once, and how weights are laid out. No TVM here.
 
 NEON without dot products multiplies s8 by s8 to s16 (smull), adds another eight products (smlal),
 and adds neighbours to int32 (sadalp): 16 products by three instructions of two pipes. Two products

@@ -69,7 +69,8 @@ def dot(b: Body) -> str:
 
     def make(acc: str, x: str, w: str) -> str:
         left, right = (b.emit(f"bitcast <4 x i32> {v} to <16 x i8>") for v in (x, w))
-        return b.emit(f"call <4 x i32> @{DOT}(<4 x i32> {acc}, <16 x i8> {right}, <16 x i8> {left})")
+        given = f"<4 x i32> {acc}, <16 x i8> {right}, <16 x i8> {left}"
+        return b.emit(f"call <4 x i32> @{DOT}({given})")
 
     return by_parts(b, ("i32", "i32", "i32"), make)
 

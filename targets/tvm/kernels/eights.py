@@ -102,7 +102,8 @@ class Convolution(Kernel):
             self.pad()
         blocks, (height, width) = -(-s.outs // EIGHT), s.out
         with self.over(s.n * blocks * height) as i:
-            n, ob = tirx.floordiv(i, blocks * height), tirx.floormod(tirx.floordiv(i, height), blocks)
+            ob = tirx.floormod(tirx.floordiv(i, height), blocks)
+            n = tirx.floordiv(i, blocks * height)
             row = tirx.floormod(i, height)
             vectors.tiles(width, COLUMNS, lambda at, count: self.tile(n, ob, row, at, count))
 
@@ -186,7 +187,9 @@ class Product(Kernel):
         with self.over(panels) as panel:
             vectors.tiles(rows, COLUMNS, lambda begin, count: tile(panel, begin, count))
 
-    def store(self, row: list[Expr], panel: Expr, columns: int, sum_of: Callable[[Expr], Expr]) -> None:
+    def store(
+        self, row: list[Expr], panel: Expr, columns: int, sum_of: Callable[[Expr], Expr]
+    ) -> None:
         """Eight columns of a row; one by one where the columns don't fill panels."""
         region, whole = self.region, columns % EIGHT == 0
         made = ir.alloc_buffer((EIGHT,), "int32", scope="local")

@@ -73,7 +73,8 @@ def product(region: Region, op: Op) -> Any:
     """The scheduled function of a product and its epilogue; b is [n/lanes, k, lanes]."""
     s = dataclasses.replace(matmul.shape(op), trans_b=False)
     k = region.pick(matmul.choose(s, region.machine))
-    given, b = matmul.left(region, op, s), matmul.columns(region, op, s, k, matmul.padded_panels(s, k))
+    given = matmul.left(region, op, s)
+    b = matmul.columns(region, op, s, k, matmul.padded_panels(s, k))
     a = lambda batch, m, kk: wide(given(batch, m, kk))  # noqa: E731
     w = lambda batch, panel, kk, lane: wide(b(batch, panel, kk, lane))  # noqa: E731
     y = matmul.product(region, "anchor", s, k, a, w)
