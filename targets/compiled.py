@@ -32,7 +32,7 @@ from graphopt.targets.catalog import KERNELS, KernelCatalog
 from graphopt.targets.costs import ModelCosts, TargetCosts, reference_model
 from graphopt.targets.driver.toolchain import Toolchain
 from graphopt.targets.lower import NONE, lower, text_key
-from graphopt.targets.program import Program, check_size
+from graphopt.targets.program import Program, Workspace, check_size
 from graphopt.targets.tuning import Database, Tuner
 from graphopt.targets.tvm.amx import FEATURE
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
@@ -204,6 +204,7 @@ class Compiled(Target):
         return program, bundle.write(
             program, objects, directory, model=model, meta=meta, toolchain=toolchain,
             amx=FEATURE in m.cpu_features, storage=options.storage, static=self.static,
+            workspace=Workspace.beside(objects),
         )  # fmt: skip
 
 

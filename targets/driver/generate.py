@@ -24,6 +24,7 @@ from graphopt.targets.program import (
     Program,
     Step,
     Weight,
+    Workspace,
     check,
 )
 from graphopt.targets.stored.blob import Constant, Stored
@@ -33,6 +34,8 @@ WEIGHTS_FILE = "weights.bin"
 
 PUBLIC = ("new", "free", "threads", "buffer", "error", "run", "run_range", "profile")
 """The functions of the interface, without the prefix."""
+
+NO_WORKSPACE = Workspace()
 
 # x86's code model and every linker's relocations reach 2 GiB; some of it is the code's.
 _MOST_WEIGHTS = 2**31 - 2**26
@@ -107,7 +110,12 @@ class _Coded:
 
 
 def generate(
-    program: Program, *, prefix: str = "go", amx: bool = False, stored: Stored | None = None
+    program: Program,
+    *,
+    prefix: str = "go",
+    amx: bool = False,
+    stored: Stored | None = None,
+    workspace: Workspace = NO_WORKSPACE,
 ) -> dict[str, str]:
     """Give the C sources of a program's driver.
 
@@ -117,6 +125,7 @@ def generate(
         prefix: what the public names start with, so that one C program can hold two models.
         amx: whether kernels use AMX tiles, which a process has to ask Linux for.
         stored: where the constants are in the file of weights; None: as the program has them.
+        workspace: the memory that kernels ask for, which each context has ready.
 
     Returns:
         The texts of `plan.c`, `model.h`, `weights.S`, `version.map` (what the library exports)
@@ -132,7 +141,8 @@ def generate(
     _check_supported(program)
     if stored is None or not stored.coded:
         stored = Stored((), program.weight_bytes)
-    values = {"p": prefix, "P": prefix.upper(), "amx": amx, **_values(program, stored)}
+    values = {"p": prefix, "P": prefix.upper(), "amx": amx, "workspace": workspace,
+              **_values(program, stored)}  # fmt: skip
     names = ["plan.c", "model.h", "weights.S", "version.map"]
     dynamic = any(isinstance(b.place, Dynamic) for b in _ends(program))
     if not dynamic and not any(program.fallbacks()):

@@ -28,6 +28,7 @@ from graphopt.errors import InputError
 from graphopt.limits import max_seconds
 from graphopt.targets.cache import cache_folder
 from graphopt.targets.machine import Machine
+from graphopt.targets.program import NOTE
 
 FORMAT = 1  # part of every key: raise it when templates change their meaning
 
@@ -269,7 +270,7 @@ def compile_kernels(
     pool = Pool(machine, progress)
     for kernel in {k.key: k for k in kernels}.values():
         out = folder / f"{kernel.key}.o"
-        if out.exists():
+        if out.exists() and out.with_suffix(NOTE).exists():
             pool.done[kernel.key] = out
             if progress:
                 progress(kernel.key, True, 0.0)
