@@ -39,7 +39,12 @@ def _about(name: str, cls: type[Any]) -> dict[str, Any]:
 
 def _host(cls: type[Any]) -> str | None:
     """The CPU that the bare target name stands for here; None where it can't run here."""
+    from graphopt.runtime.cpu import is_native
+    from graphopt.targets.machine import host_features
+
     try:
-        return str(cls("").machine().name)
+        machine = cls("").machine()
     except UnsupportedError:
         return None
+    runs = is_native(machine.arch) and machine.runs_on(host_features())
+    return str(machine.name) if runs else None

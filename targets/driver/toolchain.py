@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.errors import GraphoptError, UnsupportedError
@@ -41,14 +43,29 @@ _ZIG_GLIBC = "2.28"  # what zig links a library against: old enough for every su
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A C compiler driver, as the start of a command line; `text` names it in messages."""
+    """A C compiler driver, as the start of a command line; `text` names it in messages.
+
+    `arch` is what it compiles for, as `uname -m` says it (empty: not known), and `alone` the command
+    for programs that need no library at all, where that is another one.
+    """
 
     command: tuple[str, ...]
+    arch: str = ""
+    alone: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """The command, as one would type it."""
         return shlex.join(self.command)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What the driver is compiled with: gcc's atomics for AArch64 would be calls of libgcc."""
+        return (*COMPILE_FLAGS, *(("-mno-outline-atomics",) if self.arch == "aarch64" else ()))
+
+    def static(self) -> Toolchain:
+        """The same for static programs."""
+        return replace(self, command=self.alone or self.command)
 
 
 def find(triple: str | None = None) -> Toolchain:
@@ -63,12 +80,15 @@ def find(triple: str | None = None) -> Toolchain:
     Raises:
         UnsupportedError: there is none; the message has the command that installs one.
     """
+    arch = triple.split("-")[0] if triple else platform.machine()
     command = _cross(triple) if triple else _native()
-    command = command or _zig(triple)
     if command:
-        return Toolchain(command)
-    what = f"C compiler for {triple}" if triple else "C compiler (cc)"
-    raise UnsupportedError(f"no {what} was found: run `pip install ziglang`, or set CC")
+        return Toolchain(command, arch)
+    if command := _zig(triple):
+        return Toolchain(command, arch, _zig(_musl(triple)) if triple else ())
+    if triple:
+        raise UnsupportedError(f"no C compiler for {triple} was found: `pip install 'graphopt[arm]'`")
+    raise UnsupportedError("no C compiler (cc) was found: run `pip install ziglang`, or set CC")
 
 
 def link(
@@ -113,7 +133,7 @@ def link(
             with (folder / WEIGHTS_FILE).open("wb") as blob:
                 store(weights, blob, weight_bytes or 0, "plain")
         kernels = _stage(objects, folder)
-        run(toolchain, [*COMPILE_FLAGS, "-c", "plan.c", "-o", "plan.o"], folder)
+        run(toolchain, [*toolchain.flags, "-c", "plan.c", "-o", "plan.o"], folder)
         run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder)
         soname = f"-Wl,-soname,{output.name}"
         inputs = ["plan.o", *kernels, "weights.o"]
@@ -167,8 +187,13 @@ def _cross(triple: str) -> tuple[str, ...]:
     return (f"{triple}-gcc",) if shutil.which(f"{triple}-gcc") else ()
 
 
+def _musl(triple: str) -> str:
+    """With the C library that zig can link into a program."""
+    return re.sub(r"-gnu(\w*)$", r"-musl\1", triple)
+
+
 def _zig(triple: str | None) -> tuple[str, ...]:
     if importlib.util.find_spec("ziglang") is None:
         return ()
-    target = f"{triple}.{_ZIG_GLIBC}" if triple and triple.endswith("-gnu") else triple
+    target = f"{triple}.{_ZIG_GLIBC}" if triple and "-gnu" in triple else triple
     return (sys.executable, "-m", "ziglang", "cc", *(("-target", target) if target else ()))
