@@ -102,7 +102,7 @@ def write(
 
     Args:
         program: what the bundle runs.
-        objects: the object files of its kernels.
+        objects: the object files of its kernels, or their C files: then the bundle has `model.c`.
         directory: the folder; one that exists is replaced if it is a bundle (or empty).
         model: the optimized model, for `model.onnx`.
         meta: what the manifest says beyond the program.
@@ -129,12 +129,14 @@ def write(
         blob = stage.parent / WEIGHTS_FILE
         with blob.open("wb") as file:
             stored = store(program.weights, file, program.weight_bytes, storage)
+        portable = bool(objects) and all(path.suffix == ".c" for path in objects)
         sources = generate(
-            program, prefix=prefix, amx=amx, stored=stored, workspace=workspace
-        )
+            program, prefix=prefix, amx=amx, stored=stored, workspace=workspace,
+            kernels=objects if portable else None, weights=blob,
+        )  # fmt: skip
         link(objects, sources, blob, stage / LIBRARY, toolchain=toolchain, prefix=prefix,
              static=stage / ARCHIVE if static else None)  # fmt: skip
-        for name in ("model.h", "main.c"):
+        for name in ("model.h", "main.c", "model.c"):
             if name in sources:
                 contents[name] = sources[name].encode()
         for name, content in contents.items():

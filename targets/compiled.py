@@ -88,6 +88,11 @@ class Compiled(Target):
         """
 
     @property
+    def built_for(self) -> str:
+        """The architecture of the bundle, as `uname -m` says it."""
+        return self.machine().arch
+
+    @property
     def lanes(self) -> int:
         """Float32 numbers in a vector register."""
         return self.machine().lanes
@@ -199,7 +204,7 @@ class Compiled(Target):
             told = f"{len(used)} of {len(program.kernels)} kernels run a schedule that tuning found"
             program = replace(program, notes=(*program.notes, told))
         extra = {**meta.extra, "machine": m.name, **({"plan": used} if used else {})}
-        meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features, extra=extra)
+        meta = replace(meta, arch=self.built_for, cpu_features=m.cpu_features, extra=extra)
         options.progress("link", 0, 1)
         return program, bundle.write(
             program, objects, directory, model=model, meta=meta, toolchain=toolchain,

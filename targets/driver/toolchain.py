@@ -25,12 +25,14 @@ from graphopt.targets.driver.generate import PUBLIC, WEIGHTS_FILE
 from graphopt.targets.program import WeightData
 from graphopt.targets.stored.blob import store
 
+MODEL = "model.c"
 STATIC_FLAGS = ("-std=c11", "-O2", "-static", "-Wall")
 COMPILE_FLAGS = (
     *("-std=c11", "-O2", "-g0", "-fPIC"),
     *("-ffile-prefix-map=.=", "-fno-ident", "-fno-sanitize=all"),
     *("-Wall", "-Wextra", "-Werror"),
 )
+PORTABLE_FLAGS = ("-O3", "-fwrapv", "-fno-math-errno")  # of a file that has kernels, too
 LINK_FLAGS = (
     *("-shared", "-Wl,--build-id=none", "-Wl,--version-script=version.map", "-Wl,-S"),
     *("-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs", "-Wl,-Bsymbolic"),
@@ -132,20 +134,37 @@ def link(
         else:
             with (folder / WEIGHTS_FILE).open("wb") as blob:
                 store(weights, blob, weight_bytes or 0, "plain")
-        kernels = _stage(objects, folder)
-        run(toolchain, [*toolchain.flags, "-c", "plan.c", "-o", "plan.o"], folder)
-        run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder)
+        inputs = _compile(toolchain, folder, objects)
         soname = f"-Wl,-soname,{output.name}"
-        inputs = ["plan.o", *kernels, "weights.o"]
         run(toolchain, [*LINK_FLAGS, soname, "-o", "library.so", *inputs, *LIBRARIES], folder)
         if static:
-            run(toolchain, [*JOIN_FLAGS, "-o", "joined.o", *inputs], folder)
             public = [f"{prefix}_{name}" for name in PUBLIC]
-            joined = localize((folder / "joined.o").read_bytes(), public)
+            joined = _joined(toolchain, folder, inputs, public)
             (folder / "library.a").write_bytes(archive(joined, public))
             os.replace(folder / "library.a", static)
         os.replace(folder / "library.so", output)
     return output
+
+
+def _compile(toolchain: Toolchain, folder: Path, objects: Sequence[Path]) -> list[str]:
+    """Make the object files of a library, all in `folder`: of one C file where that is all."""
+    if (folder / MODEL).exists():
+        run(toolchain, [*toolchain.flags, *PORTABLE_FLAGS, "-c", MODEL, "-o", "model.o"], folder)
+        return ["model.o"]
+    kernels = _stage(objects, folder)
+    run(toolchain, [*toolchain.flags, "-c", "plan.c", "-o", "plan.o"], folder)
+    run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder)
+    return ["plan.o", *kernels, "weights.o"]
+
+
+def _joined(
+    toolchain: Toolchain, folder: Path, inputs: Sequence[str], public: Sequence[str]
+) -> bytes:
+    """One object file of several, with nothing to be seen but the interface."""
+    if len(inputs) == 1:  # C's `static` has seen to it
+        return (folder / inputs[0]).read_bytes()
+    run(toolchain, [*JOIN_FLAGS, "-o", "joined.o", *inputs], folder)
+    return localize((folder / "joined.o").read_bytes(), public)
 
 
 def run(toolchain: Toolchain, args: Sequence[str], folder: Path) -> None:
@@ -184,7 +203,8 @@ def _native() -> tuple[str, ...]:
 
 
 def _cross(triple: str) -> tuple[str, ...]:
-    return (f"{triple}-gcc",) if shutil.which(f"{triple}-gcc") else ()
+    name = f"{re.sub('^armv7', 'arm', triple)}-gcc"  # as Debian calls it
+    return (name,) if shutil.which(name) else ()
 
 
 def _musl(triple: str) -> str:
@@ -195,5 +215,6 @@ def _musl(triple: str) -> str:
 def _zig(triple: str | None) -> tuple[str, ...]:
     if importlib.util.find_spec("ziglang") is None:
         return ()
+    triple = re.sub("^armv7-", "arm-", triple) if triple else None
     target = f"{triple}.{_ZIG_GLIBC}" if triple and "-gnu" in triple else triple
     return (sys.executable, "-m", "ziglang", "cc", *(("-target", target) if target else ()))

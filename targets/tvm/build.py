@@ -19,7 +19,7 @@ from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph
 from graphopt.targets.machine import Machine
 from graphopt.targets.program import NOTE, Workspace
-from graphopt.targets.tvm import intrinsics, joint, packs, stack
+from graphopt.targets.tvm import intrinsics, joint, packs, portable, stack
 from graphopt.targets.tvm.legal import ALONE, family, is_anchor
 from graphopt.targets.tvm.region import Region
 
@@ -86,12 +86,19 @@ def compile_module(funcs: Mapping[str, Any], machine: Machine) -> Any:
 def compile_object(funcs: Mapping[str, Any], machine: Machine, path: Path) -> None:
     """Write an object file of functions, atomically; the same input gives the same bytes.
 
-    What memory the functions ask for is written before, beside it.
+    Of a portable machine it is a C file. What memory the functions ask for is written before,
+    beside it.
     """
-    made = path.with_name(f".{path.stem}.{os.getpid()}.o")
-    stack.noted.clear()
-    compile_module(funcs, machine).write_to_file(str(made))
+    made = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    if machine.portable:
+        texts = [portable.source(func, symbol) for symbol, func in funcs.items()]
+        made.write_text("\n".join(text for text, _ in texts), encoding="utf-8")
+        asked = [workspace for _, workspace in texts]
+    else:
+        stack.noted.clear()
+        compile_module(funcs, machine).write_to_file(str(made))
+        asked = stack.noted
     note = made.with_suffix(NOTE)
-    note.write_text(reduce(operator.or_, stack.noted, Workspace()).to_json())
+    note.write_text(reduce(operator.or_, asked, Workspace()).to_json())
     note.replace(path.with_suffix(NOTE))
     made.replace(path)

@@ -253,7 +253,8 @@ def compile_kernels(
         kernels: what to compile; equal keys are compiled once.
         machine: the CPU to compile for.
         jobs: worker processes (default: one a core).
-        cache_dir: where object files are kept, one a key (default: `default_cache()`).
+        cache_dir: where object files (of a portable machine: C files) are kept, one a key
+            (default: `default_cache()`).
         progress: told of each kernel as it is ready.
 
     Returns:
@@ -269,7 +270,7 @@ def compile_kernels(
         raise InputError(f"{folder}: can't make the cache folder: {why.strerror}") from why
     pool = Pool(machine, progress)
     for kernel in {k.key: k for k in kernels}.values():
-        out = folder / f"{kernel.key}.o"
+        out = folder / f"{kernel.key}.{'c' if machine.portable else 'o'}"
         if out.exists() and out.with_suffix(NOTE).exists():
             pool.done[kernel.key] = out
             if progress:
