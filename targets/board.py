@@ -22,10 +22,10 @@ from graphopt.errors import GraphoptError, InputError, LimitError, MismatchError
 from graphopt.limits import max_seconds
 from graphopt.runtime.cpu import same_arch
 from graphopt.runtime.manifest import Manifest
+from graphopt.targets.base import parse_target
 from graphopt.targets.compiled import Compiled
 from graphopt.targets.driver.toolchain import find
 from graphopt.targets.elsewhere import suited
-from graphopt.targets.base import parse_target
 from graphopt.targets.emulator.artifact import PROGRAM, linked, read_outputs, write_inputs
 
 UNREACHED = 255  # ssh's own exit code
@@ -43,7 +43,10 @@ class Timed:
 
 @dataclass(frozen=True)
 class Board:
-    """A computer as ssh names it; `options` are ssh's (`Port=2222`), `before` goes before the program."""
+    """A computer as ssh names it; `options` are ssh's (`Port=2222`).
+
+    `before` goes before the program.
+    """
 
     host: str
     options: tuple[str, ...] = ()
@@ -95,7 +98,7 @@ class Board:
                 self.ask(f"rm -rf {place}")
 
     def check(self, arch: str) -> None:
-        """Raise UnsupportedError unless it is of an architecture, or something runs programs there."""
+        """Raise UnsupportedError unless it is of an architecture, or `before` knows better."""
         told = self.ask("uname -m").decode(errors="replace").strip()
         if not self.before and not same_arch(told, arch):
             raise UnsupportedError(f"the bundle is for {arch}, and {self.host} is {told}")

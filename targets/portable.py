@@ -29,11 +29,11 @@ TRIPLES = {  # of machines whose lowest byte comes first: `uname -m`, qemu's pla
 
 @dataclass(frozen=True)
 class C(Compiled, name="c"):
-    """`c` is for this computer, `c:riscv64-linux-gnu`, `c:armv7-linux-gnueabihf`, ... for others."""
+    """`c` is for this computer, `c:riscv64-linux-gnu`, `c:armv7-linux-gnueabihf`... for others."""
 
     arch: ClassVar[str] = "c"
     static: ClassVar[bool] = True
-    summary: ClassVar[str] = "C for any machine on Linux; without vectors, so slower than the others"
+    summary: ClassVar[str] = "C for any machine on Linux; slower than kernels for one CPU"
 
     @classmethod
     def cpus(cls) -> list[str]:

@@ -82,7 +82,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Bytes of scratch memory that kernels ask for: the thread that runs them, and each other one."""
+    """Bytes of scratch memory that kernels ask for, in the thread that runs them and each other."""
 
     caller: int = 0
     others: int = 0

@@ -32,8 +32,8 @@ def bench(
     input_shape: Shapes = None,
     ssh: Annotated[
         str | None,
-        typer.Option(metavar="HOST", help="Copy an ARM bundle's program to a board, as ssh names it, "
-                     "time it there and check what it computes."),
+        typer.Option(metavar="HOST", help="Copy an ARM bundle's program to a board, time it there "
+                     "and check what it computes. HOST is as for ssh."),
     ] = None,
     ssh_option: Annotated[
         list[str] | None,

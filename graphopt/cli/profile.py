@@ -55,8 +55,8 @@ def profile(
     """Time each layer of a bundle, and compare it with what this machine can do at best.
 
     A layer is one kernel call, named by its ONNX nodes. GFLOP/s count 2 a multiply-add; GB/s count
-    what must be read and written once. The machine's roofline is measured once and kept. Of a bundle
-    for another CPU, times are estimated from the instructions that qemu counts, for one thread.
+    what must be read and written once. The machine's roofline is measured once and kept. Times of a
+    bundle for another CPU are estimated from the instructions that qemu counts, on one thread.
     """
     from graphopt.profiler import profile as take
     from graphopt.runtime import Manifest
@@ -165,7 +165,8 @@ def _numbers(
 def _sentences(found: Profile) -> Iterator[str]:
     threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
     if found.estimate:
-        yield f"{len(found.layers)} layers: {found.layers_us / 1000:.3f} ms, {threads}; not measured:"
+        ms = found.layers_us / 1000
+        yield f"{len(found.layers)} layers: {ms:.3f} ms, {threads}; not measured:"
         yield f"  {found.estimate}"
     else:
         yield from _timed(found)

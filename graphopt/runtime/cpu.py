@@ -47,7 +47,8 @@ def same_arch(a: str, b: str) -> bool:
 def check_machine(arch: str, features: Iterable[str]) -> None:
     """Raise UnsupportedError, naming what is missing, if this machine can't run the code."""
     if not is_native(arch):
-        raise UnsupportedError(f"the bundle is for {arch}, and this machine is {platform.machine()}")
+        here = platform.machine()
+        raise UnsupportedError(f"the bundle is for {arch}, and this machine is {here}")
     have = cpu_features()
     missing = [f for f in features if _kernel_name(f) not in have] if have else []
     if missing:

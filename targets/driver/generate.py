@@ -167,7 +167,7 @@ def generate(
 
 
 def _words(weights: Path | None) -> list[str]:
-    """The bytes of a file as C's constants of 64 bits, four a line; the last is filled with zeros."""
+    """The bytes of a file as C's constants of 64 bits, four a line; zeros fill the last."""
     data = weights.read_bytes() if weights else b""
     words = np.frombuffer(data + bytes(-len(data) % 8), "<u8")
     return [", ".join(f"{w:#x}" for w in words[at : at + 4]) for at in range(0, len(words), 4)]

@@ -32,7 +32,10 @@ COMPILE_FLAGS = (
     *("-ffile-prefix-map=.=", "-fno-ident", "-fno-sanitize=all"),
     *("-Wall", "-Wextra", "-Werror"),
 )
-PORTABLE_FLAGS = ("-O3", "-fwrapv", "-fno-math-errno")  # of a file that has kernels, too
+PORTABLE_FLAGS = (  # of a file that has kernels, too, and all the functions that they might need
+    *("-O3", "-fwrapv", "-fno-math-errno", "-Wno-unused-function"),
+    "-Wno-parentheses-equality",
+)
 LINK_FLAGS = (
     *("-shared", "-Wl,--build-id=none", "-Wl,--version-script=version.map", "-Wl,-S"),
     *("-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs", "-Wl,-Bsymbolic"),
@@ -47,8 +50,8 @@ _ZIG_GLIBC = "2.28"  # what zig links a library against: old enough for every su
 class Toolchain:
     """A C compiler driver, as the start of a command line; `text` names it in messages.
 
-    `arch` is what it compiles for, as `uname -m` says it (empty: not known), and `alone` the command
-    for programs that need no library at all, where that is another one.
+    `arch` is what it compiles for, as `uname -m` says it (empty: not known), and `alone` the
+    command for programs that need no library at all, where that is another one.
     """
 
     command: tuple[str, ...]
@@ -89,7 +92,8 @@ def find(triple: str | None = None) -> Toolchain:
     if command := _zig(triple):
         return Toolchain(command, arch, _zig(_musl(triple)) if triple else ())
     if triple:
-        raise UnsupportedError(f"no C compiler for {triple} was found: `pip install 'graphopt[arm]'`")
+        fix = "`pip install 'graphopt[arm]'`"
+        raise UnsupportedError(f"no C compiler for {triple} was found: {fix}")
     raise UnsupportedError("no C compiler (cc) was found: run `pip install ziglang`, or set CC")
 
 

@@ -89,7 +89,8 @@ def _instruction(text: str) -> tuple[str, str]:
         return "i1", _COMPARED[rest.split()[0]].format(*pair)
     if found := re.fullmatch(rf"i1 (\S+), {_TYPE} (\S+), {_TYPE} (\S+)", rest):
         kind = found[2]
-        return kind, f"{_value(found[1], 'i1')} ? {_value(found[3], kind)} : {_value(found[5], kind)}"
+        yes, no = _value(found[3], kind), _value(found[5], kind)
+        return kind, f"{found[1][1:]} ? {yes} : {no}"
     if found := re.fullmatch(rf"{_TYPE} (\S+) to {_TYPE}", rest):
         form = _CONVERTED.get((what, found[1], found[3]))
         if form:
@@ -126,11 +127,11 @@ def _value(text: str, kind: str) -> str:
     return literal(float(text))
 
 
-def literal(value: float) -> str:
-    """A float constant in C, exactly."""
+def literal(value: float, suffix: str = "f") -> str:
+    """A constant in C, exactly; with the suffix `f` a float."""
     if value != value:
         return "NAN"
     if value in (float("inf"), float("-inf")):
         return "INFINITY" if value > 0 else "(-INFINITY)"
-    text = re.sub(r"\.?0*p", "p", value.hex()) + "f"
+    text = re.sub(r"\.?0*p", "p", value.hex()) + suffix
     return f"({text})" if text.startswith("-") else text

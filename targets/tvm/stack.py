@@ -6,8 +6,8 @@ TVM's lowering gives a local buffer of 1 KiB or more a workspace from the runtim
 512-bit accumulators are that much: every tile then costs a call for memory, a call that clears it,
 and stores that nobody reads, since LLVM can't know that the memory isn't seen elsewhere. Buffers of
 scope `local` that are small enough are marked here so that they stay on the stack, where LLVM turns
-them into registers. What is left asks the runtime for memory; `noted` has the sum of it, so that the
-driver can have it ready.
+them into registers. What is left asks the runtime for memory; `noted` has the sum of it, so that
+the driver can have it ready.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def note_workspace(func: Any, module: Any, context: Any) -> Any:
 
 
 def workspace(body: Any) -> Workspace:
-    """What a lowered body asks for: each place of its code once, since loops give back what they take.
+    """What a lowered body asks for, each place of its code once: loops give back what they take.
 
     Tasks of a parallel loop run on all threads, the caller's among them.
     """
