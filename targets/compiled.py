@@ -80,8 +80,8 @@ class Compiled(Target):
         """
         return None
 
-    def accept(self, program: Program) -> None:
-        """Refuse a program that can't be shipped.
+    def accept(self, program: Program, module: Module) -> None:
+        """Refuse a program of a module that can't be shipped.
 
         Raises:
             UnsupportedError: with the reason.
@@ -185,7 +185,7 @@ class Compiled(Target):
         while True:
             program = self.lower(clone_module(module), hooks, catalog, plan)
             check_size(program)
-            self.accept(program)
+            self.accept(program, module)
             compiled = compile_kernels(
                 program.kernels, m, jobs=options.jobs, cache_dir=options.cache,
                 progress=_counted(options.progress, len(program.kernels)),

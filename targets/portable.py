@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from graphopt.analysis.price import Costs
 from graphopt.errors import UnsupportedError
+from graphopt.ir.core import Module
 from graphopt.targets import machine
 from graphopt.targets.arm import whole
 from graphopt.targets.base import Estimate, Runner
@@ -84,10 +85,10 @@ class C(Compiled, name="c"):
         """Prices of the machine as described."""
         return ModelCosts(self, lambda: reference_model(self.machine()))
 
-    def accept(self, program: Program) -> None:
+    def accept(self, program: Program, module: Module) -> None:
         """Refuse what would need ONNX Runtime.
 
         Raises:
             UnsupportedError: with the ops, and why they aren't compiled.
         """
-        whole(program)
+        whole(program, module)
