@@ -105,7 +105,8 @@ class Board:
 
     def program(self, place: str, args: Sequence[str], manifest: Manifest) -> list[int]:
         """Run the bundle's program; the nanoseconds of its runs."""
-        command = f"cd {place} && {self.before} ./{PROGRAM} {shlex.join(args)}"
+        # A shell that stays says by its exit code which signal ended the program; ssh wouldn't.
+        command = f"cd {place} && {self.before} ./{PROGRAM} {shlex.join(args)}; exit $?"
         done = self._run(command, b"")
         if done.returncode == SIGILL:
             what = manifest.extra.get("machine", manifest.target)

@@ -34,7 +34,7 @@ COMPILE_FLAGS = (
 )
 PORTABLE_FLAGS = (  # of a file that has kernels, too, and all the functions that they might need
     *("-O3", "-fwrapv", "-fno-math-errno", "-Wno-unused-function"),
-    "-Wno-parentheses-equality",
+    *("-Wno-unused-variable", "-Wno-parentheses-equality"),
 )
 LINK_FLAGS = (
     *("-shared", "-Wl,--build-id=none", "-Wl,--version-script=version.map", "-Wl,-S"),
