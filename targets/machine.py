@@ -36,7 +36,7 @@ class Machine:
     `band_bytes` of padded operand are what a depthwise kernel works on at a time (0: l1_bytes).
     `cpus` are designs as "vendor/family/first model-last model"; none: any CPU with the features.
     `ghz` is a usual clock and `pipes` what a core begins a cycle, as Arm's optimization guides say:
-    instructions in all (`issue`), of 128 bits for vectors, loads and stores; there for emulated CPUs.
+    instructions in all (`issue`), of 128 bits for vectors, loads and stores; for emulated CPUs.
     `qemu` are CPUs of qemu-user with the same instructions, the best first.
     `portable`: kernels are C, and the compiler that links them knows the machine.
     """

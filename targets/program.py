@@ -11,10 +11,8 @@ dtype, shape and place are known before anything runs.
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 
 from graphopt.analysis.work import Work
@@ -99,7 +97,10 @@ class Workspace:
     def beside(objects: Iterable[Path]) -> Workspace:
         """What suits every one of some object files."""
         notes = (json.loads(path.with_suffix(NOTE).read_text("utf-8")) for path in objects)
-        return reduce(operator.or_, (Workspace(**note) for note in notes), Workspace())
+        found = Workspace()
+        for note in notes:
+            found |= Workspace(**note)
+        return found
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Artifact:
 
 
 @contextmanager
-def linked(bundle: Path, toolchain: Toolchain) -> Iterator[Path]:
+def linked(bundle: Path, toolchain: Toolchain) -> Generator[Path]:
     """A bundle's example linked with its static library, in a folder that goes away.
 
     Raises:
@@ -87,7 +87,7 @@ def linked(bundle: Path, toolchain: Toolchain) -> Iterator[Path]:
 
 
 @contextmanager
-def artifact(bundle: Path, toolchain: Toolchain, emulator: Emulator) -> Iterator[Artifact]:
+def artifact(bundle: Path, toolchain: Toolchain, emulator: Emulator) -> Generator[Artifact]:
     """The same, to be run.
 
     Raises:

@@ -23,11 +23,11 @@ MATH = {n: f"{n}f" for n in ("exp", "log", "sqrt", "floor", "ceil", "trunc", "ro
                              "tanh", "sin", "cos", "tan", "pow", "nearbyint", "exp2", "log2",
                              "log10", "log1p", "asin", "acos", "atan", "sinh", "cosh", "asinh",
                              "acosh", "atanh", "atan2", "fmod")}  # fmt: skip
-TAKEN = frozenset(  # C's words, and names that the text around a kernel uses
+WORDS = (  # C's, and names that the text around a kernel uses
     "self args count result shared task group data share first last auto break case char const "
     "continue default do double else enum extern float for goto if inline int long register "
     "restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
-    "while".split()  # noqa: SIM905
+    "while"
 )
 
 
@@ -40,7 +40,7 @@ class Expressions:
     def __init__(self) -> None:
         """Begin with nothing printed."""
         self.names: dict[Any, str] = {}
-        self.taken = set(TAKEN)
+        self.taken = set(WORDS.split())
         self.scope: dict[str, str] = {}
         self.lines: list[str] = []
         self.called: set[str] = set()

@@ -87,7 +87,7 @@ def test_a_cpu_that_qemu_knows_is_taken(tmp_path: Path, monkeypatch: pytest.Monk
 def test_no_qemu_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    with pytest.raises(UnsupportedError, match="no qemu-aarch64 was found.*apt-get install qemu-user"):
+    with pytest.raises(UnsupportedError, match=r"no qemu-aarch64 was found.*apt-get install qemu-user"):
         qemu.find(machine.load("cortex-a53"))
 
 
