@@ -26,6 +26,7 @@ from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle
 from graphopt.targets.arm import Arm as Arm
 from graphopt.targets.base import Build, Target, parse_target
+from graphopt.targets.portable import C as C
 from graphopt.targets.program import Program
 from graphopt.targets.x86 import X86 as X86
 from graphopt.verify import Tolerance

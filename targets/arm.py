@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from graphopt.errors import UnsupportedError
+from graphopt.ir.core import Module
+from graphopt.ir.types import TensorType
 from graphopt.targets import machine
 from graphopt.targets.base import Estimate, Runner
 from graphopt.targets.compiled import Compiled
@@ -15,7 +17,7 @@ from graphopt.targets.driver import toolchain
 from graphopt.targets.emulator.artifact import Emulated, artifact
 from graphopt.targets.emulator.estimate import estimate
 from graphopt.targets.emulator.qemu import find
-from graphopt.targets.program import Dynamic, Program
+from graphopt.targets.program import Program
 
 
 @dataclass(frozen=True)
@@ -56,24 +58,31 @@ class Arm(Compiled, name="arm"):
         with artifact(bundle, self.toolchain(), emulator) as program:
             return estimate(program, feed, m)
 
-    def accept(self, program: Program) -> None:
+    def accept(self, program: Program, module: Module) -> None:
         """Refuse what would need ONNX Runtime on the device.
 
         Raises:
             UnsupportedError: with the ops, and why they aren't compiled.
         """
-        whole(program)
+        whole(program, module)
 
 
-def whole(program: Program) -> None:
-    """Raise UnsupportedError unless every step of a program is compiled, naming ops and reasons."""
+def whole(program: Program, module: Module) -> None:
+    """Refuse a program of a module unless every step is compiled.
+
+    Raises:
+        UnsupportedError: with the inputs whose shapes are open, else the ops and why.
+    """
     why = {kind: reason for call in program.fallbacks() for kind, reason in call.reasons}
     if not why:
         return
-    told = "; ".join(f"{kind}: {reason}" for kind, reason in sorted(why.items()))
-    open_ = [program.buffers[i].name for i in program.inputs
-             if isinstance(program.buffers[i].place, Dynamic)]  # fmt: skip
-    hint = f" (an open shape of an input? --input-shape {open_[0]}=...)" if open_ else ""
-    raise UnsupportedError(
-        f"a library without ONNX Runtime can't hold {len(why)} kinds of ops: {told}{hint}"
-    )
+    named = (r if r.startswith(kind) else f"{kind}: {r}" for kind, r in sorted(why.items()))
+    told = f"a library without ONNX Runtime can't hold all of this model: {'; '.join(named)}"
+    dims = {a.hint: a.type.shape for a in module.main.args if isinstance(a.type, TensorType)}
+    open_ = [f"--input-shape {name}={'x'.join(str(d) for d in shape)}"
+             for name, shape in dims.items()
+             if shape and not all(isinstance(d, int) for d in shape)]  # fmt: skip
+    if open_:
+        told = (f"a library without ONNX Runtime needs the size of every input; say it, with "
+                f"numbers for the letters: {' '.join(open_)}")  # fmt: skip
+    raise UnsupportedError(told)

@@ -42,12 +42,15 @@ from graphopt.targets.program import (
     Program,
     Step,
     Weight,
+    Workspace,
 )
 from graphopt.targets.stored.blob import Storage, Stored, store
 
 LIBRARY = "libmodel.so"
 ARCHIVE = "libmodel.a"
 MODEL = "model.onnx"
+
+NO_WORKSPACE = Workspace()
 
 Content = bytes | Callable[[Path], object]
 """A file's bytes, or a function that writes the file at the path it is given."""
@@ -93,12 +96,13 @@ def write(
     amx: bool = False,
     storage: Storage = "auto",
     static: bool = False,
+    workspace: Workspace = NO_WORKSPACE,
 ) -> Manifest:
     """Write a bundle: all of it, or nothing.
 
     Args:
         program: what the bundle runs.
-        objects: the object files of its kernels.
+        objects: the object files of its kernels, or their C files: then the bundle has `model.c`.
         directory: the folder; one that exists is replaced if it is a bundle (or empty).
         model: the optimized model, for `model.onnx`.
         meta: what the manifest says beyond the program.
@@ -108,6 +112,7 @@ def write(
         amx: whether kernels use AMX tiles.
         storage: which constants are stored in fewer bytes, to be decoded when they are needed.
         static: whether there is a static library, too.
+        workspace: the memory that kernels ask for.
 
     Returns:
         The manifest written.
@@ -124,10 +129,14 @@ def write(
         blob = stage.parent / WEIGHTS_FILE
         with blob.open("wb") as file:
             stored = store(program.weights, file, program.weight_bytes, storage)
-        sources = generate(program, prefix=prefix, amx=amx, stored=stored)
+        portable = bool(objects) and all(path.suffix == ".c" for path in objects)
+        sources = generate(
+            program, prefix=prefix, amx=amx, stored=stored, workspace=workspace,
+            kernels=objects if portable else None, weights=blob,
+        )  # fmt: skip
         link(objects, sources, blob, stage / LIBRARY, toolchain=toolchain, prefix=prefix,
              static=stage / ARCHIVE if static else None)  # fmt: skip
-        for name in ("model.h", "main.c"):
+        for name in ("model.h", "main.c", "model.c"):
             if name in sources:
                 contents[name] = sources[name].encode()
         for name, content in contents.items():

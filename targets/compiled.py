@@ -32,7 +32,7 @@ from graphopt.targets.catalog import KERNELS, KernelCatalog
 from graphopt.targets.costs import ModelCosts, TargetCosts, reference_model
 from graphopt.targets.driver.toolchain import Toolchain
 from graphopt.targets.lower import NONE, lower, text_key
-from graphopt.targets.program import Program, check_size
+from graphopt.targets.program import Program, Workspace, check_size
 from graphopt.targets.tuning import Database, Tuner
 from graphopt.targets.tvm.amx import FEATURE
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
@@ -80,12 +80,17 @@ class Compiled(Target):
         """
         return None
 
-    def accept(self, program: Program) -> None:
-        """Refuse a program that can't be shipped.
+    def accept(self, program: Program, module: Module) -> None:
+        """Refuse a program of a module that can't be shipped.
 
         Raises:
             UnsupportedError: with the reason.
         """
+
+    @property
+    def built_for(self) -> str:
+        """The architecture of the bundle, as `uname -m` says it."""
+        return self.machine().arch
 
     @property
     def lanes(self) -> int:
@@ -180,7 +185,7 @@ class Compiled(Target):
         while True:
             program = self.lower(clone_module(module), hooks, catalog, plan)
             check_size(program)
-            self.accept(program)
+            self.accept(program, module)
             compiled = compile_kernels(
                 program.kernels, m, jobs=options.jobs, cache_dir=options.cache,
                 progress=_counted(options.progress, len(program.kernels)),
@@ -199,11 +204,12 @@ class Compiled(Target):
             told = f"{len(used)} of {len(program.kernels)} kernels run a schedule that tuning found"
             program = replace(program, notes=(*program.notes, told))
         extra = {**meta.extra, "machine": m.name, **({"plan": used} if used else {})}
-        meta = replace(meta, arch=m.arch, cpu_features=m.cpu_features, extra=extra)
+        meta = replace(meta, arch=self.built_for, cpu_features=m.cpu_features, extra=extra)
         options.progress("link", 0, 1)
         return program, bundle.write(
             program, objects, directory, model=model, meta=meta, toolchain=toolchain,
             amx=FEATURE in m.cpu_features, storage=options.storage, static=self.static,
+            workspace=Workspace.beside(objects),
         )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ class Machine:
     `ghz` is a usual clock and `pipes` what a core begins a cycle, as Arm's optimization guides say:
     instructions in all (`issue`), of 128 bits for vectors, loads and stores; for emulated CPUs.
     `qemu` are CPUs of qemu-user with the same instructions, the best first.
+    `portable`: kernels are C, and the compiler that links them knows the machine.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Machine:
     ghz: float = 0.0
     pipes: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
     qemu: tuple[str, ...] = ()
+    portable: bool = False
 
     @property
     def signed(self) -> bool:
@@ -159,7 +161,7 @@ def detect(features: frozenset[str] | None = None, design: Design | None = None)
     """
     have = host_features() if features is None else features
     design = host_design() if features is None else design
-    runs = [m for m in map(load, names()) if m.runs_on(have)]
+    runs = [m for m in map(load, names()) if m.runs_on(have) and not m.portable]
     fitting = [m for m in runs if m.describes(design)] or [m for m in runs if not m.cpus]
     if not fitting:
         raise UnsupportedError(f"this CPU runs none of the known machines: {', '.join(names())}")

@@ -10,14 +10,17 @@ dtype, shape and place are known before anything runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from graphopt.analysis.work import Work
 from graphopt.errors import GraphoptError, LimitError
 from graphopt.ir.types import Array, DType
 from graphopt.limits import gigabytes, max_memory
 
+NOTE = ".workspace"  # the suffix of what is kept beside an object file
 ALIGN = 64  # bytes: a cache line, and the widest vector; kernels use aligned loads
 
 
@@ -73,6 +76,31 @@ class Buffer:
         for d in self.shape:
             total *= d
         return (total * self.dtype.bits + 7) // 8
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Bytes of scratch memory that kernels ask for, in the thread that runs them and each other."""
+
+    caller: int = 0
+    others: int = 0
+
+    def __or__(self, other: Workspace) -> Workspace:
+        """What suits either of two kernels, which run one after another."""
+        return Workspace(max(self.caller, other.caller), max(self.others, other.others))
+
+    def to_json(self) -> str:
+        """One line, as it is kept beside a kernel's object file."""
+        return json.dumps({"caller": self.caller, "others": self.others})
+
+    @staticmethod
+    def beside(objects: Iterable[Path]) -> Workspace:
+        """What suits every one of some object files."""
+        notes = (json.loads(path.with_suffix(NOTE).read_text("utf-8")) for path in objects)
+        found = Workspace()
+        for note in notes:
+            found |= Workspace(**note)
+        return found
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,14 @@ def check(
     """
     graph = parse(text).main
     arrays = arrays or random_arrays(graph)
-    wanted, found = evaluate(graph, arrays), run(graph, name, arrays)
+    compare(graph, arrays, run(graph, name, arrays), tolerance)
+
+
+def compare(
+    graph: Graph, arrays: list[np.ndarray], found: list[np.ndarray], tolerance: float
+) -> None:
+    """Compare physical results with numpy's, as `check`."""
+    wanted = evaluate(graph, arrays)
     for value, want, got in zip(graph.outputs, wanted, found, strict=True):
         logical = unpack(got, value.tensor.layout, value.tensor.static or ())
         stored = pack(logical, value.tensor.layout)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt.cli import console
+from graphopt.cli.bench_board import bench_board
 from graphopt.cli.options import Either, Json, Shapes, Threads, existing, parse_shapes
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from graphopt.ir.core import Module
@@ -29,13 +30,31 @@ def bench(
     threads: Threads = None,
     seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="For each contestant.")] = 2.0,
     input_shape: Shapes = None,
+    ssh: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="Copy an ARM bundle's program to a board, time it there "
+                     "and check what it computes. HOST is as for ssh."),
+    ] = None,
+    ssh_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of ssh (its -o), as Port=2222; may be repeated."),
+    ] = None,
+    ssh_run: Annotated[
+        str,
+        typer.Option(metavar="COMMAND", help="Goes before the program there, as 'taskset -c 3'."),
+    ] = "",
     json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Time a bundle; a model is compiled for this computer first. Runs take turns, A B A B.
 
     The peer runs the same ONNX file (of a bundle: its model.onnx) with its own optimizer on, on as
     many threads, from the same arrays.
     """
+    if ssh:
+        if vs or input_shape:
+            raise InputError("--ssh times a bundle alone: without --vs and --input-shape")
+        bench_board(existing(path), ssh, ssh_option or (), ssh_run, threads, seconds, json)
+        return
     peers = _peers(vs)
     shapes = parse_shapes(input_shape)
     with console.Progressing(quiet=json) as progress, _bundle(path, shapes, progress) as bundle:
@@ -44,10 +63,15 @@ def bench(
     if json:
         console.show_json(told)
         return
+    console.show(table(told["results"]), f"threads: {told['threads']}; seeded inputs")
+
+
+def table(results: list[dict[str, Any]]) -> Any:
+    """Percentiles, one line a contestant."""
     head = ("", "p50", "p90", "p99", "min", "mean", "runs", "")
     rows = [(r["what"], *(f"{r[k]:.3f} ms" for k in ("p50", "p90", "p99", "min", "mean")),
-             r["runs"], _versus(r, told["results"][0])) for r in told["results"]]  # fmt: skip
-    console.show(console.table(head, rows), f"threads: {told['threads']}; seeded inputs")
+             r["runs"], _versus(r, results[0])) for r in results]  # fmt: skip
+    return console.table(head, rows)
 
 
 def _peers(text: str | None) -> list[str]:
@@ -64,11 +88,17 @@ def _peers(text: str | None) -> list[str]:
 def _bundle(path: Path, shapes: Any, progress: console.Progressing) -> Generator[Path]:
     """The bundle itself, or one compiled from the model for as long as the `with` lasts."""
     from graphopt.runtime import Manifest
+    from graphopt.runtime.cpu import is_native
 
     if existing(path).is_dir():
         if shapes:
             raise InputError("--input-shape is for a model; a bundle has its shapes")
-        Manifest.load(path)  # says so if it isn't a bundle
+        arch = Manifest.load(path).arch  # says so if it isn't a bundle
+        if not is_native(arch):
+            raise UnsupportedError(
+                f"the bundle is for {arch}: --ssh HOST times it there, and `graphopt profile` "
+                "estimates its time here"
+            )
         yield path
         return
     from graphopt import api

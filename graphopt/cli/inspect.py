@@ -119,7 +119,8 @@ def _bundle(path: Path, m: Manifest) -> dict[str, Any]:
     outside = [n for n in m.layers if n.kernel == "onnxruntime"]
     total = sum(n.macs for n in m.layers)
     return {
-        "kind": "bundle", "name": m.name, "target": m.target, "pipeline": m.pipeline,
+        "kind": "bundle", "name": m.name, "target": m.target, "machine": m.extra.get("machine", ""),
+        "arch": m.arch, "pipeline": m.pipeline,
         "cpu_features": list(m.cpu_features), "versions": m.versions,
         "inputs": {s.name: _spec(s.dtype, s.shape) for s in m.inputs},
         "outputs": {s.name: _spec(s.dtype, s.shape) for s in m.outputs},
@@ -172,6 +173,9 @@ def _facts(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
               "activation_bytes": "peak activations", "arena_bytes": "arena",
               "file_bytes": "file", "kernel_calls": "kernel calls",
               "fallback_segments": "ONNX Runtime segments"}  # fmt: skip
+    if told.get("machine"):
+        needs = ", ".join(told["cpu_features"])
+        yield "machine", f"{told['machine']} ({told['arch']}{f', with {needs}' if needs else ''})"
     for key, text in texts.items():
         if key in told:
             bound = key in ("macs", "activation_bytes") and told.get("dynamic", False)

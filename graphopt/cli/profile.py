@@ -55,7 +55,8 @@ def profile(
     """Time each layer of a bundle, and compare it with what this machine can do at best.
 
     A layer is one kernel call, named by its ONNX nodes. GFLOP/s count 2 a multiply-add; GB/s count
-    what must be read and written once. The machine's roofline is measured once and kept.
+    what must be read and written once. The machine's roofline is measured once and kept. Times of a
+    bundle for another CPU are estimated from the instructions that qemu counts, on one thread.
     """
     from graphopt.profiler import profile as take
     from graphopt.runtime import Manifest
@@ -103,7 +104,9 @@ def _screen(found: Profile, top: int, order: str, details: bool) -> Iterator[Any
     rest = found.ranked()[top:]
     if order == "program":
         chosen = sorted(chosen, key=lambda layer: layer.index)
-    yield console.table(("layer", "kernel", *NUMBERS), _rows(chosen, rest, details), left=2)
+    counted = ("instructions",) if found.estimate else ()
+    rows = _rows(chosen, rest, details, bool(counted))
+    yield console.table(("layer", "kernel", *NUMBERS, *counted), rows, left=2)
     yield ""
     head = ("kernel family", "layers", *NUMBERS)
     yield console.table(head, (
@@ -115,19 +118,24 @@ def _screen(found: Profile, top: int, order: str, details: bool) -> Iterator[Any
 
 
 def _rows(
-    chosen: Sequence[LayerTimes], rest: Sequence[LayerTimes], details: bool
+    chosen: Sequence[LayerTimes], rest: Sequence[LayerTimes], details: bool, counted: bool
 ) -> Iterator[tuple[str, ...]]:
-    blank = ("",) * len(NUMBERS)
+    blank = ("",) * (len(NUMBERS) + counted)
     for n in chosen:
         numbers = _numbers(n.us, n.share, n.gflops, n.gbs, n.roofline, n.bound)
-        yield (n.name, _kernel(n), *numbers)
+        yield (n.name, _kernel(n), *numbers, *_instructions([n], counted))
         if details:
             yield (f"  {' + '.join(n.nodes)}", "", *blank)
             yield (f"  {' '.join(n.ops)}", "", *blank)
             yield (f"  {n.kernel}({', '.join(n.operands)}) -> {', '.join(n.results)}", "", *blank)
     if rest:
         us, share = sum(n.us for n in rest), sum(n.share for n in rest)
-        yield (f"{len(rest)} more", "", *_numbers(us, share, None, None, None))
+        numbers = _numbers(us, share, None, None, None)
+        yield (f"{len(rest)} more", "", *numbers, *_instructions(rest, counted))
+
+
+def _instructions(layers: Sequence[LayerTimes], counted: bool) -> tuple[str, ...]:
+    return (f"{sum(n.instructions or 0 for n in layers):,}",) if counted else ()
 
 
 def _kernel(layer: LayerTimes) -> str:
@@ -156,6 +164,20 @@ def _numbers(
 
 def _sentences(found: Profile) -> Iterator[str]:
     threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
+    if found.estimate:
+        ms = found.layers_us / 1000
+        yield f"{len(found.layers)} layers: {ms:.3f} ms, {threads}; not measured:"
+        yield f"  {found.estimate}"
+    else:
+        yield from _timed(found)
+    if found.reached is not None and found.roofline:
+        yield f"{100 * found.reached:.0f} % of the roofline of {found.cpu}, {threads}:"
+        yield f"  {_machine(found.roofline)}"
+    for note in found.notes:
+        yield f"note: {note}"
+
+
+def _timed(found: Profile) -> Iterator[str]:
     yield (
         f"{len(found.layers)} layers: {found.layers_us / 1000:.3f} ms, the sum of their medians "
         f"over {found.rounds} runs, threads: {found.threads}"
@@ -164,11 +186,6 @@ def _sentences(found: Profile) -> Iterator[str]:
         f"a run as its caller sees it: {found.run_us / 1000:.3f} ms, {_more(found.overhead)} "
         "than its layers"
     )
-    if found.reached is not None and found.roofline:
-        yield f"{100 * found.reached:.0f} % of the roofline of {found.cpu}, {threads}:"
-        yield f"  {_machine(found.roofline)}"
-    for note in found.notes:
-        yield f"note: {note}"
 
 
 def _more(overhead: float) -> str:
@@ -178,7 +195,8 @@ def _more(overhead: float) -> str:
 def _machine(roofline: Roofline) -> str:
     peaks = ", ".join(f"{rate:.0f} G {unit}" for unit, rate in roofline.peaks.items())
     known = dict(roofline.bandwidth)
-    rates = (f"{known[n]:.0f} GB/s in {_size(n)}" for n in LEVELS if n in known)
+    levels = [n for n in LEVELS if n in known] or list(known)
+    rates = (f"{known[n]:.0f} GB/s in {_size(n)}" for n in levels)
     return f"operations a second: {peaks}; memory: {', '.join(rates)}"
 
 

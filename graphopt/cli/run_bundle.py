@@ -25,14 +25,26 @@ def run(
     ],
     threads: Threads = None,
 ) -> None:
-    """Run a bundle on the arrays of an .npz; needs no compiler and no TVM."""
-    from graphopt.runtime import Session
+    """Run a bundle on the arrays of an .npz; needs no compiler and no TVM.
 
+    A bundle for another CPU runs under qemu, which needs a C compiler for it.
+    """
     place = writable(output)
     arrays = read_npz(input)
-    with Session(existing(bundle), threads=threads) as session:
-        results = session.run(arrays)
-    write_npz(place, results)
+    write_npz(place, _results(existing(bundle), arrays, threads))
+
+
+def _results(bundle: Path, arrays: Mapping[str, Array], threads: int | None) -> Mapping[str, Any]:
+    from graphopt.runtime import Manifest, Session
+    from graphopt.runtime.cpu import is_native
+
+    manifest = Manifest.load(bundle)
+    if not is_native(manifest.arch):
+        from graphopt.targets import elsewhere
+
+        return elsewhere.run(bundle, manifest, [arrays], threads)[0]
+    with Session(bundle, threads=threads) as session:
+        return session.run(arrays)
 
 
 def read_npz(path: Path) -> dict[str, Array]:

@@ -11,10 +11,10 @@ from graphopt.errors import UnsupportedError
 
 def targets(json: Json = False) -> None:
     """List the targets and their CPUs; `*` marks what this computer is."""
-    from graphopt.targets import arm, x86
+    from graphopt.targets import arm, portable, x86
     from graphopt.targets.base import Target
 
-    del arm, x86  # imported to be registered
+    del arm, portable, x86  # imported to be registered
 
     found = [_about(name, cls) for name, cls in sorted(Target.registry.items())]
     if json:
@@ -39,7 +39,12 @@ def _about(name: str, cls: type[Any]) -> dict[str, Any]:
 
 def _host(cls: type[Any]) -> str | None:
     """The CPU that the bare target name stands for here; None where it can't run here."""
+    from graphopt.runtime.cpu import is_native
+    from graphopt.targets.machine import host_features
+
     try:
-        return str(cls("").machine().name)
+        machine = cls("").machine()
     except UnsupportedError:
         return None
+    runs = is_native(machine.arch) and machine.runs_on(host_features())
+    return str(machine.name) if runs else None

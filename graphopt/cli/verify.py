@@ -62,12 +62,18 @@ def _checks(
     from graphopt import api
     from graphopt import onnx as onnx_io
     from graphopt.cli.numbers import trial
-    from graphopt.runtime import Session
+    from graphopt.runtime import Manifest, Session
+    from graphopt.targets.elsewhere import run as elsewhere
+    from graphopt.targets.elsewhere import target_of
 
     own, checks = bundle / "model.onnx", list["Check"]()
     t = trial(own, api.load(own), data) if lossy else trial(model, module, data)
     if not lossy:
         checks = [t.check("the bundle's model.onnx", onnx_io.Reference(own).run)]
+    manifest = Manifest.load(bundle)
+    if target := target_of(manifest):
+        got = elsewhere(bundle, manifest, t.feeds, threads)
+        return [*checks, t.hold(f"the compiled bundle, {target.runner().how},", got)]
     with Session(bundle, threads=threads, verify=True) as session:
         return [*checks, t.check("the compiled bundle", session.run)]
 

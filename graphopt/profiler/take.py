@@ -17,9 +17,11 @@ from graphopt.errors import InputError, UnsupportedError
 from graphopt.ir.types import Array
 from graphopt.profiler.model import SEGMENT, LayerTimes, Profile, Run
 from graphopt.runtime import Manifest, Session
+from graphopt.runtime.cpu import is_native
 from graphopt.runtime.manifest import Layer
 from graphopt.runtime.run import Stretch
 from graphopt.runtime.tensors import dtype_of
+from graphopt.targets import elsewhere
 from graphopt.targets.base import Estimate
 from graphopt.targets.costs import Database, row_of
 from graphopt.targets.machine import load
@@ -53,6 +55,8 @@ def profile(
 ) -> Profile:
     """Time each layer of a bundle on this machine, and compare it with what the machine can do.
 
+    The times of a bundle for another CPU are estimated, of one run on one thread.
+
     Args:
         bundle: the folder.
         inputs: arrays by input name; None: seeded ones that suit the model.
@@ -66,6 +70,10 @@ def profile(
         UnsupportedError: this machine can't run it.
     """
     folder = Path(bundle)
+    manifest = Manifest.load(folder)
+    if not is_native(manifest.arch):
+        feed = seeded_inputs(folder) if inputs is None else inputs
+        return estimated(manifest, elsewhere.estimate(folder, manifest, feed))
     with Session(folder, threads=threads) as session:
         feed = seeded_inputs(folder) if inputs is None else inputs
         return profile_session(session, feed, seconds=seconds, runs=runs, remeasure=remeasure)

@@ -33,11 +33,22 @@ _KERNEL_NAMES = {
 }
 
 
+def is_native(arch: str) -> bool:
+    """Whether this machine is of an architecture, as far as both are known."""
+    machine = platform.machine()
+    return not arch or not machine or same_arch(arch, machine)
+
+
+def same_arch(a: str, b: str) -> bool:
+    """Whether two names mean the same architecture."""
+    return _arch(a) == _arch(b)
+
+
 def check_machine(arch: str, features: Iterable[str]) -> None:
     """Raise UnsupportedError, naming what is missing, if this machine can't run the code."""
-    machine = platform.machine()
-    if arch and machine and _arch(arch) != _arch(machine):
-        raise UnsupportedError(f"the bundle is for {arch}, and this machine is {machine}")
+    if not is_native(arch):
+        here = platform.machine()
+        raise UnsupportedError(f"the bundle is for {arch}, and this machine is {here}")
     have = cpu_features()
     missing = [f for f in features if _kernel_name(f) not in have] if have else []
     if missing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import statistics
 import weakref
@@ -18,6 +17,7 @@ from graphopt.errors import InputError
 from graphopt.runtime.contexts import ContextPool
 from graphopt.runtime.cpu import check_machine
 from graphopt.runtime.direct import direct
+from graphopt.runtime.files import check_files
 from graphopt.runtime.manifest import KernelRange, Manifest, Segment, TensorSpec
 from graphopt.runtime.native import Library
 from graphopt.runtime.run import Plan, Run, Stretch
@@ -85,7 +85,7 @@ class Session:
             raise InputError("a session needs at least one thread and one context")
         self.manifest = Manifest.load(folder)
         check_machine(self.manifest.arch, self.manifest.cpu_features)
-        _check_files(folder, self.manifest, verify)
+        check_files(folder, self.manifest, verify)
         self.inputs = self.manifest.inputs
         self.outputs = self.manifest.outputs
         self.threads = threads or _cpus()
@@ -196,17 +196,3 @@ def _ends(segment: Segment) -> Iterator[tuple[str, int]]:
 def _input_dtype(spec: TensorSpec) -> np.dtype[Any] | None:
     """What an array for this input must be of; None for strings and what isn't a tensor."""
     return None if spec.dtype in (None, "object") else dtype_of(spec.dtype)
-
-
-def _check_files(folder: Path, manifest: Manifest, verify: bool) -> None:
-    for name, info in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{folder} is damaged: {name} is missing")
-        if path.stat().st_size != info.bytes or (verify and _sha256(path) != info.sha256):
-            raise InputError(f"{folder} is damaged: {name} is not the file it was made with")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,10 +7,12 @@ templates beside this file): a thread pool, a workspace cache, and a small publi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jinja2
+import numpy as np
 
 from graphopt.errors import GraphoptError, UnsupportedError
 from graphopt.ir.types import DType
@@ -24,6 +26,7 @@ from graphopt.targets.program import (
     Program,
     Step,
     Weight,
+    Workspace,
     check,
 )
 from graphopt.targets.stored.blob import Constant, Stored
@@ -33,6 +36,8 @@ WEIGHTS_FILE = "weights.bin"
 
 PUBLIC = ("new", "free", "threads", "buffer", "error", "run", "run_range", "profile")
 """The functions of the interface, without the prefix."""
+
+NO_WORKSPACE = Workspace()
 
 # x86's code model and every linker's relocations reach 2 GiB; some of it is the code's.
 _MOST_WEIGHTS = 2**31 - 2**26
@@ -107,7 +112,14 @@ class _Coded:
 
 
 def generate(
-    program: Program, *, prefix: str = "go", amx: bool = False, stored: Stored | None = None
+    program: Program,
+    *,
+    prefix: str = "go",
+    amx: bool = False,
+    stored: Stored | None = None,
+    workspace: Workspace = NO_WORKSPACE,
+    kernels: Sequence[Path] | None = None,
+    weights: Path | None = None,
 ) -> dict[str, str]:
     """Give the C sources of a program's driver.
 
@@ -117,10 +129,14 @@ def generate(
         prefix: what the public names start with, so that one C program can hold two models.
         amx: whether kernels use AMX tiles, which a process has to ask Linux for.
         stored: where the constants are in the file of weights; None: as the program has them.
+        workspace: the memory that kernels ask for, which each context has ready.
+        kernels: C files of kernels that become part of the driver's, and with them the `weights`,
+            the file that `stored` describes; None: both are linked with it.
 
     Returns:
         The texts of `plan.c`, `model.h`, `weights.S`, `version.map` (what the library exports)
-        and, unless a part of the program needs ONNX Runtime, the example `main.c`.
+        and, unless a part of the program needs ONNX Runtime, the example `main.c`. With `kernels`
+        there is `model.c` in the place of `plan.c` and `weights.S`.
 
     Raises:
         UnsupportedError: a static buffer's elements aren't whole bytes, or the weights are too big.
@@ -132,13 +148,29 @@ def generate(
     _check_supported(program)
     if stored is None or not stored.coded:
         stored = Stored((), program.weight_bytes)
-    values = {"p": prefix, "P": prefix.upper(), "amx": amx, **_values(program, stored)}
-    names = ["plan.c", "model.h", "weights.S", "version.map"]
+    values = {"p": prefix, "P": prefix.upper(), "amx": amx, "workspace": workspace,
+              **_values(program, stored)}  # fmt: skip
+    names = ["model.h", "version.map"]
+    values["portable"] = kernels is not None
+    if kernels is None:
+        names += ["plan.c", "weights.S"]
     dynamic = any(isinstance(b.place, Dynamic) for b in _ends(program))
     if not dynamic and not any(program.fallbacks()):
         names.append("main.c")
     env = _environment()
-    return {name: env.get_template(f"{name}.j2").render(values) for name in names}
+    sources = {name: env.get_template(f"{name}.j2").render(values) for name in names}
+    if kernels is not None:
+        values["kernels"] = [path.read_text("utf-8") for path in kernels]
+        values["words"] = _words(weights)
+        sources["model.c"] = env.get_template("plan.c.j2").render(values)
+    return sources
+
+
+def _words(weights: Path | None) -> list[str]:
+    """The bytes of a file as C's constants of 64 bits, four a line; zeros fill the last."""
+    data = weights.read_bytes() if weights else b""
+    words = np.frombuffer(data + bytes(-len(data) % 8), "<u8")
+    return [", ".join(f"{w:#x}" for w in words[at : at + 4]) for at in range(0, len(words), 4)]
 
 
 def decoder_text(decoders: Collection[str]) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.errors import GraphoptError, UnsupportedError
@@ -23,11 +25,16 @@ from graphopt.targets.driver.generate import PUBLIC, WEIGHTS_FILE
 from graphopt.targets.program import WeightData
 from graphopt.targets.stored.blob import store
 
+MODEL = "model.c"
 STATIC_FLAGS = ("-std=c11", "-O2", "-static", "-Wall")
 COMPILE_FLAGS = (
     *("-std=c11", "-O2", "-g0", "-fPIC"),
     *("-ffile-prefix-map=.=", "-fno-ident", "-fno-sanitize=all"),
     *("-Wall", "-Wextra", "-Werror"),
+)
+PORTABLE_FLAGS = (  # of a file that has kernels, too, and all the functions that they might need
+    *("-O3", "-fwrapv", "-fno-math-errno", "-Wno-unused-function"),
+    *("-Wno-unused-variable", "-Wno-parentheses-equality"),
 )
 LINK_FLAGS = (
     *("-shared", "-Wl,--build-id=none", "-Wl,--version-script=version.map", "-Wl,-S"),
@@ -41,14 +48,29 @@ _ZIG_GLIBC = "2.28"  # what zig links a library against: old enough for every su
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A C compiler driver, as the start of a command line; `text` names it in messages."""
+    """A C compiler driver, as the start of a command line; `text` names it in messages.
+
+    `arch` is what it compiles for, as `uname -m` says it (empty: not known), and `alone` the
+    command for programs that need no library at all, where that is another one.
+    """
 
     command: tuple[str, ...]
+    arch: str = ""
+    alone: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """The command, as one would type it."""
         return shlex.join(self.command)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What the driver is compiled with: gcc's atomics for AArch64 would be calls of libgcc."""
+        return (*COMPILE_FLAGS, *(("-mno-outline-atomics",) if self.arch == "aarch64" else ()))
+
+    def static(self) -> Toolchain:
+        """The same for static programs."""
+        return replace(self, command=self.alone or self.command)
 
 
 def find(triple: str | None = None) -> Toolchain:
@@ -63,12 +85,16 @@ def find(triple: str | None = None) -> Toolchain:
     Raises:
         UnsupportedError: there is none; the message has the command that installs one.
     """
+    arch = triple.split("-")[0] if triple else platform.machine()
     command = _cross(triple) if triple else _native()
-    command = command or _zig(triple)
     if command:
-        return Toolchain(command)
-    what = f"C compiler for {triple}" if triple else "C compiler (cc)"
-    raise UnsupportedError(f"no {what} was found: run `pip install ziglang`, or set CC")
+        return Toolchain(command, arch)
+    if command := _zig(triple):
+        return Toolchain(command, arch, _zig(_musl(triple)) if triple else ())
+    if triple:
+        fix = "`pip install 'graphopt[arm]'`"
+        raise UnsupportedError(f"no C compiler for {triple} was found: {fix}")
+    raise UnsupportedError("no C compiler (cc) was found: run `pip install ziglang`, or set CC")
 
 
 def link(
@@ -112,20 +138,37 @@ def link(
         else:
             with (folder / WEIGHTS_FILE).open("wb") as blob:
                 store(weights, blob, weight_bytes or 0, "plain")
-        kernels = _stage(objects, folder)
-        run(toolchain, [*COMPILE_FLAGS, "-c", "plan.c", "-o", "plan.o"], folder)
-        run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder)
+        inputs = _compile(toolchain, folder, objects)
         soname = f"-Wl,-soname,{output.name}"
-        inputs = ["plan.o", *kernels, "weights.o"]
         run(toolchain, [*LINK_FLAGS, soname, "-o", "library.so", *inputs, *LIBRARIES], folder)
         if static:
-            run(toolchain, [*JOIN_FLAGS, "-o", "joined.o", *inputs], folder)
             public = [f"{prefix}_{name}" for name in PUBLIC]
-            joined = localize((folder / "joined.o").read_bytes(), public)
+            joined = _joined(toolchain, folder, inputs, public)
             (folder / "library.a").write_bytes(archive(joined, public))
             os.replace(folder / "library.a", static)
         os.replace(folder / "library.so", output)
     return output
+
+
+def _compile(toolchain: Toolchain, folder: Path, objects: Sequence[Path]) -> list[str]:
+    """Make the object files of a library, all in `folder`: of one C file where that is all."""
+    if (folder / MODEL).exists():
+        run(toolchain, [*toolchain.flags, *PORTABLE_FLAGS, "-c", MODEL, "-o", "model.o"], folder)
+        return ["model.o"]
+    kernels = _stage(objects, folder)
+    run(toolchain, [*toolchain.flags, "-c", "plan.c", "-o", "plan.o"], folder)
+    run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder)
+    return ["plan.o", *kernels, "weights.o"]
+
+
+def _joined(
+    toolchain: Toolchain, folder: Path, inputs: Sequence[str], public: Sequence[str]
+) -> bytes:
+    """One object file of several, with nothing to be seen but the interface."""
+    if len(inputs) == 1:  # C's `static` has seen to it
+        return (folder / inputs[0]).read_bytes()
+    run(toolchain, [*JOIN_FLAGS, "-o", "joined.o", *inputs], folder)
+    return localize((folder / "joined.o").read_bytes(), public)
 
 
 def run(toolchain: Toolchain, args: Sequence[str], folder: Path) -> None:
@@ -164,11 +207,18 @@ def _native() -> tuple[str, ...]:
 
 
 def _cross(triple: str) -> tuple[str, ...]:
-    return (f"{triple}-gcc",) if shutil.which(f"{triple}-gcc") else ()
+    name = f"{re.sub('^armv7', 'arm', triple)}-gcc"  # as Debian calls it
+    return (name,) if shutil.which(name) else ()
+
+
+def _musl(triple: str) -> str:
+    """With the C library that zig can link into a program."""
+    return re.sub(r"-gnu(\w*)$", r"-musl\1", triple)
 
 
 def _zig(triple: str | None) -> tuple[str, ...]:
     if importlib.util.find_spec("ziglang") is None:
         return ()
-    target = f"{triple}.{_ZIG_GLIBC}" if triple and triple.endswith("-gnu") else triple
+    triple = re.sub("^armv7-", "arm-", triple) if triple else None
+    target = f"{triple}.{_ZIG_GLIBC}" if triple and "-gnu" in triple else triple
     return (sys.executable, "-m", "ziglang", "cc", *(("-target", target) if target else ()))

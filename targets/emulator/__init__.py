@@ -1,1 +1,1 @@
-"""Running what was compiled for another CPU, under an emulator of exactly that one."""
+"""Running what was compiled for another CPU, under qemu's emulation of exactly that one."""

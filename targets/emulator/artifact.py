@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from graphopt.limits import max_seconds
 from graphopt.runtime.manifest import Manifest, TensorSpec
 from graphopt.runtime.tensors import dtype_of
 from graphopt.targets.bundle import ARCHIVE
-from graphopt.targets.driver.toolchain import STATIC_FLAGS, Toolchain, run
+from graphopt.targets.driver.toolchain import LIBRARIES, STATIC_FLAGS, Toolchain, run
 from graphopt.targets.emulator.qemu import Emulator
 
 PROGRAM = "main"
@@ -45,21 +45,18 @@ class Artifact:
         """
         with tempfile.TemporaryDirectory(dir=self.path.parent) as name:
             folder = Path(name)
-            ins = list(_written(folder, self.manifest.inputs, feed))
-            outs = [folder / f"out{i}" for i in range(len(self.manifest.outputs))]
-            self._run([str(threads), *ins, *map(str, outs)], options)
-            return {
-                spec.name: _read(path, spec)
-                for path, spec in zip(outs, self.manifest.outputs, strict=True)
-            }
+            ins = list(write_inputs(folder, self.manifest.inputs, feed))
+            outs = [f"out{i}" for i in range(len(self.manifest.outputs))]
+            self._run([str(threads), *ins, *outs], options, folder)
+            return read_outputs(folder, self.manifest.outputs)
 
-    def _run(self, args: Sequence[str], options: Sequence[str]) -> None:
+    def _run(self, args: Sequence[str], options: Sequence[str], folder: Path) -> None:
         command = [*self.emulator.command, *options, str(self.path), *args]
         limit = max_seconds()
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", check=False,
-                timeout=limit, cwd=self.path.parent,
+                timeout=limit, cwd=folder,
             )  # fmt: skip
         except subprocess.TimeoutExpired as why:
             raise LimitError(
@@ -74,8 +71,8 @@ class Artifact:
 
 
 @contextmanager
-def artifact(bundle: Path, toolchain: Toolchain, emulator: Emulator) -> Iterator[Artifact]:
-    """Link a bundle's example with its static library, in a folder that goes away.
+def linked(bundle: Path, toolchain: Toolchain) -> Generator[Path]:
+    """A bundle's example linked with its static library, in a folder that goes away.
 
     Raises:
         GraphoptError: it can't be linked.
@@ -84,8 +81,20 @@ def artifact(bundle: Path, toolchain: Toolchain, emulator: Emulator) -> Iterator
         folder = Path(name)
         for file in ("main.c", "model.h", ARCHIVE):
             (folder / file).symlink_to((bundle / file).resolve(strict=True))
-        run(toolchain, [*STATIC_FLAGS, "main.c", ARCHIVE, "-o", PROGRAM, "-lpthread", "-lm"], folder)
-        yield Artifact(folder / PROGRAM, Manifest.load(bundle), emulator)
+        args = [*STATIC_FLAGS, "main.c", ARCHIVE, "-o", PROGRAM, *LIBRARIES]
+        run(toolchain.static(), args, folder)
+        yield folder / PROGRAM
+
+
+@contextmanager
+def artifact(bundle: Path, toolchain: Toolchain, emulator: Emulator) -> Generator[Artifact]:
+    """The same, to be run.
+
+    Raises:
+        GraphoptError: it can't be linked.
+    """
+    with linked(bundle, toolchain) as program:
+        yield Artifact(program, Manifest.load(bundle), emulator)
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,8 @@ class Emulated:
     ) -> list[dict[str, Any]]:
         """The outputs for the first of the inputs, at least one."""
         found: list[dict[str, Any]] = []
-        until = time.monotonic() + self.seconds
         with artifact(bundle, self.toolchain, self.emulator) as program:
+            until = time.monotonic() + self.seconds
             for feed in feeds:
                 found.append(program.run(feed, threads))
                 if time.monotonic() > until:
@@ -118,14 +127,21 @@ class Emulated:
         return found
 
 
-def _written(folder: Path, specs: Sequence[TensorSpec], feed: Mapping[str, Any]) -> Iterator[str]:
-    """Raw files of the inputs, in the order of the interface."""
+def write_inputs(
+    folder: Path, specs: Sequence[TensorSpec], feed: Mapping[str, Any]
+) -> Iterator[str]:
+    """Raw files of the inputs, in the order of the interface; their names."""
     for i, spec in enumerate(specs):
-        path = folder / f"in{i}"
-        np.ascontiguousarray(feed[spec.name], dtype_of(spec.dtype or "float32")).tofile(path)
-        yield str(path)
+        array = np.ascontiguousarray(feed[spec.name], dtype_of(spec.dtype or "float32"))
+        (folder / f"in{i}").write_bytes(array.tobytes())
+        yield f"in{i}"
+
+
+def read_outputs(folder: Path, specs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """The outputs by name, of the files `out0`, `out1`, ..."""
+    return {spec.name: _read(folder / f"out{i}", spec) for i, spec in enumerate(specs)}
 
 
 def _read(path: Path, spec: TensorSpec) -> Any:
     shape = [d for d in spec.shape or () if isinstance(d, int)]
-    return np.fromfile(path, dtype_of(spec.dtype or "float32")).reshape(shape)
+    return np.frombuffer(path.read_bytes(), dtype_of(spec.dtype or "float32")).reshape(shape)

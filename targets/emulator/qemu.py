@@ -12,6 +12,7 @@ from graphopt.errors import UnsupportedError
 from graphopt.targets import machine
 from graphopt.targets.machine import Machine
 
+QEMU = {"armv7l": "arm"}  # what qemu calls an architecture
 SUPERSET = "max"  # has every instruction that qemu knows
 REMEDY = "apt-get install qemu-user"
 
@@ -50,7 +51,7 @@ def find(target: Machine) -> Emulator:
     """
     if platform.machine() == target.arch and target.runs_on(machine.host_features()):
         return Emulator((), "", True, target.name)
-    name = f"qemu-{target.arch}"
+    name = f"qemu-{QEMU.get(target.arch, target.arch)}"
     binary = shutil.which(name) or shutil.which(f"{name}-static")
     if not binary:
         raise UnsupportedError(f"no {name} was found to run it: `{REMEDY}`")

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import os
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import intrinsics, joint, packs, stack
+from graphopt.targets.program import NOTE, Workspace
+from graphopt.targets.tvm import intrinsics, joint, packs, portable, stack
 from graphopt.targets.tvm.legal import ALONE, family, is_anchor
 from graphopt.targets.tvm.region import Region
 
@@ -81,7 +84,21 @@ def compile_module(funcs: Mapping[str, Any], machine: Machine) -> Any:
 
 
 def compile_object(funcs: Mapping[str, Any], machine: Machine, path: Path) -> None:
-    """Write an object file of functions, atomically; the same input gives the same bytes."""
-    made = path.with_name(f".{path.stem}.{os.getpid()}.o")
-    compile_module(funcs, machine).write_to_file(str(made))
+    """Write an object file of functions, atomically; the same input gives the same bytes.
+
+    Of a portable machine it is a C file. What memory the functions ask for is written before,
+    beside it.
+    """
+    made = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    if machine.portable:
+        texts = [portable.source(func, symbol) for symbol, func in funcs.items()]
+        made.write_text("\n".join(text for text, _ in texts), encoding="utf-8")
+        asked = [workspace for _, workspace in texts]
+    else:
+        stack.noted.clear()
+        compile_module(funcs, machine).write_to_file(str(made))
+        asked = stack.noted
+    note = made.with_suffix(NOTE)
+    note.write_text(reduce(operator.or_, asked, Workspace()).to_json())
+    note.replace(path.with_suffix(NOTE))
     made.replace(path)

@@ -28,6 +28,7 @@ from graphopt.errors import InputError
 from graphopt.limits import max_seconds
 from graphopt.targets.cache import cache_folder
 from graphopt.targets.machine import Machine
+from graphopt.targets.program import NOTE
 
 FORMAT = 1  # part of every key: raise it when templates change their meaning
 
@@ -252,7 +253,8 @@ def compile_kernels(
         kernels: what to compile; equal keys are compiled once.
         machine: the CPU to compile for.
         jobs: worker processes (default: one a core).
-        cache_dir: where object files are kept, one a key (default: `default_cache()`).
+        cache_dir: where object files (of a portable machine: C files) are kept, one a key
+            (default: `default_cache()`).
         progress: told of each kernel as it is ready.
 
     Returns:
@@ -268,8 +270,8 @@ def compile_kernels(
         raise InputError(f"{folder}: can't make the cache folder: {why.strerror}") from why
     pool = Pool(machine, progress)
     for kernel in {k.key: k for k in kernels}.values():
-        out = folder / f"{kernel.key}.o"
-        if out.exists():
+        out = folder / f"{kernel.key}.{'c' if machine.portable else 'o'}"
+        if out.exists() and out.with_suffix(NOTE).exists():
             pool.done[kernel.key] = out
             if progress:
                 progress(kernel.key, True, 0.0)

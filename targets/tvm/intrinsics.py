@@ -39,10 +39,13 @@ def source(machine: Machine) -> str:
 
 
 def attach(func: Any, machine: Machine) -> Any:
-    """Hand the LLVM IR of the called functions over with a scheduled TIR function."""
+    """Hand the LLVM IR of the called functions over with a scheduled TIR function.
+
+    `portable` finds the functions that portable C needs by itself.
+    """
     if neon.is_neon(machine):
         used["hidden"] = None  # called by `quads`, once the function is lowered
-    if not used:
+    if not used or machine.portable:
         return func
     if not isinstance(func.body, SBlockRealize):  # loops written out
         body = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm",

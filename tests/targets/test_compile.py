@@ -12,6 +12,7 @@ import pytest
 
 from graphopt.errors import InputError
 from graphopt.targets import machine
+from graphopt.targets.program import Workspace
 from graphopt.targets.roofline import described
 from graphopt.targets.tvm.chains import Rates, rates
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
@@ -40,7 +41,23 @@ def test_objects_are_cached_and_deterministic(tmp_path: Path) -> None:
         first, second = ((tmp_path / f / f"{key}.o").read_bytes() for f in "xy")
         assert first == second
         assert first[:4] == b"\x7fELF"
-    assert {p.name for p in (tmp_path / "x").iterdir()} == {"one.o", "two.o"}
+    names = {"one.o", "one.workspace", "two.o", "two.workspace"}
+    assert {p.name for p in (tmp_path / "x").iterdir()} == names
+
+
+def test_workspaces_are_noted(tmp_path: Path) -> None:
+    # A padded copy of the input, made before the parallel loop: 18 * 18 * 64 * 4 bytes.
+    conv = """graph @k(%x: f32[1,64,16,16:aBcd4b], %w: f32[64,64,3,3:ABcd4b4a]) {
+      %y = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} : f32[1,64,16,16:aBcd4b]
+      return(%y) }"""
+    kernels = [K("a", "one", RELU), K("b", "two", conv)]
+    found = compile_kernels(kernels, M, cache_dir=tmp_path)
+    objects = {key: path for key, path in found.items() if isinstance(path, Path)}
+    assert Workspace.beside([objects["one"]]) == Workspace()
+    assert Workspace.beside(objects.values()) == Workspace(82944, 0)
+    (tmp_path / "two.workspace").unlink()  # as an older cache has it: compiled again
+    assert compile_kernels(kernels, M, cache_dir=tmp_path) == found
+    assert (tmp_path / "two.workspace").exists()
 
 
 def test_a_refused_kernel_says_why(tmp_path: Path) -> None:

@@ -30,11 +30,14 @@ from graphopt.targets.program import (
     Program,
     Weight,
     WeightData,
+    Workspace,
 )
 
 N = 1000
 KERNELS = Path(__file__).parent / "kernels.c"
+ALLOCATIONS = Path(__file__).parent / "allocations.c"
 THREADS = (1, 2, 5)
+ROOM = Workspace(101120, 4032)  # what `where` asks for, and a task of `scratch`
 
 
 def buffer(place: Any, name: str = "", dtype: DType = DType.f32, n: int = N) -> Buffer:
@@ -61,9 +64,11 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 class Model:
     """A linked program, called as C would call it."""
 
-    def __init__(self, program: Program, objects: list[Path], folder: Path) -> None:
+    def __init__(
+        self, program: Program, objects: list[Path], folder: Path, workspace: Workspace = ROOM
+    ) -> None:
         path = folder / "libmodel.so"
-        sources = generate(program)
+        sources = generate(program, workspace=workspace)
         toolchain.link(objects, sources, program.weights, path, weight_bytes=program.weight_bytes)
         self.library = Library(path, "go")
         self.steps = len(program.steps)
@@ -329,7 +334,9 @@ def matmuls() -> Program:
 def test_tvm_kernels_from_python_and_c(tvm_objects: list[Path], tmp_path: Path) -> None:
     program = matmuls()
     out = tmp_path / "m.graphopt"
-    bundle.write(program, tvm_objects, out, model=b"onnx", meta=bundle.Meta())
+    bundle.write(
+        program, tvm_objects, out, model=b"onnx", meta=bundle.Meta(), workspace=Workspace(8192)
+    )
     x = np.random.default_rng(1).standard_normal((64, 32)).astype(np.float32)
     results: list[bytes] = []
     for threads in THREADS:
@@ -350,6 +357,23 @@ def test_tvm_kernels_from_python_and_c(tvm_objects: list[Path], tmp_path: Path) 
     usage = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert usage.returncode == 2
     assert "input  x: float32, 8192 bytes" in usage.stderr
+
+
+def test_runs_allocate_nothing(objects: list[Path], tmp_path: Path) -> None:
+    # The scratch kernel's tasks need memory on every thread; so do those that pthread starts.
+    program, room = chain("scratch", "seven_tasks", "scratch"), Workspace(4032, 4032)
+    sources = generate(program, workspace=room)
+    toolchain.link(objects, sources, (), tmp_path / "libmodel.so")
+    (tmp_path / "model.h").write_text(sources["model.h"])
+    assert "#define GO_WORKSPACE_BYTES 4032 " in sources["model.h"]
+    args = ["-std=c11", "-O1", "-I.", str(ALLOCATIONS), "-o", "count", "-L.", "-lmodel", "-Wl,-rpath,."]
+    toolchain.run(toolchain.find(), args, tmp_path)
+    for threads in THREADS:
+        command = ["./count", str(threads)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        made, later = map(int, done.stdout.split())
+        assert made >= 2 + threads  # the context, the arena, the workspaces
+        assert later == 0
 
 
 def test_an_existing_folder_is_not_lost(tvm_objects: list[Path], tmp_path: Path) -> None:

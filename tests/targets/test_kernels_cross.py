@@ -1,0 +1,91 @@
+# pyright: basic
+# Tables of cases of mixed types.
+"""A sample of kernels on ARM CPUs under qemu, and as portable C: against numpy."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from graphopt.errors import MismatchError
+from graphopt.ir.parser import parse
+from graphopt.ops.winograd import transformed
+from graphopt.targets import machine
+from graphopt.targets.compiled import Native
+from graphopt.targets.driver import toolchain
+from tests.crosscheck import Region, check_all, emulated
+from tests.kernelcheck import random_arrays
+from tests.targets import test_kernels as floats
+from tests.targets import test_kernels_integer as integers
+from tests.targets import test_kernels_winograd as winograd
+
+BLOCK = 8  # channels: two vectors of NEON
+
+UNARY = ("exp", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish", "silu", "hard_swish")
+
+
+def regions() -> dict[str, Region]:
+    """One of each family, more of what int8 does."""
+    made = {
+        "conv": floats.conv(ins=32, outs=32, size=(9, 10), kernel=3, pad=1, epilogue="residual", b=BLOCK),
+        "point": floats.conv(ins=16, outs=40, size=(9, 11), kernel=1, epilogue="silu", b=BLOCK),
+        "first": floats.conv(ins=3, outs=16, size=(17, 15), kernel=3, stride=2, pad=1, epilogue="clip", b=BLOCK),
+        "odd": floats.conv(ins=20, outs=24, size=(7, 13), kernel=3, pad=1, b=BLOCK),
+        "depthwise": floats.conv(ins=24, outs=24, size=(11, 9), kernel=5, pad=2, stride=2, group=24, b=BLOCK),
+        "transposed": floats.conv(ins=16, outs=32, size=(7, 7), kernel=2, stride=2, kind="conv_transpose", b=BLOCK),
+        "softmax": "graph @k(%x: f32[5,33]) { %y = softmax(%x) {axis=1} : f32[5,33]\n return(%y) }",
+        "matmul": """graph @k(%a: f32[13,40], %b: f32[40,24]) {
+          %m = matmul(%a, %b) : f32[13,24]
+          return(%m) }""",
+    }
+    found = {name: Region(text) for name, text in made.items()}
+    for kind in UNARY:
+        text = f"graph @k(%x: f32[40]) {{ %y = {kind}(%x) : f32[40]\n return(%y) }}"
+        found[kind] = Region(text, tolerance=1e-6)
+    found["winograd"] = minimal()
+    for name, case in {
+        "int8": dict(ins=32, outs=32, size=(9, 10), kernel=3, pad=1),
+        "int8_point": dict(ins=24, outs=40, size=(7, 8), kernel=1),
+        "int8_first": dict(ins=3, outs=16, size=(17, 15), kernel=3, stride=2, pad=1),
+        "int8_depthwise": dict(ins=24, outs=24, size=(11, 9), kernel=3, pad=1, group=24),
+        "int8_dense": dict(ins=10, outs=8, size=(6, 7), kernel=3, pad=1, dense=True, dtype="i8"),
+    }.items():
+        text = integers.conv(**case, b=BLOCK)
+        found[name] = Region(text, integers.numbers(text))
+    text = integers.product((49, 64), (64, 128), True, BLOCK)
+    found["int8_product"] = Region(text, integers.numbers(text), 0.0)
+    return found
+
+
+def minimal() -> Region:
+    """A convolution by minimal filtering; its transforms' cancellations lose some five bits."""
+    text = winograd.text(ins=16, outs=24, size=(11, 9), pads=(1, 1, 1, 1), epilogue="relu", b=BLOCK)
+    arrays = random_arrays(parse(text).main)
+    arrays[1] = transformed(arrays[1][:9].transpose(1, 2, 0).reshape(*arrays[1].shape[1:], 3, 3))
+    return Region(text, arrays, 2e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["cortex-a72", "cortex-a76", pytest.param("neoverse-v1", marks=pytest.mark.slow)]
+)
+def test_kernels_on_arm(name: str, tmp_path: Path) -> None:
+    m = machine.load(name)
+    compiler, runner = emulated(m)
+    check_all(regions(), m, compiler, runner, tmp_path)
+
+
+def test_kernels_as_portable_c(tmp_path: Path) -> None:
+    m = replace(machine.load("portable"), arch=platform.machine())
+    check_all(regions(), m, toolchain.find(), Native(), tmp_path, threads=3)
+
+
+def test_an_instruction_that_a_cpu_lacks_ends_the_program(tmp_path: Path) -> None:
+    # sdot: neoverse-n1 has it, and cortex-a72 does not.
+    compiler, runner = emulated(machine.load("cortex-a72"))
+    text = integers.conv(32, 32, (9, 10), 3, pad=1, b=BLOCK)
+    cases = {"int8": Region(text, integers.numbers(text))}
+    with pytest.raises(MismatchError, match=r"crashes \(SIGILL\) as cortex-a72 under qemu"):
+        check_all(cases, machine.load("neoverse-n1"), compiler, runner, tmp_path)
