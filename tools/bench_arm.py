@@ -1,7 +1,7 @@
 """Instructions of one inference on ARM: compiled by graphopt, and in peers, under the same qemu.
 
     python tools/bench_arm.py MODEL[:INPUT=1x3x224x224]... --system DIR [--cpu cortex-a72,...]
-        [--type fp32,int8] [--engines ours,ort,ort-our,ncnn,litert] [--pnnx FILE] [--onnx2tf VENV/bin/python]
+        [--type fp32,int8] [--engines ours,ort,ort-our,ncnn,litert] [--pnnx FILE] [--litert VENV/bin/python]
         [--json FILE] [--markdown FILE]
     python tools/bench_arm.py --quick MODEL...             # ours alone: no network, no peers
 
@@ -12,7 +12,7 @@ and the first inference's allocations aren't in it. *code* is the library's byte
 
 ONNX Runtime has all its optimizations on and inputs and outputs bound; for int8 it gets the model by
 its own quantizer (signed, by channel), and ours (QDQ). ncnn gets the model by pnnx, in float32; LiteRT
-(XNNPACK) by onnx2tf, for int8 quantized by it. All take their ranges from the same seeded inputs. The
+(XNNPACK) by onnx2tf, for int8 from its own quantizer (ai-edge-quantizer). All take their ranges from the same seeded inputs. The
 ARM system, made once in --system by apt-get download and pip download, is Debian's Python with the
 peers' aarch64 wheels: see tools/arm_bench/system.py. *error* is the largest difference to ONNX
 Runtime's float32 output on this computer, of its range.
@@ -169,8 +169,8 @@ class Bench:
         if row.engine == "ncnn":
             return peers.to_ncnn(case.fixed, folder / "ncnn", o.pnnx)
         if row.engine == "litert":
-            place, integers = folder / f"litert.{row.kind}", row.kind == "int8"
-            return peers.to_litert(case.fixed, place, o.onnx2tf, case.ranges, integers)
+            ranges = case.data if row.kind == "int8" else None
+            return peers.to_litert(case.fixed, folder / f"litert.{row.kind}", o.litert, ranges)
         if row.kind == "fp32":
             return case.fixed
         if row.engine == "ort":
@@ -197,7 +197,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--engines", default="ours,ort,ort-our,ncnn,litert")
     parser.add_argument("--pnnx", default="pnnx", help="PyPI's pnnx, for ncnn")
     parser.add_argument(
-        "--onnx2tf", default=sys.executable, metavar="PYTHON", help="that has onnx2tf"
+        "--litert",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="that has onnx2tf and ai-edge-quantizer",
     )
     parser.add_argument("--quick", action="store_true", help="ours alone, on neoverse-n1")
     parser.add_argument("--again", action="store_true", help="measure ours again")

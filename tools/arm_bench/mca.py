@@ -25,6 +25,7 @@ from graphopt.targets.machine import Machine
 
 ITERATIONS = 100
 _BRANCH = re.compile(r"^(b\.?\w*|cbn?z|tbn?z|bl)\t(.*?)(0x[0-9a-f]+)( <.*>)?$")
+_NAME = re.compile(r" <.*>$")
 _FMA = re.compile(r"^fml[as]\tv\d+\.(\d)s")
 _SCALAR = re.compile(r"^fn?m(?:add|sub)\ts")
 _SPILL = re.compile(r"^(?:ld|st)\w+\t.*\[sp[\],]")
@@ -138,7 +139,8 @@ def analysed(text: Sequence[str], machine: Machine) -> float:
     """
     with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
         source = Path(name) / "loop.s"
-        source.write_text("\n".join(_BRANCH.sub(r"\1\t\2#0", line) for line in text) + "\n")
+        lines = (_NAME.sub("", _BRANCH.sub(r"\1\t\2#0", line)) for line in text)
+        source.write_text("\n".join(lines) + "\n")
         command = [tool("llvm-mca"), f"-mtriple={machine.triple}", f"-mcpu={machine.mcpu}",
                    f"--iterations={ITERATIONS}", "--json", str(source)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)

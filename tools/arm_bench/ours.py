@@ -10,13 +10,13 @@ from typing import Any
 
 import graphopt
 from graphopt.runtime.manifest import Manifest
-from graphopt.targets.base import Build, parse_target
+from graphopt.targets.arm import Arm
+from graphopt.targets.base import Build
 from graphopt.targets.bundle import ARCHIVE, LIBRARY
 from graphopt.targets.driver.toolchain import STATIC_FLAGS, run
 from graphopt.targets.emulator import qemu
 from graphopt.targets.emulator.artifact import Artifact
 from graphopt.targets.emulator.count import Block, Count, listed, tally
-from graphopt.targets.machine import Machine
 
 PASSES = {"fp32": "default", "int8": "default,calibrate,quantize"}
 GETPGID = 155  # the system call's number on aarch64: marks what counts
@@ -83,8 +83,8 @@ def measure(bundle: Path, cpu: str, feed: Mapping[str, Any], folder: Path) -> Ou
     Raises:
         GraphoptError: there is no qemu, no compiler, or it fails.
     """
-    target: Any = parse_target(f"arm:{cpu}")
-    machine: Machine = target.machine()
+    target = Arm(cpu)
+    machine = target.machine()
     program = linked(bundle, target.toolchain(), qemu.find(machine), folder)
     outputs = list(program.run(feed, 1).values())
     found = listed(program.emulator.command[0], lambda o: program.run(feed, 1, o), folder, GETPGID)

@@ -12,7 +12,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,26 @@ def litert(model: str, feed: Sequence[Array]) -> Prepared:
     tool: Any = importlib.import_module("ai_edge_litert.interpreter")
     interpreter = tool.Interpreter(model, num_threads=1)
     interpreter.allocate_tensors()
-    details = interpreter.get_input_details()
-    for told, value in zip(details, feed, strict=True):
-        interpreter.set_tensor(told["index"], placed(value, tuple(told["shape"])))
+    for told, value in zip(interpreter.get_input_details(), feed, strict=True):
+        interpreter.set_tensor(told["index"], _integers(placed(value, tuple(told["shape"])), told))
     results = interpreter.get_output_details()
-    return interpreter.invoke, lambda: [interpreter.get_tensor(r["index"]) for r in results]
+    return interpreter.invoke, lambda: [
+        _floats(interpreter.get_tensor(r["index"]), r) for r in results
+    ]
+
+
+def _integers(value: Array, told: Mapping[str, Any]) -> Array:
+    """An input as the model takes it: of int8 where that is quantized."""
+    if told["dtype"] is not np.int8 or value.dtype == np.int8:
+        return value
+    scale, zero = told["quantization"]
+    return np.clip(np.rint(value / scale) + zero, -128, 127).astype(np.int8)
+
+
+def _floats(value: Array, told: Mapping[str, Any]) -> Array:
+    """An output as the original has it."""
+    scale, zero = told["quantization"]
+    return (value.astype(np.float32) - zero) * scale if value.dtype == np.int8 else value
 
 
 def placed(value: Array, shape: tuple[int, ...]) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+import graphopt
 from arm_bench.system import MissingError, System, work
 from graphopt.targets.emulator.count import listed
 
@@ -75,29 +76,24 @@ def to_ncnn(model: Path, folder: Path, pnnx: str) -> Path:
     return folder / "m.ncnn"
 
 
-def to_litert(
-    model: Path, folder: Path, python: str, feeds: Sequence[Mapping[str, Any]], integers: bool
-) -> Path:
-    """By onnx2tf, its own int8 of the ranges of `feeds` where `integers` are wanted.
+def to_litert(model: Path, folder: Path, python: str, ranges: Path | None) -> Path:
+    """By onnx2tf, then (int8, with `ranges`) by LiteRT's own quantizer.
 
-    It takes images as NCHW and turns them to NHWC, which is right for LiteRT, but where they are
-    NHWC already (`-kat` keeps those).
+    onnx2tf takes images as NCHW and turns them to NHWC, which is right for LiteRT, but where they
+    are NHWC already (`-kat` keeps those).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [name for name, v in feeds[0].items() if _channels_last(v.shape)]
-    extra = ["-kat", *kept] if kept else []
-    if integers:
-        extra += ["-oiqt"]
-        for i, name in enumerate(feeds[0]):
-            moved = [f[name] if name in kept or f[name].ndim < 4 else np.moveaxis(f[name], 1, -1)
-                     for f in feeds]  # fmt: skip
-            np.save(folder / f"in{i}.npy", np.concatenate(moved))
-            extra += ["-cind", name, str(folder / f"in{i}.npy"), "0.0", "1.0"]
-    work([python, "-m", "onnx2tf", "-i", str(model), "-o", str(folder), *extra], folder)
-    kind = "integer_quant" if integers else "float32"
-    found = folder / f"{model.stem}_{kind}.tflite"
+    inputs = graphopt.load(model).main.args
+    kept = [a.hint for a in inputs if _channels_last(a.tensor.static or ())]
+    keep = ["-kat", *kept] if kept else []
+    work([python, "-m", "onnx2tf", "-i", str(model), "-o", str(folder), *keep], folder)
+    found = folder / f"{model.stem}_float32.tflite"
     if not found.exists():
-        raise MissingError(f"onnx2tf writes no {kind} model")
+        raise MissingError("onnx2tf writes no model")
+    if ranges:
+        script, out = Path(__file__).with_name("litert_int8.py"), folder / "int8.tflite"
+        work([python, str(script), str(found), str(ranges), str(out)], folder)
+        return out
     return found
 
 
