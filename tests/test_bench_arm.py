@@ -93,13 +93,15 @@ def test_loops_are_near_the_estimate(rows: list[dict[str, Any]]) -> None:
 
 def test_a_system_shows_the_cpu_that_is_emulated(tmp_path: Path) -> None:
     system = part("system").System(tmp_path)
-    command = system.command(["qemu-aarch64", "-cpu", "cortex-a72"])
-    assert command[-1].endswith("bin/python3.11") and command[-3:-1] == [
-        "-L",
-        str(tmp_path / "root"),
-    ]
-    told = (tmp_path / "root/proc/cpuinfo").read_text()
-    assert "0xd08" in told and "asimddp" not in told  # an A72 has no dot products
+    (tmp_path / "root/usr").mkdir(parents=True)
+    told: dict[str, str] = {}
+    for cpu in ("cortex-a72", "neoverse-n1"):
+        *_, option, root, python = system.command(["qemu-aarch64", "-cpu", cpu])
+        assert option == "-L" and python == f"{root}/usr/bin/python3.11"
+        assert Path(root, "usr").samefile(tmp_path / "root/usr")
+        told[cpu] = Path(root, "proc/cpuinfo").read_text()
+    assert "0xd08" in told["cortex-a72"] and "asimddp" not in told["cortex-a72"]
+    assert "0xd0c" in told["neoverse-n1"] and "asimddp" in told["neoverse-n1"]
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

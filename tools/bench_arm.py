@@ -162,6 +162,7 @@ class Bench:
             self.system, emulator.command, row.engine.split("-")[0], model, case.feed
         )
         row.instructions, row.error = found.instructions, case.error(found.outputs)
+        row.library = found.library
 
     def model(self, case: Case, row: Row) -> Path:
         """What a peer reads."""

@@ -3,7 +3,7 @@
     python peer.py ort|ncnn|litert MODEL FEED.npz OUT.npz
 
 Runs the model twice, then once more between two calls of getpgid (see emulator/count.c), and writes
-that run's outputs, in the engine's order. FEED has the inputs in the model's order, as ONNX has them.
+that run's outputs, in the engine's order, and how large the engine's libraries are. FEED has the inputs in the model's order, as ONNX has them.
 """
 
 from __future__ import annotations
@@ -112,6 +112,15 @@ ENGINES: dict[str, Callable[[str, Sequence[Array]], Prepared]] = {
 }
 
 
+def loaded() -> int:
+    """Bytes of the shared libraries in memory that came from wheels other than numpy's."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    files = {words[5] for words in map(str.split, lines) if len(words) == 6}
+    site = os.environ["PYTHONPATH"]
+    inside = (f for f in files if f.startswith(site) and ".so" in f and "/numpy" not in f)
+    return sum(map(os.path.getsize, inside))
+
+
 def main() -> None:
     """Run it, the third time counted."""
     engine, model, feed, out = sys.argv[1:]
@@ -123,7 +132,7 @@ def main() -> None:
     os.getpgid(0)
     run()
     os.getpgid(0)
-    np.savez(out, *outputs())
+    np.savez(out, *outputs(), library=np.int64(loaded()))
 
 
 if __name__ == "__main__":

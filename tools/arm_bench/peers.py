@@ -22,10 +22,11 @@ LIMIT = 900  # seconds of one run
 
 @dataclass(frozen=True)
 class Counted:
-    """Instructions of one inference, and its outputs."""
+    """Instructions of one inference, its outputs, bytes of the engine's libraries."""
 
     instructions: int
     outputs: list[Any]
+    library: int
 
 
 def measure(
@@ -50,8 +51,9 @@ def measure(
 
         blocks = listed(qemu[0], run, folder, GETPGID)
         with np.load(folder / "out.npz") as told:
-            outputs = [told[key] for key in told.files]
-    return Counted(sum(b.length * b.runs for b in blocks), outputs)
+            outputs = [told[key] for key in told.files if key != "library"]
+            library = int(told["library"])
+    return Counted(sum(b.length * b.runs for b in blocks), outputs, library)
 
 
 def _emulate(command: Sequence[str], environment: Mapping[str, str]) -> None:

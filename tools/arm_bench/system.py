@@ -1,8 +1,8 @@
 """A little ARM system in a folder: Debian's Python and the peers' wheels, to run under qemu.
 
 Nothing is installed on this computer: apt-get works on lists of its own and only downloads, dpkg -x
-only unpacks, and pip only downloads. qemu looks files up in the folder first (`-L`), so that programs
-see its /proc/cpuinfo: of the emulated CPU, with one core, where they would else see this computer's.
+only unpacks, and pip only downloads. qemu looks files up in a folder first (`-L`), one for each CPU,
+so that programs see its /proc/cpuinfo: of that CPU, with one core, not this computer's.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class System:
 
     @property
     def root(self) -> Path:
-        """Where the files of / are."""
+        """Where Debian's files are."""
         return self.folder / "root"
 
     @property
@@ -70,11 +70,19 @@ class System:
 
     def command(self, qemu: Sequence[str], options: Sequence[str] = ()) -> list[str]:
         """The start of a command line of the emulated Python."""
-        told = self.root / "proc" / "cpuinfo"
-        told.parent.mkdir(parents=True, exist_ok=True)
-        told.write_text(cpuinfo(qemu[-1]))
-        binary = self.root / "usr" / "bin" / f"python{PYTHON}"
-        return [*qemu, *options, "-L", str(self.root), str(binary)]
+        root = self._root_of(qemu[-1])
+        return [*qemu, *options, "-L", str(root), str(root / "usr" / "bin" / f"python{PYTHON}")]
+
+    def _root_of(self, cpu: str) -> Path:
+        """What a computer with such a CPU has as /: the common files, and what its kernel tells."""
+        root = self.folder / cpu
+        for name, text in _told(cpu).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        for entry in self.root.iterdir():
+            if not (root / entry.name).exists():
+                (root / entry.name).symlink_to(entry)
+        return root
 
     def ready(self, engines: Sequence[str]) -> dict[str, str]:
         """Get what isn't here yet; the versions of the engines that are there then.
@@ -84,10 +92,6 @@ class System:
         """
         if not (self.root / "usr" / "bin" / f"python{PYTHON}").exists():
             self._debian()
-        for name in ("possible", "present", "online"):
-            place = self.root / "sys/devices/system/cpu" / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text("0\n")
         self._wheels(("numpy",))
         return {engine: self._wheels(WHEELS[engine]) for engine in engines}
 
@@ -127,13 +131,14 @@ class System:
         return next(_of(wheels, names[0])).name.split("-")[1]
 
 
-def cpuinfo(cpu: str) -> str:
-    """/proc/cpuinfo of a computer with one such core."""
+def _told(cpu: str) -> dict[str, str]:
+    """Files of a Linux kernel on a computer with one such core."""
     features = V8 if cpu in ("cortex-a53", "cortex-a72") else V82
-    return (
+    one = {f"sys/devices/system/cpu/{name}": "0\n" for name in ("possible", "present", "online")}
+    return {**one, "proc/cpuinfo": (
         f"processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
         f"CPU architecture: 8\nCPU variant\t: 0x1\nCPU part\t: {PARTS[cpu]}\nCPU revision\t: 0\n\n"
-    )
+    )}  # fmt: skip
 
 
 def _of(wheels: Path, name: str) -> Iterator[Path]:
