@@ -44,7 +44,7 @@ class Loop:
         spills: loads and stores on the stack.
         cycles: of a turn, by llvm-mca.
         estimate: the same by `graphopt.targets.emulator.code`.
-        of_peak: multiply-adds by what the vector pipes could do in those cycles, from 0 to 1.
+        best: cycles that the multiply-adds take when every vector pipe always has one.
     """
 
     kernel: str
@@ -55,7 +55,7 @@ class Loop:
     spills: int
     cycles: float
     estimate: float
-    of_peak: float
+    best: float
 
 
 def loops(ours: Ours, machine: Machine, least: float = 0.01) -> list[Loop]:
@@ -92,7 +92,7 @@ def _loop(
     return Loop(
         kernel, family, share, len(text), lanes, sum(bool(_SPILL.match(line)) for line in text),
         cycles, code.cycles(Text(ours.program.path.read_bytes()).words(block), machine),
-        lanes / cycles / machine.lanes / machine.pipes["vector"],
+        lanes / machine.lanes / machine.pipes["vector"],
     )  # fmt: skip
 
 

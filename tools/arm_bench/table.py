@@ -9,7 +9,8 @@ from typing import Any
 from tables import Sheet
 
 PEERS = ("ort", "ort-our", "litert", "ncnn")
-GOALS = {"fp32": 1.0, "int8": 0.8}
+GOOD = 0.9  # of peak: the goal of a loop
+SHOWN = 0.03  # of a model's instructions: a loop that has a row
 
 
 @dataclass
@@ -42,13 +43,21 @@ class Row:
 
 def sheets(rows: Sequence[Row]) -> Iterator[Sheet]:
     """All tables."""
-    for kind, cpu in dict.fromkeys((r.kind, r.cpu) for r in rows):
-        mine = [r for r in rows if (r.kind, r.cpu) == (kind, cpu)]
-        yield _counts(mine, kind, cpu)
-    for kind, cpu in dict.fromkeys((r.kind, r.cpu) for r in rows if r.families):
-        yield _families([r for r in rows if (r.kind, r.cpu) == (kind, cpu)], kind, cpu)
-    for kind, cpu in dict.fromkeys((r.kind, r.cpu) for r in rows if r.loops):
-        yield _loops([r for r in rows if (r.kind, r.cpu) == (kind, cpu)], kind, cpu)
+    groups = dict.fromkeys((r.kind, r.cpu) for r in rows)
+    parts = {g: [r for r in rows if (r.kind, r.cpu) == g] for g in groups}
+    for make in (_counts, _families, _summary, _loops):
+        for (kind, cpu), mine in parts.items():
+            sheet = make(mine, kind, cpu)
+            if sheet.rows:
+                yield sheet
+    yield _libraries(rows)
+
+
+def _libraries(rows: Sequence[Row]) -> Sheet:
+    """What has to be shipped beside a model."""
+    sizes = {r.engine: r.library for r in rows if r.library and r.engine != "ours"}
+    table = [[engine, f"{size / 1e6:.1f}"] for engine, size in sizes.items() if "-" not in engine]
+    return Sheet("shared libraries that a peer has in memory", ["peer", "MB"], table)
 
 
 def _counts(rows: Sequence[Row], kind: str, cpu: str) -> Sheet:
@@ -97,17 +106,45 @@ def _families(rows: Sequence[Row], kind: str, cpu: str) -> Sheet:
     return Sheet(f"{kind} as {cpu}: our kernels by family", heads, table)
 
 
+def _summary(rows: Sequence[Row], kind: str, cpu: str) -> Sheet:
+    """All loops with multiply-adds of a model together, weighted by how often they turned."""
+    table: list[list[str]] = []
+    for row in rows:
+        loops = [loop for loop in row.loops if loop["lanes"]]
+        if not loops:
+            continue
+        turns = [loop["share"] / loop["length"] for loop in loops]
+        cycles, estimate, best = (
+            sum(t * loop[key] for t, loop in zip(turns, loops, strict=True))
+            for key in ("cycles", "estimate", "best")
+        )
+        good = sum(_of_peak(loop) >= GOOD for loop in loops)
+        spilt = sum(loop["spills"] > 0 for loop in loops)
+        share = sum(loop["share"] for loop in loops)
+        table.append([row.model, f"{100 * share:.0f} %", str(len(loops)), str(good), str(spilt),
+                      f"{100 * best / cycles:.0f} %", f"{estimate / cycles:.2f}"])  # fmt: skip
+    heads = ["model", "share", "loops", f"at {100 * GOOD:.0f} %", "with spills", "of peak, all",
+             "estimate / llvm-mca"]  # fmt: skip
+    return Sheet(
+        f"{kind} as {cpu}: kernels' hottest loops with multiply-adds, in llvm-mca", heads, table
+    )
+
+
 def _loops(rows: Sequence[Row], kind: str, cpu: str) -> Sheet:
     """The hottest loops in llvm-mca."""
     table: list[list[str]] = []
     for row in rows:
-        for loop in row.loops:
+        for loop in (x for x in row.loops if x["share"] >= SHOWN):
             table.append([
                 row.model, loop["family"], f"{100 * loop['share']:.0f} %", str(loop["length"]),
                 str(loop["lanes"]), str(loop["spills"]), f"{loop['cycles']:.1f}",
                 f"{loop['estimate']:.1f}", f"{loop['estimate'] / loop['cycles']:.2f}",
-                f"{loop['lanes'] / loop['cycles']:.2f}", f"{100 * loop['of_peak']:.0f} %",
+                f"{loop['lanes'] / loop['cycles']:.2f}", f"{100 * _of_peak(loop):.0f} %",
             ])  # fmt: skip
     heads = ["model", "family", "share", "instructions", "FMA lanes", "spills", "cycles, llvm-mca",
              "estimated", "ratio", "lanes / cycle", "of peak"]  # fmt: skip
-    return Sheet(f"{kind} as {cpu}: the hottest loop of each kernel", heads, table)
+    return Sheet(f"{kind} as {cpu}: the hottest loop of each kernel, in llvm-mca", heads, table)
+
+
+def _of_peak(loop: Mapping[str, Any]) -> float:
+    return loop["best"] / loop["cycles"]
