@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,22 +47,52 @@ class Block:
     runs: int
 
 
-def count(program: Artifact, feed: Mapping[str, Any], machine: Machine) -> dict[str, Count]:
+def count(
+    program: Artifact, feed: Mapping[str, Any], machine: Machine, window: int | None = None
+) -> dict[str, Count]:
     """What each kernel (by its symbol) executes in one run, on one thread; "" is all else.
+
+    `window` is for programs that mark what counts, see `listed`.
 
     Raises:
         UnsupportedError: there is no C compiler for the plugin, or qemu takes none.
     """
     if not program.emulator.cpu:
         raise UnsupportedError("instructions are counted under qemu only")
-    with tempfile.TemporaryDirectory(dir=program.path.parent) as name:
-        listed = Path(name) / "blocks"
-        plugin = build(Path(name), program.emulator.command[0])
-        program.run(feed, 1, ("-plugin", f"{plugin},out={listed}"))
-        if not listed.exists():
+    found = listed(
+        program.emulator.command[0],
+        lambda options: program.run(feed, 1, options),
+        program.path.parent,
+        window,
+    )
+    return tally(program.path.read_bytes(), found, machine)
+
+
+def listed(
+    qemu: str, run: Callable[[Sequence[str]], object], folder: Path, window: int | None = None
+) -> list[Block]:
+    """The blocks that a program runs.
+
+    Args:
+        qemu: the emulator.
+        run: runs the program with these options of qemu's.
+        folder: for a while, of files.
+        window: a system call's number; only what runs between its first two calls counts.
+
+    Raises:
+        UnsupportedError: there is no C compiler for the plugin, or qemu takes none.
+        GraphoptError: what is counted didn't run on the program's first thread alone.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        lines = Path(name) / "blocks"
+        marked = "" if window is None else f",window={window}"
+        run(("-plugin", f"{build(Path(name), qemu)},out={lines}{marked}"))
+        if not lines.exists():
             raise UnsupportedError("this qemu runs no plugins, so nothing was counted")
-        blocks = [_block(line) for line in listed.read_text().splitlines()]
-    return tally(program.path.read_bytes(), blocks, machine)
+        blocks = [_block(line) for line in lines.read_text().splitlines()]
+    if any(not block.at for block in blocks):
+        raise GraphoptError("several threads ran: their instructions can't be counted")
+    return blocks
 
 
 def build(folder: Path, qemu: str) -> Path:
@@ -89,19 +119,19 @@ def _block(line: str) -> Block:
 
 def tally(elf: bytes, blocks: Sequence[Block], machine: Machine) -> dict[str, Count]:
     """The blocks' counts by kernel."""
-    kernels, text = _kernels(elf), _Text(elf)
-    starts = [at for at, _ in kernels]
+    entries, text = kernels(elf), Text(elf)
+    starts = [at for at, _ in entries]
     found: dict[str, Count] = {"": Count()}
     for block in blocks:
         place = bisect.bisect_right(starts, block.at) - 1
-        name = kernels[place][1] if place >= 0 else ""
+        name = entries[place][1] if place >= 0 else ""
         cycles = code.cycles(text.words(block), machine) if name else 0.0
         mine = Count(block.length * block.runs, cycles * block.runs)
         found[name] = found.get(name, Count()) + mine
     return found
 
 
-def _kernels(elf: bytes) -> list[tuple[int, str]]:
+def kernels(elf: bytes) -> list[tuple[int, str]]:
     """Where kernels' code begins, by address; "" from where none follows.
 
     A kernel's entry is the first function of its object, which the linker keeps together.
@@ -114,7 +144,7 @@ def _kernels(elf: bytes) -> list[tuple[int, str]]:
     return sorted({*found, *ends})
 
 
-class _Text:
+class Text:
     """The code of a program that isn't moved when it is loaded."""
 
     def __init__(self, elf: bytes) -> None:
