@@ -99,7 +99,8 @@ def build(folder: Path, qemu: str) -> Path:
     """Compile the plugin for this computer's qemu."""
     source = folder / "count.c"
     source.write_bytes(Path(__file__).with_name("count.c").read_bytes())
-    args = ["-O2", "-fPIC", "-shared", f"-DVERSION={_interface(qemu)}", source.name, "-o", "count.so"]
+    flags = ["-O2", "-fPIC", "-shared", f"-DVERSION={_interface(qemu)}"]
+    args = [*flags, source.name, "-o", "count.so"]
     toolchain.run(toolchain.find(), args, folder)
     return folder / "count.so"
 
