@@ -1,5 +1,7 @@
 """Which integer sums multiply eight bytes at once, and how weights are laid out. No TVM here.
 
+NEON with i8mm multiplies two rows of eight s8 by two others (smmla): 32 products an instruction.
+
 NEON without dot products multiplies s8 by s8 to s16 (smull), adds another eight products (smlal),
 and adds neighbours to int32 (sadalp): 16 products by three instructions of two pipes. Two products
 fit into s16 unless both weights and both operands are -128, so weights must not be -128.
@@ -16,7 +18,7 @@ from graphopt.ir.core import Op, Value
 from graphopt.ir.types import DType
 from graphopt.ops.movement import Reorder
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm.neon import has_dot, is_neon
+from graphopt.targets.tvm.neon import has_dot, has_squares, is_neon
 from graphopt.targets.tvm.shorts import block_of
 
 EIGHT = 8
@@ -27,12 +29,12 @@ LEAST = -127
 def weights(op: Op, machine: Machine) -> str:
     """The layout of an op's weights, if it can multiply eight bytes at once; else empty."""
     tag = layout(op, machine)
-    return tag if tag and _small(op.operand(1)) else ""
+    return tag if tag and (has_squares(machine) or _small(op.operand(1))) else ""
 
 
 def layout(op: Op, machine: Machine) -> str:
     """The same, whatever the numbers are."""
-    if not is_neon(machine) or has_dot(machine):
+    if not is_neon(machine) or (has_dot(machine) and not has_squares(machine)):
         return ""
     if op.kind.name == "conv_integer" and _types(op) and _convolves(op):
         return "ABcd8a8b"

@@ -282,6 +282,24 @@ def _declare_folded(width: int, machine: Machine) -> str:
     return neon.declarations(neon.LANES)["folded"] if neon.is_neon(machine) else ""
 
 
+def _square(b: Body, machine: Machine) -> str:
+    """acc + the products of two rows by two rows of eight bytes."""
+    fits = neon.has_squares(machine) and b.width == neon.LANES
+    return neon.square(b) if fits else "poison"
+
+
+def _declare_square(width: int, machine: Machine) -> str:
+    return neon.declarations(neon.LANES)["square"] if neon.has_squares(machine) else ""
+
+
+def _row(second: bool) -> Callable[[Body, Machine], str]:
+    def body(b: Body, machine: Machine) -> str:
+        """The eight sums of one of two rows."""
+        return neon.row(b, second) if neon.has_squares(machine) and b.width == 8 else "poison"
+
+    return body
+
+
 def _hidden(b: Body, machine: Machine) -> str:
     """x, of which LLVM knows nothing."""
     return b.emit('call i32 asm "", "=r,0"(i32 %a0)') if b.width == 1 else "%a0"
@@ -291,6 +309,9 @@ FUNCTIONS = {
     "hidden": Function("i32", ("i32",), _hidden, _declare_nothing),
     "eight": _eights("%a1 %a2"),
     "eights": _eights("%a1 %a2 %a3 %a4"),
+    "square": Function("i32", ("i32", "ptr", "ptr", "ptr"), _square, _declare_square),
+    "first_row": Function("i32", ("ptr", "i32"), _row(False), _declare_nothing),
+    "second_row": Function("i32", ("ptr", "i32"), _row(True), _declare_nothing),
     "folded": Function("i32", ("ptr", "i32"), _folded, _declare_folded),
     "columns": Function("i32", ("ptr", "i32", "i8"), _columns, _declare_nothing),
     "inside": Function("i32", ("ptr", "i32", "i32", "i32", "i32"), rowmath.inside, rowmath.declare),

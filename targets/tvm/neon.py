@@ -12,6 +12,7 @@ from graphopt.targets.tvm.vecmath import Body
 
 LANES = 4
 DOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+SQUARE = "llvm.aarch64.neon.smmla.v4i32.v16i8"
 MULTIPLY = "llvm.aarch64.neon.smull.v8i16"
 PAIRS = "llvm.aarch64.neon.saddlp.v4i32.v8i16"
 ADD_PAIRS = "llvm.aarch64.neon.addp.v4i32"
@@ -29,6 +30,11 @@ def is_neon(machine: Machine) -> bool:
 def has_dot(machine: Machine) -> bool:
     """Whether the machine multiplies s8 by s8 and sums four products in one instruction."""
     return "asimddp" in machine.cpu_features
+
+
+def has_squares(machine: Machine) -> bool:
+    """Whether the machine multiplies 2x8 by 8x2 matrices of s8 in one instruction (i8mm)."""
+    return "i8mm" in machine.cpu_features
 
 
 def by_parts(b: Body, kinds: tuple[str, ...], make: Callable[..., str]) -> str:
@@ -105,6 +111,7 @@ def declarations(width: int) -> dict[str, str]:
             f"declare <8 x i8> @{NARROW_SIGNED}(<8 x i16>)",
             f"declare <8 x i8> @{NARROW_UNSIGNED}(<8 x i16>)",
             "declare <8 x i16> @llvm.sadd.sat.v8i16(<8 x i16>, <8 x i16>)"]),
+        "square": f"declare <4 x i32> @{SQUARE}(<4 x i32>, <16 x i8>, <16 x i8>)",
         "folded": f"declare <4 x i32> @{ADD_PAIRS}(<4 x i32>, <4 x i32>)",
     }  # fmt: skip
 
@@ -134,6 +141,31 @@ def folded(b: Body) -> str:
         rows = [b.emit(f"call {kind} @{ADD_PAIRS}({kind} {x}, {kind} {y})")
                 for x, y in zip(rows[::2], rows[1::2], strict=True)]  # fmt: skip
     return _joined(b, rows)
+
+
+def square(b: Body) -> str:
+    """acc + [[x0 w0, x0 w1], [x1 w0, x1 w1]] of rows of eight bytes: x0, x1, and w0 with w1 after.
+
+    Their addresses; the four sums are one vector.
+    """
+    rows = [b.emit(f"load <8 x i8>, ptr {at}, align 8") for at in ("%a1", "%a2")]
+    every = ", ".join(f"i32 {i}" for i in range(16))
+    x = b.emit(f"shufflevector <8 x i8> {rows[0]}, <8 x i8> {rows[1]}, <16 x i32> <{every}>")
+    w = b.emit("load <16 x i8>, ptr %a3, align 16")
+    return b.emit(f"call <4 x i32> @{SQUARE}(<4 x i32> %a0, <16 x i8> {x}, <16 x i8> {w})")
+
+
+def row(b: Body, second: bool) -> str:
+    """The eight sums of one row of x, of four vectors of `square` that begin at an address."""
+    kind = "<4 x i32>"
+    found: list[str] = []
+    for i in range(4):
+        place = b.emit(f"getelementptr {kind}, ptr %a0, i64 {i}")
+        found.append(b.emit(f"load {kind}, ptr {place}, align 16"))
+    lanes = ", ".join(f"i32 {2 * second + i}" for i in (0, 1, 4, 5))
+    halves = [b.emit(f"shufflevector {kind} {x}, {kind} {y}, {kind} <{lanes}>")
+              for x, y in zip(found[::2], found[1::2], strict=True)]  # fmt: skip
+    return _joined(b, halves)
 
 
 def narrow(b: Body, signed: bool) -> str:

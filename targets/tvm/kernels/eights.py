@@ -4,9 +4,8 @@
 
     y[o, p] = sum over g, j of x[p, g, j] * w[o, g, j]        j: 8 bytes beside each other
 
-A group g is a tap and a block of channels. The vector of an output holds four partial sums until
-the end. Two groups are multiplied before their products, of 16 bits, are added to them. A register
-tile is eight outputs of one or two pixels (rows of a matrix).
+A group g is a tap and a block of channels. A register tile is eight outputs of some pixels (rows of
+a matrix). How it is summed, the machine says: `Sums`, or with i8mm `Squares`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op
-from graphopt.targets.tvm import loops, movement, vectors
+from graphopt.targets.tvm import loops, movement, neon, vectors
 from graphopt.targets.tvm.eights import EIGHT
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels import conv, matmul
@@ -31,45 +30,80 @@ from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 Expr = Any
-COLUMNS = 2  # pixels of a tile: 16 sums, with what they are made of, in 32 registers
 LANES = 4
+Group = tuple[Callable[[int], Expr], Callable[[int], Expr]]  # x of a column, w of an output
 
 
-def address(load: Expr) -> Expr:
-    """Where bytes begin."""
-    pointer = tvm.ir.PointerType(tvm.ir.PrimType("int8"))
+def address(load: Expr, dtype: str = "int8") -> Expr:
+    """Where an element lies."""
+    pointer = tvm.ir.PointerType(tvm.ir.PrimType(dtype))
     return tirx.op.Call("tirx.address_of", [load], ret_ty=pointer)
 
 
 class Sums:
-    """The sums of a tile: eight outputs of some columns."""
+    """The sums of a tile: of each output of a column a vector of four partial sums.
+
+    Two groups are multiplied before their products, of 16 bits, are added. `most` columns: 16
+    vectors, with what they are made of, in 32 registers.
+    """
+
+    most = 2
 
     def __init__(self, columns: int) -> None:
         """All zero."""
         self.columns = columns
-        self.acc = ir.alloc_buffer((columns * EIGHT, LANES), "int32", scope="local")
-        for i in range(columns * EIGHT):
-            with ir.vectorized(0, LANES) as lane:
-                ir.buffer_store(self.acc, tirx.const(0, "int32"), [i, lane])
+        self.acc = self.zeros(columns * EIGHT)
 
-    def add(self, groups: Sequence[tuple[Callable[[int], Expr], Callable[[int], Expr]]]) -> None:
-        """Groups, two by two: each gives x of a column, and w of an output."""
+    def zeros(self, count: int) -> Any:
+        """Vectors of four sums."""
+        acc = ir.alloc_buffer((count, LANES), "int32", scope="local")
+        for i in range(count):
+            with ir.vectorized(0, LANES) as lane:
+                ir.buffer_store(acc, tirx.const(0, "int32"), [i, lane])
+        return acc
+
+    def add(self, groups: Sequence[Group]) -> None:
+        """The products of groups."""
         for first in range(0, len(groups), 2):
             both = groups[first : first + 2]
             name = "eights" if len(both) == 2 else "eight"
             for o in range(EIGHT):
                 for c in range(self.columns):
                     given = [address(f) for x, w in both for f in (x(c), w(o))]
-                    at = c * EIGHT + o
-                    with ir.vectorized(0, LANES) as lane:
-                        made = call(name, self.acc[at, lane], *given)
-                        ir.buffer_store(self.acc, made, [at, lane])
+                    self.put(name, c * EIGHT + o, given)
+
+    def put(self, name: str, at: int, given: list[Expr]) -> None:
+        """Add what a function gives to a vector."""
+        with ir.vectorized(0, LANES) as lane:
+            ir.buffer_store(self.acc, call(name, self.acc[at, lane], *given), [at, lane])
 
     def of(self, column: int, lane: Expr) -> Expr:
         """The sum of output `lane`."""
-        first = self.acc[column * EIGHT, 0]
-        pointer = tvm.ir.PointerType(tvm.ir.PrimType("int32"))
-        return call("folded", tirx.op.Call("tirx.address_of", [first], ret_ty=pointer), lane)
+        return call("folded", address(self.acc[column * EIGHT, 0], "int32"), lane)
+
+
+class Squares(Sums):
+    """The sums of a tile: of two outputs of two columns a vector; a last column may be alone."""
+
+    most = 8
+
+    def __init__(self, columns: int) -> None:
+        """All zero."""
+        self.columns = columns
+        self.acc = self.zeros(-(-columns // 2) * LANES)
+
+    def add(self, groups: Sequence[Group]) -> None:
+        """The products of groups."""
+        for x, w in groups:
+            for c in range(0, self.columns, 2):
+                rows = [address(x(i)) for i in (c, min(c + 1, self.columns - 1))]
+                for o in range(0, EIGHT, 2):
+                    self.put("square", (c * LANES + o) // 2, [*rows, address(w(o))])
+
+    def of(self, column: int, lane: Expr) -> Expr:
+        """The sum of output `lane`."""
+        name = "second_row" if column % 2 else "first_row"
+        return call(name, address(self.acc[column // 2 * LANES, 0], "int32"), lane)
 
 
 class Kernel:
@@ -79,6 +113,7 @@ class Kernel:
         """Declare the arguments."""
         self.region, self.op = region, op
         self.parallel = loops.parallel_worth(macs)
+        self.sums = Squares if neon.has_squares(region.machine) else Sums
         declare(region)
         (self.output,) = region.graph.outputs
         self.x, self.w = (region.tensors[op.operand(i)] for i in (0, 1))
@@ -105,11 +140,12 @@ class Convolution(Kernel):
             ob = tirx.floormod(tirx.floordiv(i, height), blocks)
             n = tirx.floordiv(i, blocks * height)
             row = tirx.floormod(i, height)
-            vectors.tiles(width, COLUMNS, lambda at, count: self.tile(n, ob, row, at, count))
+            most = self.sums.most
+            vectors.tiles(width, most, lambda at, count: self.tile(n, ob, row, at, count))
 
     def tile(self, n: Expr, ob: Expr, row: Expr, begin: Expr, columns: int) -> None:
         """Some pixels of a row, through the epilogue."""
-        s, sums = self.s, Sums(columns)
+        s, sums = self.s, self.sums(columns)
         blocks = -(-s.ins // EIGHT)
         together = 2 if blocks % 2 == 0 else 1  # blocks of channels that are summed in one turn
         taps = 1 if together == 2 else s.kernel[1]
@@ -173,7 +209,7 @@ class Product(Kernel):
             return [self.region.analyzer.simplify(i) for i in movement.unflat(row, own[:-1])]
 
         def tile(panel: Expr, begin: Expr, count: int) -> None:
-            sums = Sums(count)
+            sums = self.sums(count)
 
             def group(g: Expr) -> tuple[Any, Any]:
                 x = lambda r: self.x[(*place(begin + r), g * EIGHT)]  # noqa: E731
@@ -185,7 +221,7 @@ class Product(Kernel):
                 self.store(place(begin + r), panel, columns, lambda lane, r=r: sums.of(r, lane))
 
         with self.over(panels) as panel:
-            vectors.tiles(rows, COLUMNS, lambda begin, count: tile(panel, begin, count))
+            vectors.tiles(rows, self.sums.most, lambda begin, count: tile(panel, begin, count))
 
     def store(
         self, row: list[Expr], panel: Expr, columns: int, sum_of: Callable[[Expr], Expr]
