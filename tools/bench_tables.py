@@ -35,7 +35,7 @@ import bench_latency as latency
 import peers
 
 from graphopt.targets import machine
-from graphopt.targets.roofline import host_roofline
+from graphopt.targets.roofline import UNSTEADY, host_roofline
 from graphopt.targets.roofline.host import this_host
 
 NAMES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
@@ -110,7 +110,8 @@ def preamble(threads: Sequence[int]) -> str:
         rates = ", ".join(f"{roof.bytes_a_second(n) / 1e9:.0f} GB/s in {size}" for n, size in (
             (1 << 15, "32 KiB"), (1 << 19, "512 KiB"), (1 << 23, "8 MiB"), (1 << 28, "256 MiB"),
         ))  # fmt: skip
-        told.append(f"{t} thread{'s' * (t > 1)}: {peaks} operations a second; {rates}.")
+        doubt = "" if roof.steady else f" {UNSTEADY.capitalize()}."
+        told.append(f"{t} thread{'s' * (t > 1)}: {peaks} operations a second; {rates}.{doubt}")
     return "\n".join(told)
 
 

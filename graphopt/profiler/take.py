@@ -21,7 +21,7 @@ from graphopt.runtime.manifest import Layer
 from graphopt.runtime.run import Stretch
 from graphopt.runtime.tensors import dtype_of
 from graphopt.targets.costs import Database, row_of
-from graphopt.targets.roofline import Bound, Roofline, host_roofline
+from graphopt.targets.roofline import UNSTEADY, Bound, Roofline, host_roofline
 from graphopt.targets.roofline.host import this_host
 
 SECONDS = 1.0
@@ -118,7 +118,8 @@ def _remember(manifest: Manifest, layers: Sequence[LayerTimes], threads: int) ->
 
 def _roofline(threads: int, remeasure: bool) -> tuple[Roofline | None, list[str]]:
     try:
-        return host_roofline(threads, remeasure=remeasure), []
+        found = host_roofline(threads, remeasure=remeasure)
+        return found, [] if found.steady else [UNSTEADY]
     except UnsupportedError as why:
         return None, [f"no roofline: {why}"]
 
