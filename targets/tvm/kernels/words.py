@@ -84,7 +84,7 @@ def _extra(s: conv.Shape, packed: bool) -> Callable[[int], float]:
     def cost(columns: int) -> float:
         ragged = s.out[-1] % columns != 0
         copy = COPY / reuse if ragged and not any(s.pads) else 0.0
-        stores = columns / 2 if ragged else packs.turns(columns)
+        stores = columns if ragged else packs.turns(columns)
         return copy + (STORE * stores / columns / products if packed else 0.0)
 
     return cost
