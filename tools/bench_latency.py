@@ -1,9 +1,11 @@
 """Latency of compiled bundles against ONNX Runtime and OpenVINO, on the same threads.
 
     python tools/bench_latency.py --zoo DIR [MODEL...] [--threads 1,2] [--batch 8] [--cold]
-                                  [--type bf16|int8] [--json FILE] [--keep DIR] [--prepare]
+                                  [--input-shape NAME=1x3x64x64] [--type bf16|int8] [--json FILE]
+                                  [--keep DIR] [--prepare]
 
-Inputs that stay dynamic get fixed sizes; --batch changes a symbolic batch. All run the same seeded
+Inputs that stay dynamic get fixed sizes, those of --input-shape where a model has such an input;
+--batch changes a symbolic batch. All run the same seeded
 input in this process, in turns (A B C A B C ...), so that drift of the machine hits all; each turn
 begins with a pause and a run that isn't timed, so that threads of another which still spin (ONNX
 Runtime's for 27 ms) don't count; then come timed runs one after another. ONNX
@@ -41,12 +43,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.version_converter
 import onnxruntime
 import peers
 
 import graphopt
 from graphopt.analysis.bind import bind
 from graphopt.analysis.interpret import random_inputs
+from graphopt.cli.options import parse_shapes
 from graphopt.data import seeded_runs
 from graphopt.loss import decibels
 from graphopt.measure import interleave
@@ -54,9 +59,12 @@ from graphopt.onnx import Reference
 from graphopt.targets.base import Build
 
 ort: Any = onnxruntime  # its annotations are incomplete
+files: Any = onnx  # and so are its
 Feed = Mapping[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]
 PASSES = {"f32": "default", "bf16": "default,half", "int8": "default,calibrate,quantize"}
 LEAST = 3  # rounds of timed runs; the slowest models get no more
+OPSET = 13  # the first whose QuantizeLinear has a scale for each channel
 SAMPLES = 8  # seeded inputs that ranges come from: their times don't depend on the numbers
 
 
@@ -108,20 +116,22 @@ class Row:
     error: str = ""
 
 
-def fixed_feed(path: Path, batch: int) -> Feed:
-    """Seeded inputs that ONNX Runtime runs; of a batch where the model leaves it open."""
+def fixed_feed(path: Path, batch: int, shapes: Shapes | None = None) -> Feed:
+    """Seeded inputs that ONNX Runtime runs, of shapes given, and of a batch that is left open."""
     module = graphopt.load(path)
+    names = {a.hint for a in module.main.args}
     symbolic = {
         a.hint for a in module.main.args if not isinstance((a.tensor.shape or (1,))[0], int)
     }
-    bind(module)
-    shapes = {
-        a.hint: (batch, *(a.tensor.static or ())[1:])
-        for a in module.main.args if a.hint in symbolic
-    }  # fmt: skip
-    if batch > 1 and not shapes:
+    given = {name: shape for name, shape in (shapes or {}).items() if name in names}
+    bind(module, given)
+    if batch > 1 and not symbolic:
         raise graphopt.GraphoptError(f"{path}: its batch is fixed")
-    module = graphopt.load(path, input_shapes=shapes if batch > 1 else None)
+    for a in (a for a in module.main.args if batch > 1 and a.hint in symbolic):
+        if a.tensor.static is None:
+            raise graphopt.GraphoptError(f"{path}: the sizes of {a.hint} are open: --input-shape")
+        given[a.hint] = (batch, *a.tensor.static[1:])
+    module = graphopt.load(path, input_shapes=given or None)
     bind(module)
     (feed,), _ = seeded_runs(module, Reference(path).run, 1)
     return feed
@@ -187,7 +197,7 @@ def samples(path: Path, feed: Feed | None = None) -> list[Feed]:
 
 
 def quantize(path: str, out: str) -> None:
-    """By ONNX Runtime's quantizer."""
+    """By ONNX Runtime's quantizer, whose files of channels' scales are of opset 13 at least."""
     tools: Any = importlib.import_module("onnxruntime.quantization")
     feeds = iter(samples(Path(path)))
 
@@ -195,7 +205,11 @@ def quantize(path: str, out: str) -> None:
         def get_next(self) -> Feed | None:
             return next(feeds, None)
 
-    before = f"{out}.pre"
+    before, raised = f"{out}.pre", f"{out}.raised"
+    model: Any = files.load(path)
+    if any(o.domain in ("", "ai.onnx") and o.version < OPSET for o in model.opset_import):
+        files.save(onnx.version_converter.convert_version(model, OPSET), raised)
+        path = raised
     tools.shape_inference.quant_pre_process(path, before, skip_symbolic_shape=True)
     u8, s8 = tools.QuantType.QUInt8, tools.QuantType.QInt8
     tools.quantize_static(before, out, Reader(), quant_format=tools.QuantFormat.QDQ,
@@ -279,7 +293,7 @@ def measure(path: Path, o: argparse.Namespace, cache: Path | None) -> Row:
     """Compile a model and time it."""
     row = Row(path.stem, False)
     try:
-        feed = fixed_feed(path, o.batch)
+        feed = fixed_feed(path, o.batch, o.shapes)
         row.vision = is_vision(feed)
         result = graphopt.optimize(
             path, o.target, PASSES[o.type], samples(path, feed) if o.type == "int8" else None,
@@ -353,6 +367,8 @@ def main() -> int:
     parser.add_argument("--target", default="x86")
     parser.add_argument("--threads", type=lambda s: [int(t) for t in s.split(",")], default=[1, 2])
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--input-shape", action="append", metavar="NAME=1x3x64x64",
+                        help="of the models that have such an input")  # fmt: skip
     parser.add_argument("--type", choices=sorted(PASSES), default="f32", help="of the weights")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each of the two")
@@ -361,6 +377,7 @@ def main() -> int:
     parser.add_argument("--prepare", action="store_true", help="compile and quantize, time nothing")
     parser.add_argument("--json", type=Path)
     o = parser.parse_args()
+    o.shapes = parse_shapes(o.input_shape)
     rows: list[Row] = []
     for path in peers.find_models([*o.zoo, *o.models]):
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:

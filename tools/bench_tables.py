@@ -2,7 +2,7 @@
 
     python tools/bench_tables.py MODEL... [--zoo DIR] [--types f32,int8,bf16] [--batches 1,8]
                                  [--threads 1,2] [--seconds 0.4] [--keep DIR] [--prepare]
-                                 [--markdown FILE] [--remeasure]
+                                 [--input-shape NAME=1x3x64x64] [--markdown FILE] [--remeasure]
 
 Every table is one run of tools/bench_latency.py, which says how it measures. A model whose batch is
 fixed is left out of the batches above 1, with a sentence. --remeasure first measures the machine's
@@ -34,8 +34,9 @@ from pathlib import Path
 import bench_latency as latency
 import peers
 
+from graphopt.cli.options import parse_shapes
 from graphopt.targets import machine
-from graphopt.targets.roofline import host_roofline
+from graphopt.targets.roofline import UNSTEADY, host_roofline
 from graphopt.targets.roofline.host import this_host
 
 NAMES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}
@@ -110,7 +111,8 @@ def preamble(threads: Sequence[int]) -> str:
         rates = ", ".join(f"{roof.bytes_a_second(n) / 1e9:.0f} GB/s in {size}" for n, size in (
             (1 << 15, "32 KiB"), (1 << 19, "512 KiB"), (1 << 23, "8 MiB"), (1 << 28, "256 MiB"),
         ))  # fmt: skip
-        told.append(f"{t} thread{'s' * (t > 1)}: {peaks} operations a second; {rates}.")
+        doubt = "" if roof.steady else f" {UNSTEADY.capitalize()}."
+        told.append(f"{t} thread{'s' * (t > 1)}: {peaks} operations a second; {rates}.{doubt}")
     return "\n".join(told)
 
 
@@ -126,7 +128,7 @@ def options(o: argparse.Namespace, kind: str, batch: int) -> argparse.Namespace:
     """What `bench_latency.measure` reads."""
     return argparse.Namespace(
         target=o.target, type=kind, batch=batch, threads=o.threads, seconds=o.seconds,
-        jobs=o.jobs, keep=o.keep, prepare=o.prepare, cold=False,
+        jobs=o.jobs, keep=o.keep, prepare=o.prepare, cold=False, shapes=o.shapes,
     )  # fmt: skip
 
 
@@ -145,6 +147,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--types", type=lambda s: s.split(","), default=["f32", "int8", "bf16"])
     parser.add_argument("--batches", type=numbers, default=[1, 8])
     parser.add_argument("--threads", type=numbers, default=[1, 2])
+    parser.add_argument("--input-shape", action="append", metavar="NAME=1x3x64x64",
+                        help="of the models that have such an input; their batch is --batches'")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=0.4, help="for each of those timed")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="of the peers' quantized models")
@@ -152,6 +156,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--remeasure", action="store_true", help="the roofline, first")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     o = parser.parse_args()
+    o.shapes = parse_shapes(o.input_shape)
     unknown = [t for t in o.types if t not in NAMES]
     if unknown:
         parser.error(f"no type {unknown[0]!r}; there are {', '.join(NAMES)}")

@@ -25,7 +25,7 @@ from graphopt.targets import elsewhere
 from graphopt.targets.base import Estimate
 from graphopt.targets.costs import Database, row_of
 from graphopt.targets.machine import load
-from graphopt.targets.roofline import Bound, Roofline, described, host_roofline
+from graphopt.targets.roofline import UNSTEADY, Bound, Roofline, described, host_roofline
 from graphopt.targets.roofline.host import this_host
 
 SECONDS = 1.0
@@ -141,7 +141,8 @@ def _remember(manifest: Manifest, layers: Sequence[LayerTimes], threads: int) ->
 
 def _roofline(threads: int, remeasure: bool) -> tuple[Roofline | None, list[str]]:
     try:
-        return host_roofline(threads, remeasure=remeasure), []
+        found = host_roofline(threads, remeasure=remeasure)
+        return found, [] if found.steady else [UNSTEADY]
     except UnsupportedError as why:
         return None, [f"no roofline: {why}"]
 

@@ -12,7 +12,7 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from graphopt.analysis.work import Work
@@ -36,12 +36,15 @@ class Roofline:
         peaks: 1e9 operations a second, by element type (`f32`, `i8`), 2 a multiply-add.
         bandwidth: pairs of a working set in bytes (of all threads together), ascending, and the
             1e9 bytes a second that pass, reading or copying, whichever is faster.
+        steady: whether measuring it again gave the same peaks; if not, the machine had other work,
+            and could do more.
     """
 
     cpu: str
     threads: int
     peaks: dict[str, float]
     bandwidth: tuple[tuple[int, float], ...]
+    steady: bool = True
 
     def peak(self, unit: str) -> float:
         """Operations a second; a type that wasn't measured has the highest peak of its width.
@@ -82,6 +85,13 @@ class Roofline:
         memory += work.weight_bytes / self.bytes_a_second(far)
         return work.flops / self.peak(work.unit), memory
 
+    def joined(self, other: Roofline) -> Roofline:
+        """The best of two measurements: what else a machine does can only make one slower."""
+        peaks = {u: max(rate, other.peaks.get(u, 0.0)) for u, rate in self.peaks.items()}
+        rates = dict(other.bandwidth)
+        points = tuple((n, max(rate, rates.get(n, 0.0))) for n, rate in self.bandwidth)
+        return replace(self, peaks=peaks, bandwidth=points)
+
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -98,7 +108,8 @@ class Roofline:
         points = tuple((int(size), _positive(rate)) for size, rate in fields["bandwidth"])
         if "f32" not in peaks or not points or list(points) != sorted(points):
             raise ValueError("a roofline has the peak of f32 and ascending working sets")
-        return Roofline(str(fields["cpu"]), int(fields["threads"]), peaks, points)
+        steady = bool(fields.get("steady", True))
+        return Roofline(str(fields["cpu"]), int(fields["threads"]), peaks, points, steady)
 
 
 def parse_probe(cpu: str, threads: int, lines: Iterable[str]) -> Roofline:

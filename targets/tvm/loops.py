@@ -11,6 +11,7 @@ from tvm import s_tir
 
 from graphopt.targets.machine import Machine
 
+SHORT = 8  # elements of a loop that LLVM vectorizes together with the one around it
 PARALLEL_OPS = 60_000  # scalar operations worth a parallel call (about 1 us)
 
 
@@ -45,7 +46,9 @@ def simple_stage(sch: Any, block: Any, machine: Machine, *, work: int, vector: b
             return vectorize_inner(sch, last, machine.lanes) if vector else None
         outer, last = sch.split(last, [None, chunk])
         loops = [outer, last]
-    fused = sch.fuse(*loops[:-1]) if len(loops) > 2 else loops[0]
+    short = len(loops) > 3 and extent(sch, last) < SHORT and not vector
+    outer = loops[:-2] if short else loops[:-1]
+    fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
     if parallel_worth(work) and extent(sch, fused) > 1:
         sch.parallel(fused)
     if vector:

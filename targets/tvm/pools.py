@@ -160,10 +160,10 @@ def macs(found: Pooled) -> int:
 
 def pays(found: Pooled, machine: Machine) -> bool:
     """Whether one kernel is sooner done than two, on as many cores as there are."""
+    if found.conv.kind.name == "conv_winograd":  # pools its own tiles
+        return True
     between, at = nbytes(found.pool.operand(0)), rates(machine)
     gain = 2 * between / (at.near if between <= machine.l2_bytes // 2 else at.far)
-    if found.conv.kind.name == "conv_winograd":
-        return True
     weights = nbytes(found.conv.operand(1))
     n, outs = sizes_of(found.conv.result)[:2]
     if found.mean:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from graphopt.ops.nn import Conv
 from graphopt.pipeline import Context, Pass, PassResult
 from graphopt.targets.base import Build
 from graphopt.targets.costs import Database, Model, Row, TargetCosts
-from graphopt.targets.roofline import Roofline
+from graphopt.targets.roofline import Roofline, host_roofline
 from graphopt.targets.x86 import X86
 
 ROOF = Roofline("a CPU", 1, {"f32": 100.0}, ((1 << 14, 100.0), (1 << 28, 10.0)))
@@ -175,6 +175,48 @@ def test_the_model_follows_the_nearest_measured_kernel() -> None:
     assert model.seconds("conv", ops, Work(10**8, 10**4, 10**3)) == pytest.approx(10e-3, rel=0.05)
     assert model.seconds("conv", ("conv",), work) == pytest.approx(25e-6, rel=0.2)
     assert model.seconds("pool", ("max_pool",), work) > 10e-6
+
+
+def probes(monkeypatch: pytest.MonkeyPatch, folder: Path, *peaks: float) -> list[float]:
+    """Let measurements find these peaks, one after another; gives those that were taken."""
+    taken: list[float] = []
+
+    def measured(host: object, threads: int) -> Roofline:
+        taken.append(peaks[len(taken)])
+        return replace(ROOF, threads=threads, peaks={"f32": taken[-1]})
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setattr("graphopt.targets.roofline.measure.measure", measured)
+    return taken
+
+
+def test_a_roofline_is_measured_until_it_is_found_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = probes(monkeypatch, tmp_path, 60.0, 100.0, 99.0, 1.0)
+    roof = host_roofline(1)
+    assert (roof.steady, roof.peaks["f32"], len(taken)) == (True, 100.0, 3)
+    assert host_roofline(1) == roof
+    assert len(taken) == 3
+
+
+def test_two_threads_that_do_less_than_one_are_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = probes(monkeypatch, tmp_path, 100.0, 100.0, 80.0, 80.0, 199.0, 198.0)
+    assert host_roofline(1).peaks["f32"] == 100.0
+    roof = host_roofline(2)
+    assert (roof.steady, roof.peaks["f32"], len(taken)) == (True, 199.0, 6)
+
+
+def test_a_roofline_that_never_settles_says_so_and_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = probes(monkeypatch, tmp_path, 10.0, 20.0, 30.0, 40.0, 41.0)
+    roof = host_roofline(1)
+    assert (roof.steady, roof.peaks["f32"], len(taken)) == (False, 40.0, 4)
+    again = host_roofline(1)
+    assert (again.steady, again.peaks["f32"], len(taken)) == (True, 41.0, 5)
 
 
 def test_the_roofline_bounds_by_the_slower_of_two() -> None:

@@ -133,8 +133,15 @@ def test_concat_split_gather() -> None:
       return(%y) }""")
 
 
+@pytest.mark.parametrize("n", [1, 8])
+def test_images_of_few_channels_go_into_words(n: int) -> None:
+    check(f"""graph @k(%x: u8[{n},3,40,40]) {{
+      %y = reorder(%x) : u8[{n},3,40,40:aBcd4b]
+      return(%y) }}""")
+
+
 @pytest.mark.parametrize("dtype", ["u8", "i8", "bf16", "f32"])
-@pytest.mark.parametrize("parts", [(12, 12), (24, 16, 8), (4, 20, 32, 4), (12, 16), (7, 9), (16, 12)])
+@pytest.mark.parametrize("parts", [(12, 12), (24, 16, 8), (4, 20, 32, 4), (12, 16), (7, 9), (16, 12), (32, 16)])
 def test_concatenations_of_parts_of_blocks(parts: tuple[int, ...], dtype: str) -> None:
     given = ", ".join(f"%x{i}: {dtype}[2,{c},5,3:aBcd16b]" for i, c in enumerate(parts))
     names, total = ", ".join(f"%x{i}" for i in range(len(parts))), sum(parts)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.ir.parser import parse
+from graphopt.targets.tvm import build
 from tests.kernelcheck import block, check, runnable
 
 CONVS = [
@@ -69,6 +70,12 @@ def numbers(text: str, seed: int = 0) -> list[np.ndarray]:
 def test_convolution(case: dict, name: str) -> None:
     text = conv(**case, b=block(name))
     check(text, name, arrays=numbers(text))
+
+
+def test_depthwise_kernels_are_a_family_of_their_own() -> None:
+    """Prices learn by family, and depthwise kernels reach a fraction of what dense ones do."""
+    dense, each = (parse(conv(32, 32, (8, 8), 3, b=16, pad=1, group=g)).main for g in (1, 32))
+    assert [build.graph_family(g) for g in (dense, each)] == ["conv_integer", "depthwise_integer"]
 
 
 @pytest.mark.parametrize("name", runnable())

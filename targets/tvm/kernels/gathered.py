@@ -1,19 +1,22 @@
 # pyright: basic
 # TVM ships no types.
-"""Operands concatenated along channels that don't fill blocks, by words of 32 bits.
+"""Operands concatenated along channels, by words of 32 bits.
 
-Of each pixel the words of all blocks are moved one after another: where each comes from is then
+Where all fill blocks, the words of a block's pixels lie beside each other and are copied as such.
+Else the words of all blocks of a pixel are moved one after another: where each comes from is then
 known when the kernel is made, and a move is a load and a store.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import tirx
 
 from graphopt.ir.builtin import Const
+from graphopt.ir.core import Value
 from graphopt.ir.layout import parse_layout, physical_shape
 from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -35,9 +38,13 @@ def fits(region: Region) -> bool:
     per = BITS // static(result).dtype.bits
     channels, block = [shape_of(v)[1] for v in values], parse_layout(min(tags)).block(1)
     words = per and all(c % per == 0 for c in [*channels, block])
-    ragged = any(c % block for c in channels[:-2])
-    few = channels[-1] <= per * UNROLLED
-    return ragged and bool(words) and few and len(set(parts)) == len(parts)
+    few = channels[-1] <= per * UNROLLED or not _ragged(values, block)
+    return bool(words) and few and len(set(parts)) == len(parts)
+
+
+def _ragged(values: Sequence[Value], block: int) -> bool:
+    """Whether a part but the last ends within a block; the result is the last of the values."""
+    return any(shape_of(v)[1] % block for v in values[:-2])
 
 
 def build(region: Region) -> Any:
@@ -62,10 +69,14 @@ def build(region: Region) -> Any:
     stage = region.compute((*outer, inner // per), body, "out0")
     sch = loops.schedule(region.primfunc([stage]))
     n, c, *space, lane = sch.get_loops(sch.get_sblock("out0"))
-    sch.reorder(n, *space, c, lane)
-    for loop in (c, lane):
-        sch.unroll(loop)
-    rows = sch.fuse(n, *space[:-1])
-    if loops.parallel_worth(2 * math.prod(outer) * inner // per) and loops.extent(sch, rows) > 1:
-        sch.parallel(rows)
+    if _ragged([*(v for v in op.operands if v), output], per * block):
+        sch.reorder(n, *space, c, lane)
+        for loop in (c, lane):
+            sch.unroll(loop)
+        tasks = sch.fuse(n, *space[:-1])
+    else:
+        tasks = sch.fuse(n, c)
+        sch.fuse(*space, lane)
+    if loops.parallel_worth(2 * math.prod(outer) * inner // per) and loops.extent(sch, tasks) > 1:
+        sch.parallel(tasks)
     return sch.mod["main"]

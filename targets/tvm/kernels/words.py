@@ -84,7 +84,7 @@ def _extra(s: conv.Shape, packed: bool) -> Callable[[int], float]:
     def cost(columns: int) -> float:
         ragged = s.out[-1] % columns != 0
         copy = COPY / reuse if ragged and not any(s.pads) else 0.0
-        stores = columns / 2 if ragged else packs.turns(columns)
+        stores = columns if ragged else packs.turns(columns)
         return copy + (STORE * stores / columns / products if packed else 0.0)
 
     return cost
@@ -108,8 +108,8 @@ def padded(region: Region, s: conv.Shape, k: conv.Knobs, x: Any, border: Expr) -
         lines = [p - b for p, b in zip(above, s.pads[: dims - 1], strict=True)]
         near = [tirx.max(tirx.min(p, size - 1), 0) for p, size in zip(lines, s.size, strict=False)]
         checks = [c for p, size in zip(lines, s.size, strict=False) for c in (p >= 0, p < size)]
-        held = s.size[-1] * k.inner
-        count = tirx.Select(tirx.all(*checks), held, 0) if checks else held
+        held: Any = tirx.const(s.size[-1] * k.inner, "int32")
+        count = tirx.Select(tirx.all(*checks), held, tirx.const(0, "int32")) if checks else held
         last = x(n, cb, *near, s.size[-1] - 1, k.inner - 1)
         return _row(x(n, cb, *near, 0, 0), j - s.pads[dims - 1] * k.inner, count, border, last)
 
@@ -126,7 +126,7 @@ def _row(first: Expr, at: Expr, count: Any, border: Expr, last: Expr) -> Expr:
     """A word of a row that begins with `first` and ends with `last`; a border outside."""
     pointer = tvm.ir.PointerType(tvm.ir.PrimType("int32"))
     address = tirx.op.Call("tirx.address_of", [first], ret_ty=pointer)
-    return call("inside", address, at, tirx.Cast("int32", count), border, last)
+    return call("inside", address, at, count, border, last)
 
 
 def together(ins: int, inner: int) -> int:
