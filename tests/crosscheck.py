@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def check_all(
     assert not failed
     objects = [c for c in compiled.values() if isinstance(c, Path)]
     place = folder / "bundle"
-    meta = bundle.Meta(target="arm", arch=m.arch)
+    meta = bundle.Meta(target="arm", arch=platform.machine() if m.portable else m.arch)
     bundle.write(p, objects, place, model=b"", meta=meta, toolchain=compiler, static=True,
                  workspace=Workspace.beside(objects))  # fmt: skip
     given = {name: r.arrays or random_arrays(parse(r.text).main) for name, r in regions.items()}

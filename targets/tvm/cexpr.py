@@ -245,6 +245,10 @@ def reinterpreted(given: str, to: str, value: str) -> str:
         return f"({TYPES[to]})float_bits({value})"
     if (given, to) in (("int32", "float32"), ("uint32", "float32")):
         return f"bits_float((uint32_t){value})"
+    if given == "float64" and to in ("int64", "uint64"):
+        return f"({TYPES[to]})double_bits({value})"
+    if given in ("int64", "uint64") and to == "float64":
+        return f"bits_double((uint64_t){value})"
     if {given, to} <= {"int32", "uint32", "int8", "uint8", "int16", "uint16", "bfloat16"}:
         return f"({TYPES[to]}){value}"
     raise UnsupportedError(f"portable C can't take {given} for {to}")

@@ -23,7 +23,9 @@ _FLOATS = {"fadd": "+", "fsub": "-", "fmul": "*", "fdiv": "/"}
 _WORDS = {"add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "shl": "<<", "lshr": ">>"}
 _COMPARED = {"olt": "{} < {}", "ogt": "{} > {}", "oeq": "{} == {}", "oge": "{} >= {}",
              "uno": "({0} != {0} || {1} != {1})"}  # fmt: skip
+_ORDERED = {"lt": "<", "gt": ">", "le": "<=", "ge": ">="}
 _CALLED = {"llvm.fabs.f32": ("float", "fabsf({})"), "llvm.floor.f32": ("float", "floorf({})"),
+           "llvm.roundeven.f32": ("float", "nearbyintf({})"),
            "llvm.lrint.i32.f32": ("i32", "(uint32_t)(int32_t)lrintf({})"),
            "llvm.arithmetic.fence.f32": ("float", "fenced({})")}  # fmt: skip
 _CONVERTED = {
@@ -33,6 +35,7 @@ _CONVERTED = {
     ("sitofp", "i32", "float"): "(float)(int32_t){}",
     ("fptosi", "float", "i32"): "(uint32_t)(int32_t){}",
     ("zext", "i8", "i64"): "{}",
+    ("trunc", "i32", "i8"): "(uint8_t){}",
 }
 _TYPE = r"(float|i32|i8|i64|i1|ptr|<4 x i8>)"
 
@@ -87,6 +90,8 @@ def _instruction(text: str) -> tuple[str, str]:
     if what == "fcmp":
         pair = (_value(o, "float") for o in operands)
         return "i1", _COMPARED[rest.split()[0]].format(*pair)
+    if what == "icmp":
+        return "i1", _compared(rest.split()[0], *(_value(o, "i32") for o in operands))
     if found := re.fullmatch(rf"i1 (\S+), {_TYPE} (\S+), {_TYPE} (\S+)", rest):
         kind = found[2]
         yes, no = _value(found[3], kind), _value(found[5], kind)
@@ -98,6 +103,13 @@ def _instruction(text: str) -> tuple[str, str]:
     return _memory(what, rest)
 
 
+def _compared(how: str, a: str, b: str) -> str:
+    """A comparison of integers."""
+    if how[0] == "s":
+        a, b = f"(int32_t){a}", f"(int32_t){b}"
+    return f"{a} {_ORDERED[how[1:]]} {b}"
+
+
 def _memory(what: str, rest: str) -> tuple[str, str]:
     """Calls, and what `columns` and `lookup` read."""
     if found := re.fullmatch(rf"{_TYPE} @(\S+)\({_TYPE} (\S+)\)", rest):
@@ -107,6 +119,10 @@ def _memory(what: str, rest: str) -> tuple[str, str]:
         return "ptr", f"(const uint8_t *){found[1][1:]} + {found[2][1:]}"
     if found := re.fullmatch(r"i8, ptr (\S+)", rest):
         return "i8", f"*{found[1][1:]}"
+    if found := re.fullmatch(r"i32, ptr (\S+), i32 (\S+)", rest):
+        return "ptr", f"(const uint8_t *){found[1][1:]} + 4 * (int32_t){found[2][1:]}"
+    if found := re.fullmatch(r"i32, ptr (\S+), align 4", rest):
+        return "i32", f"bytes_word({found[1][1:]})"
     if found := re.fullmatch(r"<4 x i8>, ptr (\S+), align 1", rest):
         return "<4 x i8>", f"bytes_word({found[1][1:]})"
     same = ", ".join(f"i32 {i}" for i in range(4))
@@ -116,9 +132,15 @@ def _memory(what: str, rest: str) -> tuple[str, str]:
 
 
 def _value(text: str, kind: str) -> str:
-    """A name, or a constant."""
+    """A name, or a constant.
+
+    Raises:
+        UnsupportedError: it may be anything.
+    """
     if text.startswith("%"):
         return text[1:]
+    if text == "poison":
+        raise UnsupportedError("portable C has no values that aren't known")
     if kind != "float":
         return f"{int(text) & 0xFFFFFFFF}u"
     if text.startswith("0x"):
