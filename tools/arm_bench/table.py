@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,14 +66,17 @@ def _counts(rows: Sequence[Row], kind: str, cpu: str) -> Sheet:
     peers = [p for p in PEERS if any(r.engine == p and r.instructions for r in rows)]
     heads = ["model", "MMACs", "ours, M", *(f"{p}, M" for p in peers), "ours / best", "error",
              "code, KB", "library, KB", "ms"]  # fmt: skip
-    table: list[list[str]] = []
+    table, ratios = list[list[str]](), list[float]()
     for model in dict.fromkeys(r.model for r in rows):
         ours = found.get((model, kind, cpu, "ours"))
         others = [found.get((model, kind, cpu, p)) for p in peers]
         counts = [r.instructions for r in others if r and r.instructions]
         ratio = ours.instructions / min(counts) if ours and counts and ours.instructions else None
-        told = [_told(r) for r in others]
-        table.append([model, *_mine(ours, told, ratio)])
+        ratios += [ratio] if ratio else []
+        table.append([model, *_mine(ours, [_told(r) for r in others], ratio)])
+    if ratios:
+        mean = f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}"
+        table.append(["geometric mean", *[""] * (2 + len(peers)), mean, *[""] * 4])
     return Sheet(f"{kind} as {cpu}: instructions of one inference (10^6)", heads, table)
 
 
