@@ -93,10 +93,13 @@ class X86(Target, name="x86"):
         m = self.machine()
         return f"{m.name}: {m.lanes * 32}-bit vectors, {m.registers} registers"
 
-    def lowering(self) -> tuple[Pass, ...]:
-        """Integers where the model is quantized, then layouts, then kernels."""
-        return (WidenConstants(), Expand(), Recurrent(), Integers(), Winograd(), Layout(),
-                Tiles(), NarrowConstants(), Group())  # fmt: skip
+    def lowering(self, coded: bool = True) -> tuple[Pass, ...]:
+        """Integers where the model is quantized, then layouts, then kernels.
+
+        `coded`: constants that can be stored in fewer bytes will be.
+        """
+        return (WidenConstants(), Expand(), Recurrent(), Integers(), Winograd(coded=coded),
+                Layout(), Tiles(), NarrowConstants(), Group())  # fmt: skip
 
     def lower(
         self,
@@ -104,9 +107,13 @@ class X86(Target, name="x86"):
         hooks: tuple[Hook, ...] = (),
         catalog: KernelCatalog | None = None,
         plan: Mapping[str, str] = NONE,
+        coded: bool = True,
     ) -> Program:
-        """Choose layouts, group ops into kernels, plan memory; `plan` has the kernels' knobs."""
-        return self.lower_priced(module, _described(self), hooks, catalog, plan)
+        """Choose layouts, group ops into kernels, plan memory.
+
+        `plan` has the kernels' knobs; `coded`: see `lowering`.
+        """
+        return self.lower_priced(module, _described(self), hooks, catalog, plan, coded)
 
     def lower_priced(
         self,
@@ -115,11 +122,12 @@ class X86(Target, name="x86"):
         hooks: tuple[Hook, ...] = (),
         catalog: KernelCatalog | None = None,
         plan: Mapping[str, str] = NONE,
+        coded: bool = True,
     ) -> Program:
         """Lower; `costs` are the prices that algorithms are chosen by, None: none are chosen."""
         m, catalog = self.machine(), catalog or self.catalog()
         ctx = Context(catalog=catalog, lanes=m.lanes, costs=costs)
-        run_pipeline(self.lowering(), module, ctx, hooks)
+        run_pipeline(self.lowering(coded), module, ctx, hooks)
         return lower(module, salt=salt(m), reason=catalog.reason, segment=_segment, plan=plan)
 
     def costs(self, threads: int) -> TargetCosts | None:
@@ -143,7 +151,7 @@ class X86(Target, name="x86"):
         def told(what: str, rule: float, best: float, done: int, total: int) -> None:
             options.progress(f"tune {what}: {rule:.0f} -> {best:.0f} us", done, total)
 
-        program = self.lower(clone_module(module))
+        program = self.lower(clone_module(module), coded=_codes(options))
         database = Database(m, options.threads)
         return Tuner(m, options.threads, database, told).plan(program, options.tune)
 
@@ -164,7 +172,7 @@ class X86(Target, name="x86"):
         m, catalog = self.machine(), self.catalog()
         plan = {**self.tuned(module, options), **options.plan}
         while True:
-            program = self.lower(clone_module(module), hooks, catalog, plan)
+            program = self.lower(clone_module(module), hooks, catalog, plan, _codes(options))
             check_size(program)
             compiled = compile_kernels(
                 program.kernels, m, jobs=options.jobs, cache_dir=options.cache,
@@ -190,6 +198,11 @@ class X86(Target, name="x86"):
         return program, bundle.write(
             program, objects, directory, model=model, meta=meta, amx=amx, storage=options.storage
         )
+
+
+def _codes(options: Build) -> bool:
+    """Whether constants may be stored in fewer bytes."""
+    return options.storage != "plain"
 
 
 @dataclass(frozen=True)
