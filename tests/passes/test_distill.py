@@ -306,10 +306,17 @@ def test_augmentation_moves_mirrors_and_mixes_by_its_generator() -> None:
         assert np.isin(same[0][i], x[i]).all()
     mixed = augmented([x], [True], ("mix",), np.random.default_rng(0))[0]
     assert mixed.min() >= x.min() and mixed.max() <= x.max()
+    x = np.arange(64 * 3 * 16 * 16, dtype=np.float32).reshape(64, 1, 3, 16, 16)
+    cut = augmented([x], [True], ("cut",), np.random.default_rng(0))[0]
+    own = (cut == x).mean((1, 2, 3, 4))  # shares of pixels that stay: uniform
+    assert np.isin(cut, x).all() and own.min() < 0.2 and own.max() > 0.8
+    both = augmented([x], [True], ("mix", "cut"), np.random.default_rng(0))[0]
+    whole = np.isin(both, x).reshape(len(x), -1).all(1)
+    assert 0 < whole.sum() < len(x)  # those that are cut
     (left,) = augmented([x], [False], ("flip", "shift", "mix"), np.random.default_rng(0))
     assert (left == x).all()
     flips = augmented([x], [True], ("flip",), np.random.default_rng(1))[0]
-    assert all((flips[i] == x[i]).all() or (flips[i] == x[i][..., ::-1]).all() for i in range(2))
+    assert all((a == b).all() or (a == b[..., ::-1]).all() for a, b in zip(flips, x, strict=True))
 
 
 def test_what_an_image_is() -> None:
@@ -317,3 +324,40 @@ def test_what_an_image_is() -> None:
              "i64[1,3,32,32]": False, "f32[1,128]": False}  # fmt: skip
     for text, image in kinds.items():
         assert is_image(parse(f"graph @g(%x: {text}) {{ return(%x) }}").main.args[0]) is image
+
+
+def test_runs_are_one_batch_where_that_gives_the_same() -> None:
+    torch = pytorch()
+    module = parse(NETWORK)
+    runs = [random_inputs(module, seed)["x"] for seed in range(5)]
+    batch = [torch.from_numpy(np.stack(runs))]
+    network = Network(torch, module.main, module.main.outputs, train=False)
+    (apart,) = network(batch)
+    assert network.merge(batch)
+    (together,) = network(batch)
+    assert together.shape == apart.shape
+    assert torch.allclose(together, apart, rtol=1e-4, atol=1e-5 * float(apart.abs().max()))
+    assert not network.merge([batch[0][:1]])  # one run alone tells nothing
+
+
+@pytest.mark.parametrize("op", [
+    "%o = reshape(%x) {shape=[1,12]} : f32[1,12]", "%o = reduce_mean(%x) {axes=[0],keepdims=true}",
+    "%o = softmax(%x) {axis=0}", "%o = reduce_sum(%x) {axes=[0,1],keepdims=true}",
+])  # fmt: skip
+def test_runs_that_would_mix_are_kept_apart(op: str) -> None:
+    torch = pytorch()
+    module = parse("graph @main(%x: f32[1,3,4]) {\n  " + op + "\n  return(%o) {names=[o]}\n}")
+    network = Network(torch, module.main, module.main.outputs, train=False)
+    batch = [torch.from_numpy(np.stack([random_inputs(module, s)["x"] for s in range(3)]))]
+    (before,) = network(batch)
+    assert not network.merge(batch)
+    assert torch.equal(network(batch)[0], before)
+
+
+def test_bfloat16_learns_too() -> None:
+    pytorch()
+    before = parse(NETWORK)
+    module = noisy(before)
+    start = error(module, before)
+    assert train(module, before, QUICK.replace("threads", "bf16=true,threads")).changed
+    assert error(module, before) < 0.5 * start
