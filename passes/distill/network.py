@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,15 +94,15 @@ class Network:
         with self.torch.no_grad():
             apart = self(inputs)
             try:
-                together = self._merged(inputs)
+                together = self._merged(False, *inputs)
             except RuntimeError:  # a shape doesn't fit
                 return False
         same = all(_alike(a, b) for a, b in zip(apart, together, strict=True))
         if same:
-            self.batched = lambda *xs: self._merged(xs, bf16)
+            self.batched = partial(self._merged, bf16)
         return same
 
-    def _merged(self, inputs: Sequence[Tensor], bf16: bool = False) -> tuple[Tensor, ...]:
+    def _merged(self, bf16: bool, *inputs: Tensor) -> tuple[Tensor, ...]:
         """All runs as one; images with their channels last, as convolutions are faster so."""
         t = self.torch
         one = [x.flatten(0, 1) for x in inputs]
