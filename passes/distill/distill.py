@@ -44,21 +44,22 @@ class Distill(Pass, name="distill"):
     first. `batch`: runs a step. `augment`: ways to make images anew, of flip, shift, mix, cut;
     inputs that aren't images stay as they are. `features`: the weight of values on the way;
     `temperature`: of classes. `patience`: epochs without a better loss, on a tenth of the runs kept
-    aside, after which it stops. `samples`: runs to use; none: all but a tenth, which is left to
-    measure losses on. `bf16`: multiply in bfloat16, weights and losses being float32: faster on
-    CPUs that have it. `threads`: 0: one a core. Zeros of weight matrices stay zeros, and weights
-    that share few values stay as they are.
+    aside, after which it stops; none: it doesn't, as the loss may rise until the rate falls.
+    `samples`: runs to use; none: all but a tenth, which is left to measure losses on. `bf16`:
+    multiply in bfloat16, weights and losses being float32: faster on CPUs that have it. `threads`:
+    0: one a core. Zeros of weight matrices stay zeros, and weights that share few values stay as
+    they are.
     """
 
     effect: ClassVar[Effect] = "lossy"
     epochs: float = 10.0
     seconds: float | None = None
-    lr: float = 0.01
+    lr: float = 0.003
     batch: int = 64
-    augment: tuple[str, ...] = ("flip", "shift")
-    features: float = 1.0
+    augment: tuple[str, ...] = ("flip", "shift", "mix", "cut")
+    features: float = 0.0
     temperature: float = 2.0
-    patience: int = 5
+    patience: int | None = None
     samples: int | None = None
     bf16: bool = False
     threads: int = 0
