@@ -146,7 +146,7 @@ class _Trials:
 class _Step:
     """One layer going from a choice of its (None: as it is) to one that gains more.
 
-    `late`: it gains no time, but saves more of what a goal counts.
+    `late`: it is worth no more, but saves more of what a goal counts.
     """
 
     old: Choice | None
@@ -169,7 +169,7 @@ def settle(
     The choices of a layer that lie on the lower convex hull of error over gain make a ladder; the
     steps of all ladders are taken in the order of error for gain (the greedy solution of the
     multiple-choice knapsack, Sinha and Zoltners 1979), as many as the goal needs, and fewer if the
-    measured loss is over the limit. Where gains are seconds they decide the order, whatever the
+    measured loss is over the limit. Where gains are seconds they count as much as what the
     goal counts (see `_ladder`).
 
     Args:
@@ -223,6 +223,11 @@ def _gain(choice: Choice) -> float:
     return choice.gain
 
 
+def _both(choice: Choice) -> float:
+    """The geometric mean of what a choice gains and of what it saves, in any units."""
+    return math.sqrt(max(choice.gain, 0.0) * max(choice.saves, 0.0))
+
+
 def _saves(choice: Choice) -> float:
     return choice.saves
 
@@ -235,14 +240,15 @@ def _ladder(found: Sequence[Choice], goal: Goal | None) -> list[_Step]:
     """A layer's steps.
 
     Where time counts, a goal is a measure of how much is to be done, not of what it is worth: of
-    two forms that save as many multiply-adds the slower one may have the smaller error. So the
-    steps are those of the least error for time; and after them those that save still more.
+    two forms that save as many multiply-adds the slower one may have the smaller error. By time
+    alone, though, a little of it is bought with much error. So both count alike, and after the
+    steps that are worth most come those that save still more.
     """
     if goal is None:
         return _hull(found, _gain)
     if any(c.unit != SECONDS for c in found):
         return _hull(found, _saves)
-    steps = _hull(found, _gain, goal)
+    steps = _hull(found, _both, goal)
     more = _hull(found, _saves, goal, steps[-1].new if steps else None)
     return [*steps, *(replace(s, late=True) for s in more)]
 
