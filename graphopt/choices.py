@@ -24,6 +24,7 @@ from graphopt.rewrite.driver import Remark
 if TYPE_CHECKING:
     from graphopt.pipeline import Context
 
+SECONDS = "s"  # the unit of gains where a target can tell the time
 SHOWN = 3  # choices not made that a note names
 SPARED = 24  # steps of which each is taken back if the goal is reached without it, the worst first
 TRIES = 8  # choices taken back that are tried once more, the largest gain first
@@ -46,7 +47,7 @@ class Choice:
     rewrite: str
     gain: float
     error: float
-    unit: str = "s"
+    unit: str = SECONDS
     refused: str = ""
     saves: float = 0.0
 
@@ -133,27 +134,31 @@ class _Trials:
         return self.known[key]
 
     def fits(self, chosen: Sequence[Choice]) -> bool:
-        """Whether a set of choices is within the limit."""
+        """Whether a set of choices is within the limit, other samples deciding in the end."""
         limit = self.ctx.max_drop
         if limit is None or self.ctx.judge is None:
             return True
         found = self.loss(chosen)
-        return found is None or found.drop.mean <= limit
+        return found is None or found.surely_within(limit)
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One layer going from a choice of its (None: as it is) to one that gains more."""
+    """One layer going from a choice of its (None: as it is) to one that gains more.
+
+    `late`: it is worth no more, but saves more of what a goal counts.
+    """
 
     old: Choice | None
     new: Choice
     gain: float
     error: float
+    late: bool = False
 
     @property
-    def slope(self) -> float:
-        """Loss for its gain."""
-        return self.error / max(self.gain, 1e-12)
+    def order(self) -> tuple[bool, float]:
+        """Where it comes: by loss for its gain; late ones after all others."""
+        return self.late, self.error / max(self.gain, 1e-12)
 
 
 def settle(
@@ -164,7 +169,8 @@ def settle(
     The choices of a layer that lie on the lower convex hull of error over gain make a ladder; the
     steps of all ladders are taken in the order of error for gain (the greedy solution of the
     multiple-choice knapsack, Sinha and Zoltners 1979), as many as the goal needs, and fewer if the
-    measured loss is over the limit.
+    measured loss is over the limit. Where gains are seconds they count as much as what the
+    goal counts (see `_ladder`).
 
     Args:
         module: changed in place.
@@ -206,31 +212,67 @@ def _ladders(able: Sequence[Choice], goal: Goal | None) -> list[_Step]:
     layers: dict[str, list[Choice]] = {}
     for c in able:
         layers.setdefault(c.layer, []).append(c)
-    steps = [step for found in layers.values() for step in _hull(found, goal)]
-    return sorted(steps, key=lambda s: s.slope)  # stable: a layer's own stay in their order
+    steps = [step for found in layers.values() for step in _ladder(found, goal)]
+    return sorted(steps, key=lambda s: s.order)  # stable: a layer's own stay in their order
 
 
-def _worth(choice: Choice, goal: Goal | None) -> float:
-    return choice.saves if goal else choice.gain
+Worth = Callable[[Choice], float]
+
+
+def _gain(choice: Choice) -> float:
+    return choice.gain
+
+
+def _both(choice: Choice) -> float:
+    """The geometric mean of what a choice gains and of what it saves, in any units."""
+    return math.sqrt(max(choice.gain, 0.0) * max(choice.saves, 0.0))
+
+
+def _saves(choice: Choice) -> float:
+    return choice.saves
 
 
 def _error(choice: Choice) -> float:
     return 0.0 if math.isnan(choice.error) else choice.error
 
 
-def _hull(found: Sequence[Choice], goal: Goal | None) -> list[_Step]:
-    """A layer's choices from the least worth up, each the best next one for its error."""
-    left, at = sorted(found, key=lambda c: (_error(c), -_worth(c, goal))), None
-    worth = error = 0.0
+def _ladder(found: Sequence[Choice], goal: Goal | None) -> list[_Step]:
+    """A layer's steps.
+
+    Where time counts, a goal is a measure of how much is to be done, not of what it is worth: of
+    two forms that save as many multiply-adds the slower one may have the smaller error. By time
+    alone, though, a little of it is bought with much error. So both count alike, and after the
+    steps that are worth most come those that save still more.
+    """
+    if goal is None:
+        return _hull(found, _gain)
+    if any(c.unit != SECONDS for c in found):
+        return _hull(found, _saves)
+    steps = _hull(found, _both, goal)
+    more = _hull(found, _saves, goal, steps[-1].new if steps else None)
+    return [*steps, *(replace(s, late=True) for s in more)]
+
+
+def _hull(
+    found: Sequence[Choice], worth: Worth, goal: Goal | None = None, at: Choice | None = None
+) -> list[_Step]:
+    """Choices from `at` up, each the best next one for its error; with a goal none saves less."""
     steps = list[_Step]()
-    while left := [c for c in left if _worth(c, goal) > worth]:
-        slopes = [(_error(c) - error) / (_worth(c, goal) - worth) for c in left]
+    left = sorted(found, key=lambda c: (_error(c), -worth(c)))
+    while left := [c for c in left if _follows(c, at, worth, goal)]:
+        had, error = (worth(at), _error(at)) if at else (0.0, 0.0)
+        slopes = [(_error(c) - error) / (worth(c) - had) for c in left]
         least = min(slopes)
-        best = max((c for c, s in zip(left, slopes, strict=True) if s <= least),
-                   key=lambda c: _worth(c, goal))  # fmt: skip
-        steps.append(_Step(at, best, _worth(best, goal) - worth, max(_error(best) - error, 0.0)))
-        at, worth, error = best, _worth(best, goal), _error(best)
+        best = max((c for c, s in zip(left, slopes, strict=True) if s <= least), key=worth)
+        steps.append(_Step(at, best, worth(best) - had, max(_error(best) - error, 0.0)))
+        at = best
     return steps
+
+
+def _follows(choice: Choice, at: Choice | None, worth: Worth, goal: Goal | None) -> bool:
+    """Whether a choice is worth more than another, and saves no less."""
+    more = worth(choice) > (worth(at) if at else 0.0)
+    return more and (goal is None or choice.saves >= (at.saves if at else 0.0))
 
 
 def _enough(steps: Sequence[_Step], goal: Goal | None) -> int:
@@ -275,14 +317,16 @@ def _retreat(steps: Sequence[_Step], trials: _Trials) -> list[Choice]:
     low, high = 0, len(steps)  # so many taken: within the limit, too many
     if not trials.fits(()):
         limit, found = trials.ctx.max_drop, trials.loss(())
-        raise LimitError(f"the drop is over {limit:g} points without any choice: {found}")
+        if found and limit is not None and found.drop.mean > limit:
+            raise LimitError(f"the drop is over {limit:g} points without any choice: {found}")
+        return []
     while high - low > 1:
         middle = (low + high) // 2
         if trials.fits(_reached(steps[:middle])):
             low = middle
         else:
             high = middle
-    taken, back = list(steps[:low]), sorted(steps[low:], key=lambda s: -s.gain)
+    taken, back = list(steps[:low]), sorted(steps[low:], key=lambda s: (s.late, -s.gain))
     for one in back[:TRIES]:
         if one.old in (None, *_reached(taken)) and trials.fits(_reached([*taken, one])):
             taken.append(one)

@@ -19,6 +19,7 @@ from graphopt.ir.core import Graph, Value
 from graphopt.ir.types import Array
 
 Z = 1.96  # standard errors on either side of a 95 % interval
+ONE_SIDED = 1.645  # standard errors above which one in twenty lies
 How = Literal["classes", "sides", "direction", "values"]
 
 
@@ -78,6 +79,23 @@ class Loss:
     drop: Share
     before: float | None = None
     after: float | None = None
+
+    @property
+    def spare(self) -> float:
+        """Points that the drop on as many other samples may be above this one, 19 times in 20.
+
+        Both vary, so their difference has the square root of two times the standard error of one.
+        """
+        if self.kept.mean >= 100:
+            return 0.0  # nothing differs
+        return ONE_SIDED * math.sqrt(2) * self.drop.margin / Z
+
+    def surely_within(self, limit: float) -> bool:
+        """Whether the drop will be within a limit on other samples, too.
+
+        Where there are too few samples to tell, half of the limit is left for chance.
+        """
+        return self.drop.mean + min(self.spare, limit / 2) <= limit
 
     def __str__(self) -> str:
         """Say it in one sentence."""

@@ -42,15 +42,21 @@ def fills(channels: int, block: int) -> bool:
 class Winograd(RulePass, name="winograd"):
     """Convolve 3x3 filters with a quarter of the products, where the target's prices say so.
 
-    `always`: wherever it can be, whatever it costs.
+    `always`: wherever it can be, whatever it costs. `coded`: a filter that can be stored in few
+    bytes will be, so it stays as it is.
     """
 
     effect: ClassVar[Effect] = "reassociating"
     always: bool = False
+    coded: bool = True
 
     def rules(self, ctx: Context) -> Iterable[Rule[Any]]:
         """One."""
-        return (Rule("minimal-filtering", Conv, Filtering(ctx, self.always).minimal_filtering),)
+        return (
+            Rule(
+                "minimal-filtering", Conv, Filtering(ctx, self.always, self.coded).minimal_filtering
+            ),
+        )
 
 
 @dataclass
@@ -59,6 +65,7 @@ class Filtering:
 
     ctx: Context
     always: bool = False
+    coded: bool = True
     footprints: dict[Graph, int] = field(default_factory=dict[Graph, int])
 
     def minimal_filtering(self, rw: Rewriter, op: Op, kind: Conv) -> Value | None:
@@ -76,7 +83,8 @@ class Filtering:
         shape = (REACH * REACH, *w.shape[:2])
         if not self.always:
             self.gain(op, kind, shape)
-            _dense(w)
+            if self.coded:
+                _dense(w)
         filters = rw.computed(np.zeros(0, np.float32), shape, lambda: transformed(w.numpy()))
         made = rw.make(ConvWinograd(kind.pads), op.operand(0), filters, op.operands[2])
         if self.ctx.catalog and made.op and self.ctx.catalog.family(made.op) is None:

@@ -107,10 +107,13 @@ class Compiled(Target):
         m = self.machine()
         return f"{m.name}: {m.lanes * 32}-bit vectors, {m.registers} registers"
 
-    def lowering(self) -> tuple[Pass, ...]:
-        """Integers where the model is quantized, then layouts, then kernels."""
-        return (WidenConstants(), Expand(), Recurrent(), Integers(), Winograd(), Layout(),
-                Tiles(), NarrowConstants(), Group())  # fmt: skip
+    def lowering(self, coded: bool = True) -> tuple[Pass, ...]:
+        """Integers where the model is quantized, then layouts, then kernels.
+
+        `coded`: constants that can be stored in fewer bytes will be.
+        """
+        return (WidenConstants(), Expand(), Recurrent(), Integers(), Winograd(coded=coded),
+                Layout(), Tiles(), NarrowConstants(), Group())  # fmt: skip
 
     def lower(
         self,
@@ -118,9 +121,13 @@ class Compiled(Target):
         hooks: tuple[Hook, ...] = (),
         catalog: KernelCatalog | None = None,
         plan: Mapping[str, str] = NONE,
+        coded: bool = True,
     ) -> Program:
-        """Choose layouts, group ops into kernels, plan memory; `plan` has the kernels' knobs."""
-        return self.lower_priced(module, _described(self), hooks, catalog, plan)
+        """Choose layouts, group ops into kernels, plan memory.
+
+        `plan` has the kernels' knobs; `coded`: see `lowering`.
+        """
+        return self.lower_priced(module, _described(self), hooks, catalog, plan, coded)
 
     def lower_priced(
         self,
@@ -129,11 +136,12 @@ class Compiled(Target):
         hooks: tuple[Hook, ...] = (),
         catalog: KernelCatalog | None = None,
         plan: Mapping[str, str] = NONE,
+        coded: bool = True,
     ) -> Program:
         """Lower; `costs` are the prices that algorithms are chosen by, None: none are chosen."""
         m, catalog = self.machine(), catalog or self.catalog()
         ctx = Context(catalog=catalog, lanes=m.lanes, costs=costs)
-        run_pipeline(self.lowering(), module, ctx, hooks)
+        run_pipeline(self.lowering(coded), module, ctx, hooks)
         return lower(module, salt=salt(m), reason=catalog.reason, segment=_segment, plan=plan)
 
     def costs(self, threads: int) -> Costs | None:
@@ -162,7 +170,7 @@ class Compiled(Target):
         def told(what: str, rule: float, best: float, done: int, total: int) -> None:
             options.progress(f"tune {what}: {rule:.0f} -> {best:.0f} us", done, total)
 
-        program = self.lower(clone_module(module))
+        program = self.lower(clone_module(module), coded=_codes(options))
         database = Database(m, options.threads)
         return Tuner(m, options.threads, database, told).plan(program, options.tune)
 
@@ -183,7 +191,7 @@ class Compiled(Target):
         m, catalog, toolchain = self.machine(), self.catalog(), self.toolchain()
         plan = {**self.tuned(module, options), **options.plan}
         while True:
-            program = self.lower(clone_module(module), hooks, catalog, plan)
+            program = self.lower(clone_module(module), hooks, catalog, plan, _codes(options))
             check_size(program)
             self.accept(program, module)
             compiled = compile_kernels(
@@ -211,6 +219,11 @@ class Compiled(Target):
             amx=FEATURE in m.cpu_features, storage=options.storage, static=self.static,
             workspace=Workspace.beside(objects),
         )  # fmt: skip
+
+
+def _codes(options: Build) -> bool:
+    """Whether constants may be stored in fewer bytes."""
+    return options.storage != "plain"
 
 
 def _counted(progress: Progress, total: int) -> Callable[[str, bool, float], None]:

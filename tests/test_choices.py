@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from graphopt import parse
 from graphopt.choices import Choice, Goal, settle
 from graphopt.errors import LimitError
 from graphopt.ir.core import Loc, Module
-from graphopt.loss import Loss, Share
+from graphopt.loss import Loss, Meter, Share
 from graphopt.pipeline import Context
 
 
@@ -123,6 +124,26 @@ def test_choices_above_the_hull_are_passed_over() -> None:
     assert kept == ["a 20"]
 
 
+def timed(layer: str, what: str, seconds: float, saves: float, error: float) -> Choice:
+    return Choice(layer, Loc((layer,)), what, seconds, error, saves=saves)
+
+
+def test_where_time_counts_a_goal_is_met_by_what_gains_it() -> None:
+    """Of two forms the one with less error is hardly faster than the layer."""
+    forms = [timed("a", "spatial", 1e-6, 40, 1.0), timed("a", "tucker", 30e-6, 40, 1.5)]
+    _, settled = decide(forms, Goal(40, "multiply-adds"))
+    assert [c.rewrite for c in settled.kept] == ["tucker"] and not settled.short
+
+
+def test_what_saves_more_but_gains_less_time_comes_last() -> None:
+    forms = [timed("a", "fast", 30e-6, 30, 1.0), timed("a", "small", 5e-6, 50, 1.1),
+             timed("b", "fast", 10e-6, 20, 9.0), timed("b", "fat", 20e-6, -5, 1.0)]  # fmt: skip
+    wanted = {30: ["fast"], 50: ["fast", "fast"], 70: ["small", "fast"]}
+    for amount, what in wanted.items():
+        _, settled = decide(forms, Goal(amount, "multiply-adds"))
+        assert [c.rewrite for c in settled.kept] == what and not settled.short
+
+
 def test_a_goal_that_is_missed_says_so() -> None:
     kept, settled = decide(TWO, Goal(100, "multiply-adds"))
     assert kept == ["a 30", "b 20"]
@@ -159,6 +180,42 @@ def test_what_choices_save_together_counts() -> None:
     goal = Goal(7.0, "units", lambda made: 8 * (1 - 0.5 ** len(made)))
     settled = settle(module, choices, lambda m, c: None, Context(), goal)
     assert [c.layer for c in settled.kept] == ["a", "b", "c"] and not settled.short
+
+
+def loss(scores: Sequence[float], samples: int = 1000) -> Loss:
+    """Of a model that gives other answers than the original for some of many samples."""
+    meter = Meter({"y": ("classes", 1)}, "given")
+    for i in range(samples):
+        meter.add({"y": np.eye(2)[:1]}, {"y": np.eye(2)[:1, :: -1 if i in scores else 1]})
+    return meter.losses()[0]
+
+
+def test_a_limit_leaves_room_for_other_samples_deciding() -> None:
+    """1 % of 1000 answers differ: the standard error is 0.31, of a difference of two 0.44."""
+    one = loss(range(10))
+    assert one.drop.mean == pytest.approx(1.0)
+    assert one.spare == pytest.approx(1.645 * 2**0.5 * 0.32, rel=0.05)  # Wilson's is a bit wider
+    assert one.surely_within(2.0) and not one.surely_within(1.5)
+
+
+def test_half_of_a_limit_is_for_chance_at_most() -> None:
+    few = loss([], 20)
+    assert few.spare == 0 and few.surely_within(0.0)  # nothing differs
+    one = loss([0], 100)  # 1 %: its interval is as wide as 5 points
+    assert one.surely_within(2.0) and not one.surely_within(1.9)
+
+
+def test_what_is_near_the_limit_already_lets_nothing_be_done() -> None:
+    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
+
+    class Near:
+        def losses(self, module: Module) -> tuple[Loss, ...]:
+            return (loss(range(10)),)
+
+    settled = settle(module, TWO, lambda m, c: None, Context(judge=Near(), max_drop=1.2))
+    assert not settled.kept
+    with pytest.raises(LimitError, match="without any choice"):
+        settle(module, TWO, lambda m, c: None, Context(judge=Near(), max_drop=0.9))
 
 
 def test_a_goal_that_the_limit_forbids_is_refused_with_the_best_found() -> None:

@@ -9,8 +9,8 @@ from typing import Protocol
 from graphopt.ir.builtin import Const, Return
 from graphopt.ir.clone import extract
 from graphopt.ir.core import Graph, Op, OpKind, Value
-from graphopt.ir.data import Splat
-from graphopt.ir.types import TensorType
+from graphopt.ir.data import Data, Rand
+from graphopt.ir.types import DType, TensorType
 
 
 @dataclass(frozen=True)
@@ -81,4 +81,13 @@ def _operand(graph: Graph, type_: TensorType, constant: bool) -> Value:
     shape = type_.static
     if shape is None:
         raise ValueError(f"a constant of {type_} has no size")
-    return graph.insert(Op(Const(Splat(type_.dtype, shape, 0)))).result
+    return graph.insert(Op(Const(stand_in(type_.dtype, shape, graph)))).result
+
+
+def stand_in(dtype: DType, shape: tuple[int, ...], graph: Graph) -> Data:
+    """A constant for a graph to be priced, where its numbers aren't known yet.
+
+    They are dense, since what is stored in few bytes may be computed otherwise, and no two in a
+    graph are alike, since equal ops would be computed once.
+    """
+    return Rand(dtype, shape, sum(isinstance(op.kind, Const) for op in graph))

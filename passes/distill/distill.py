@@ -29,6 +29,7 @@ from graphopt.passes.distill.train import History, Settings, Trainer
 from graphopt.pipeline import Activations, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
+PROBED = 4  # runs on which is tried whether all can be computed as one batch
 LEFT = 64  # runs that are left to measure losses on, where there are many
 SHARE = 4  # of the memory limit that samples may take: its fourth part
 
@@ -40,24 +41,27 @@ class Distill(Pass, name="distill"):
     `epochs`: how often each sample is seen; 0 changes nothing. `seconds`: stop by the clock (the
     result then depends on the machine; without it, the same input, options and `threads` give the
     same bytes). `lr`: what a step changes a weight by, as a share of its root mean square, at
-    first. `batch`: runs a step. `augment`: ways to make images anew, of flip, shift, mix; inputs
-    that aren't images stay as they are. `features`: the weight of values on the way;
+    first. `batch`: runs a step. `augment`: ways to make images anew, of flip, shift, mix, cut;
+    inputs that aren't images stay as they are. `features`: the weight of values on the way;
     `temperature`: of classes. `patience`: epochs without a better loss, on a tenth of the runs kept
-    aside, after which it stops. `samples`: runs to use; none: all but a tenth, which is left to
-    measure losses on. `threads`: 0: one a core. Zeros of weight matrices stay zeros, and weights
-    that share few values stay as they are.
+    aside, after which it stops; none: it doesn't, as the loss may rise until the rate falls.
+    `samples`: runs to use; none: all but a tenth, which is left to measure losses on. `bf16`:
+    multiply in bfloat16, weights and losses being float32: faster on CPUs that have it. `threads`:
+    0: one a core. Zeros of weight matrices stay zeros, and weights that share few values stay as
+    they are.
     """
 
     effect: ClassVar[Effect] = "lossy"
     epochs: float = 10.0
     seconds: float | None = None
-    lr: float = 0.01
+    lr: float = 0.003
     batch: int = 64
-    augment: tuple[str, ...] = ("flip", "shift")
-    features: float = 1.0
+    augment: tuple[str, ...] = ("flip", "shift", "mix", "cut")
+    features: float = 0.0
     temperature: float = 2.0
-    patience: int = 5
+    patience: int | None = None
     samples: int | None = None
+    bf16: bool = False
     threads: int = 0
     seed: int = 0
 
@@ -81,6 +85,9 @@ class Distill(Pass, name="distill"):
         mine = Network(torch, module.main, [g.mine for g in objective.goals], train=True)
         original = Network(torch, before.main, [g.wanted for g in objective.goals], train=False)
         data = self._data(before, ctx.samples)
+        some = [torch.from_numpy(x[:PROBED]) for x in data]
+        for network in (mine, original):
+            network.merge(some, self.bf16)
         images = [is_image(a) for a in before.main.args]
         trainer = Trainer(torch, mine, original, objective, data, images, self._settings(),
                           ctx.progress)  # fmt: skip

@@ -32,7 +32,7 @@ class Settings:
     lr: float
     batch: int
     augment: tuple[str, ...]
-    patience: int
+    patience: int | None
     seed: int
 
 
@@ -92,7 +92,7 @@ class Trainer:
                 history.after, best, worse = loss, self.mine.state(), 0
             else:
                 worse += 1
-            if worse > self.settings.patience:
+            if self.settings.patience is not None and worse > self.settings.patience:
                 break
         return best
 

@@ -24,7 +24,7 @@ from graphopt.ops.nn import Conv
 from graphopt.passes.factorize.forms import DepthwiseFirst, PointwiseFirst
 from graphopt.passes.factorize.shuffled import Shuffled
 from graphopt.passes.layers.forms import Form, Numbers, Size
-from graphopt.passes.layers.gain import Aim
+from graphopt.passes.layers.gain import Aim, multiple
 from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
 from graphopt.passes.layers.sites import Site
 from graphopt.pipeline import Context, Effect, Pass, PassResult
@@ -60,10 +60,9 @@ class Factorize(Pass, name="factorize"):
         """
         if isinstance(self.terms, int) and self.terms < 1:
             raise InputError(f"terms={self.terms} isn't 1 or more")
-        bounded = self.terms != "choice"
-        asked = Asked(self.name, self.aim, self.ratio, self.whiten, self.skip, bounded)
-        multiple = ctx.lanes if self.aim == "time" and ctx.lanes else 1
-        return Rewriting(asked, ctx, self._forms, Terms(self.terms, multiple)).run(module)
+        asked = Asked.of(self, bounded=self.terms != "choice")
+        terms = Terms(self.terms, multiple(self.aim, ctx))
+        return Rewriting(asked, ctx, self._forms, terms).run(module)
 
     def _forms(self, site: Site) -> list[Form]:
         """What a convolution could be, by the form asked for."""

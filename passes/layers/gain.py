@@ -9,6 +9,7 @@ from graphopt.analysis.price import Costs
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph
 from graphopt.ir.data import nbytes
+from graphopt.pipeline import Context
 
 Aim = Literal["time", "macs", "size"]
 """What a lossy pass is to make less: seconds on the target, multiply-adds, or bytes of weights."""
@@ -24,6 +25,11 @@ def gain(before: Graph, after: Graph, costs: Costs | None, aim: Aim) -> tuple[fl
     if aim == "macs" or costs is None:
         return saved_macs(before, after), "MACs"
     return costs.price(before).seconds - costs.price(after).seconds, "s"
+
+
+def multiple(aim: Aim, ctx: Context) -> int:
+    """What sizes are rounded to: the vectors of the target, where time counts."""
+    return ctx.lanes if aim == "time" and ctx.lanes else 1
 
 
 def saved_macs(before: Graph, after: Graph) -> float:

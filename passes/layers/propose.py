@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -36,6 +37,32 @@ Sizes = Callable[[Form, Numbers | None], Sequence[Size] | None]
 """The sizes of a form to try; None where they depend on the numbers, which aren't there yet."""
 
 
+class Options(Protocol):
+    """The options that rewriting passes share."""
+
+    name: ClassVar[str]
+
+    @property
+    def aim(self) -> Aim:
+        """What has to become less."""
+        ...
+
+    @property
+    def ratio(self) -> float | None:
+        """The share of it to be saved."""
+        ...
+
+    @property
+    def whiten(self) -> bool:
+        """Whether inputs count as they are on samples."""
+        ...
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """Parts of names of layers that stay."""
+        ...
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a pass was asked for: its name, and the options that rewriting passes share.
@@ -49,6 +76,12 @@ class Asked:
     whiten: bool
     skip: tuple[str, ...]
     bounded: bool
+
+    @staticmethod
+    def of(options: Options, bounded: bool) -> Asked:
+        """By a pass."""
+        o = options
+        return Asked(o.name, o.aim, o.ratio, o.whiten, o.skip, bounded)
 
     def check(self, ctx: Context) -> None:
         """Raise InputError for what can't be done."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from graphopt.analysis.price import stand_in
 from graphopt.ir.builtin import Const, Return
 from graphopt.ir.core import Graph, Op, OpKind, Value
-from graphopt.ir.data import Data, Inline, Splat
+from graphopt.ir.data import Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.linalg import Gemm
 from graphopt.passes.layers.forms import Form, Size
@@ -26,11 +27,11 @@ class Weights:
 
 
 def example(form: Form, size: Size) -> Graph:
-    """The ops of a form in a graph of their own, to be priced; their weights are zeros."""
+    """The ops of a form in a graph of their own, to be priced; any weights stand for theirs."""
     op, graph = form.site.op, Graph(name="priced")
     x = graph.add_arg(op.operand(0).type)
     insert = _inserter(graph, None, op)
-    weights = [insert(Const(Splat(DType.f32, shape, 0))) for shape in form.shapes(size)]
+    weights = [insert(Const(stand_in(DType.f32, s, graph))) for s in form.shapes(size)]
     old = op.operands[2] if len(op.operands) > 2 else None
     data = const(old)
     bias = insert(Const(data)) if data else old and graph.add_arg(old.type)

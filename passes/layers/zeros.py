@@ -15,9 +15,10 @@ from graphopt.ir.types import Array
 from graphopt.passes.layers.least import descend, power
 
 FOUR = 4
-STEPS = 12  # of descent in a refit
+STEPS = 12  # of descent in a refit on the way
+LAST = 100  # in the one of what a step ends with
 SWAPS = 4  # times that zeros may change places
-WORK = 4e11  # multiply-adds that these may take
+WORK = 4e11  # multiply-adds that either may take
 
 Keep = Callable[[Array], Array]
 """Which weights stay, bool [M, K], by what it costs to lose each, float64 [M, K]."""
@@ -68,6 +69,7 @@ def sparse(w: Array, c: Array | None, keeps: Sequence[Keep]) -> Iterator[Array]:
             found = np.where(there, w, 0.0)
         else:
             found = _swapped(w, c, keep, refit(w, c, np.where(there, found, 0.0)))
+            found = refit(w, c, found, int(min(LAST, WORK / max(w.size * len(c), 1))))
         yield found
 
 

@@ -19,7 +19,7 @@ from graphopt.errors import InputError
 from graphopt.ir.core import Module
 from graphopt.ops.nn import Conv
 from graphopt.passes.layers.forms import Form
-from graphopt.passes.layers.gain import Aim
+from graphopt.passes.layers.gain import Aim, multiple
 from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
 from graphopt.passes.layers.sites import Site
 from graphopt.passes.lowrank.forms import Spatial, Svd, Tucker
@@ -57,14 +57,9 @@ class LowRank(Pass, name="lowrank"):
             raise InputError(f"rank={self.rank} isn't 1 or more")
         if not 0 < self.energy <= 1:
             raise InputError(f"energy={self.energy:g} isn't above 0 and at most 1")
-        bounded = self.rank != "choice"
-        asked = Asked(self.name, self.aim, self.ratio, self.whiten, self.skip, bounded)
-        ranks = Ranks(self.rank, self.energy, self._multiple(ctx))
+        asked = Asked.of(self, bounded=self.rank != "choice")
+        ranks = Ranks(self.rank, self.energy, multiple(self.aim, ctx))
         return Rewriting(asked, ctx, self._forms, ranks).run(module)
-
-    def _multiple(self, ctx: Context) -> int:
-        """What ranks are rounded to: the vectors of the target, where time counts."""
-        return ctx.lanes if self.aim == "time" and ctx.lanes else 1
 
     def _forms(self, site: Site) -> list[Form]:
         """What a layer could be, by the method asked for."""

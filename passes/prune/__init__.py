@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from graphopt.errors import InputError
 from graphopt.ir.core import Module
-from graphopt.passes.layers.gain import Aim
+from graphopt.passes.layers.gain import Aim, multiple
 from graphopt.passes.prune.rounds import Asked, Rounds
 from graphopt.passes.prune.scores import Criterion
 from graphopt.pipeline import Context, Effect, Pass, PassResult
@@ -71,6 +71,4 @@ class Prune(Pass, name="prune"):
 
     def _multiple(self, ctx: Context) -> int:
         """What channels are rounded to."""
-        if isinstance(self.round_to, int):
-            return self.round_to
-        return ctx.lanes if self.aim == "time" and ctx.lanes else 1
+        return multiple(self.aim, ctx) if self.round_to == "auto" else self.round_to

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from graphopt.analysis.price import stand_in
 from graphopt.ir.builtin import Const, Return
 from graphopt.ir.core import Graph, Module, Op, Value
-from graphopt.ir.data import Computed, Data, Inline, Splat
+from graphopt.ir.data import Computed, Data, Inline
 from graphopt.ir.types import Array, TensorType
 from graphopt.passes.prune.groups import Groups
 from graphopt.passes.prune.shrink import Cut, Places, Shrunk, shrink
@@ -132,14 +133,14 @@ def graph_left(ops: Iterable[Op], remains: Remains) -> Graph:
 def _operand(
     graph: Graph, value: Value, part: Cut | None, remains: Remains, known: dict[Value, Value]
 ) -> Value:
-    """A value in the graph to be priced: an argument, or a constant of zeros."""
+    """A value in the graph to be priced: an argument, or any constant of its type."""
     data = const(value)
     if data is None and value in known:
         return known[value]
     if data is not None:
         left: Data = _computed(data, part) if part else data
         if data.dtype.is_float:
-            left = Splat(data.dtype, left.shape, 0)
+            left = stand_in(data.dtype, left.shape, graph)
         return graph.insert(Op(Const(left))).result
     sizes = (d if p is None else len(p)
              for d, p in zip(value.tensor.shape or (), remains.of(value), strict=True))  # fmt: skip

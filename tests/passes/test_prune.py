@@ -10,7 +10,7 @@ import pytest
 
 import graphopt
 from graphopt.activations import SampleRuns
-from graphopt.analysis.cost import total_macs
+from graphopt.analysis.cost import total_macs, weight_bytes
 from graphopt.analysis.interpret import interpret
 from graphopt.errors import InputError
 from graphopt.ir.clone import clone_module
@@ -107,6 +107,17 @@ def test_a_ratio_is_reached_and_not_much_more() -> None:
         ratio = 0.5 if "0.5" in text else 0.3
         assert ratio <= 1 - total_macs(module.main) / before < ratio + 0.08
         assert done.changed and done.settled and not done.settled.short
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.4])
+@pytest.mark.parametrize("criterion", ["l1", "reconstruct"])
+def test_where_size_counts_a_ratio_is_one_of_bytes(ratio: float, criterion: str) -> None:
+    before = weight_bytes(parse(NETWORK).main)
+    text = f"prune{{ratio={ratio},aim=size,criterion={criterion}}}"
+    module, done = run(text, Context(samples=samples(), lanes=16))  # which aren't waited for
+    assert ratio <= 1 - weight_bytes(module.main) / before < ratio + 0.08
+    assert done.settled and not done.settled.short
+    assert {c.unit for c in done.settled.kept} == {"bytes"}
 
 
 def test_repair_keeps_what_norms_lose() -> None:

@@ -13,17 +13,15 @@ import graphopt
 from graphopt.activations import SampleRuns
 from graphopt.analysis.interpret import interpret, random_inputs
 from graphopt.errors import InputError
-from graphopt.ir.builtin import Const
 from graphopt.ir.clone import clone_module, returning
-from graphopt.ir.core import Loc, Module, Op
-from graphopt.ir.data import Inline
+from graphopt.ir.core import Loc, Module
 from graphopt.ir.parser import parse
-from graphopt.ir.types import Array
 from graphopt.ir.verify import verify
 from graphopt.passes.reconstruct import prepare, sites
 from graphopt.passes.reconstruct.repair import repair as gather
 from graphopt.pipeline import Context, PassResult, parse_pipeline
 from graphopt.rewrite.driver import Permission
+from tests.changed import changed, constants, samples
 
 RUNS = 40
 OTHERS = 16  # runs that the pass doesn't see
@@ -61,35 +59,11 @@ RESIDUAL = """graph @main(%x: f32[1,6,8,8]) {
 }"""
 
 
-def samples(module: Module, count: int = RUNS, first: int = 0, given: str = "given") -> SampleRuns:
-    """Seeded inputs."""
-    feeds = [random_inputs(module, seed) for seed in range(first, first + count)]
-    return SampleRuns(lambda: feeds, count, given)
-
-
-def constants(module: Module) -> dict[str, Array]:
-    """Numbers of constants by name."""
-    return {
-        op.result.hint: op.kind.data.numpy() for op in module.main if isinstance(op.kind, Const)
-    }
-
-
-def with_constants(module: Module, numbers: dict[str, Array]) -> Module:
-    """A copy in which constants of some names have other numbers."""
-    copy = clone_module(module)
-    for op in list(copy.main):
-        if isinstance(op.kind, Const) and op.result.hint in numbers:
-            made = Op(Const(Inline(numbers[op.result.hint])), hints=[op.result.hint])
-            op.result.replace_all_uses_with(copy.main.insert(made, op).result)
-            copy.main.erase(op)
-    return copy
-
-
 def noisy(module: Module, names: Sequence[str], size: float = 0.3, seed: int = 0) -> Module:
     """A copy whose constants of some names moved, by a share of their own size."""
     random, old = np.random.default_rng(seed), constants(module)
     moved = {n: old[n] * (1 + size * random.standard_normal(old[n].shape)) for n in names}
-    return with_constants(module, {n: a.astype(np.float32) for n, a in moved.items()})
+    return changed(module, moved)
 
 
 def mend(
@@ -97,7 +71,7 @@ def mend(
     channels: dict[str, tuple[int, ...]] | None = None, **more: Any,
 ) -> PassResult:  # fmt: skip
     """Run the pass on a module in place."""
-    ctx = Context(samples=runs or samples(before), before=before, channels=channels or {}, **more)
+    ctx = Context(samples=runs or samples(before, RUNS), before=before, channels=channels or {}, **more)
     (one,) = parse_pipeline(text)
     result = one.run(module, ctx)
     verify(module)
@@ -179,7 +153,7 @@ def test_what_is_held_out_never_gets_worse() -> None:
     for seed in range(6):
         zeroed = constants(before)["w2"].copy()
         zeroed[:, np.random.default_rng(seed).permutation(4)[:2]] = 0
-        module = with_constants(noisy(before, ["w0", "w3"], 0.2, seed), {"w2": zeroed})
+        module = changed(noisy(before, ["w0", "w3"], 0.2, seed), {"w2": zeroed})
         start = clone_module(module)
         runs = samples(before, 12, 100 * seed)
         mend(module, before, runs=runs)
@@ -196,7 +170,7 @@ def test_nothing_is_done_where_the_outputs_would_be_worse() -> None:
     """Two layers are in balance, scaled and scaled back: to mend one alone would break that."""
     before = parse(NETWORK)
     old = constants(before)
-    module = with_constants(before, {"w1": old["w1"] * 4, "w2": old["w2"] / 4})
+    module = changed(before, {"w1": old["w1"] * 4, "w2": old["w2"] / 4})
     first = next(op for op in module.main if op.result.hint == "y1")
     result = mend(module, before, permit=only(first.loc))
     assert not result.changed
@@ -211,7 +185,7 @@ def test_zeros_stay_zeros() -> None:
     random, old = np.random.default_rng(0), constants(before)
     sparse = {n: old[n] * (random.random(old[n].shape) < 0.6) for n in ("w0", "w2", "w4")}
     sparse["w0"][2] = 0  # a whole row, besides
-    module = with_constants(before, sparse)
+    module = changed(before, sparse)
     start = error(module, before)
     assert mend(module, before).changed
     for name, numbers in sparse.items():
@@ -233,7 +207,7 @@ def test_weights_that_share_few_values_stay_and_their_bias_does_not() -> None:
     before = parse(text)
     shared = np.round(constants(before)["w"] * 4) / np.float32(4) + np.float32(0.01)
     moved = constants(before)["k"] + np.float32(0.2)
-    module = with_constants(before, {"w": shared, "k": moved})
+    module = changed(before, {"w": shared, "k": moved})
     assert mend(module, before).changed
     assert (constants(module)["w"] == shared).all()
     assert (constants(module)["k"] != moved).any()
@@ -248,7 +222,7 @@ def test_channels_that_are_left_are_compared_with_the_originals() -> None:
     text = text.replace("f32[12,4,1,1]", "f32[12,3,1,1]")
     cut = {n: old[n][list(kept)] for n in ("w0", "b0", "w1")}
     halves = [old["w2"][:6][:, [0, 2, 3]], old["w2"][6:][:, [1, 2, 3]]]
-    module = with_constants(parse(text), cut | {"w2": np.concatenate(halves)})
+    module = changed(parse(text), cut | {"w2": np.concatenate(halves)})
     module = noisy(module, ["w0"], 0.1)
     start = error(module, before)
     lost = {name: kept for name in ("y0", "r0", "y1")}
@@ -278,7 +252,7 @@ def test_rounded_activations_are_met_by_what_comes_after() -> None:
 
 def test_integers_stay_and_the_remark_says_so() -> None:
     before = parse(NETWORK)
-    runs = samples(before)
+    runs = samples(before, RUNS)
     module = clone_module(before)
     ctx = Context(samples=runs, before=before)
     for one in parse_pipeline("calibrate,quantize"):

@@ -42,6 +42,15 @@ def test_it_is_chosen_where_it_is_faster(shape: tuple[int, int, int], measured: 
     assert families(module(*shape)) == {"winograd" if measured < 0.95 else "conv"}
 
 
+def test_filters_that_few_values_make_small_stay_where_they_are_stored_so() -> None:
+    few = "const splat 1.0 : f32[64,64,3,3]"
+    text = module(64, 64, 28).to_text().replace("const rand 1 : f32[64,64,3,3]", few)
+    assert few in text
+    for coded, family in ((True, "conv"), (False, "winograd")):
+        program = X86("avx512bf16").lower(parse(text), coded=coded)
+        assert family in {k.family for k in program.kernels}
+
+
 def test_filters_that_stay_in_the_cache_are_no_wait() -> None:
     assert families(module(64, 64, 7, more=64)) == {"conv"}
     assert families(module(64, 64, 7, more=0)) == {"winograd"}

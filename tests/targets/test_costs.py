@@ -15,9 +15,21 @@ from graphopt.ir.core import Graph, Module
 from graphopt.ir.parser import parse
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.nn import Conv
+from graphopt.passes.factorize.forms import DepthwiseFirst, PointwiseFirst
+from graphopt.passes.layers.forms import Form
+from graphopt.passes.layers.replace import example
+from graphopt.passes.layers.sites import Site, sites
+from graphopt.passes.lowrank.forms import Tucker
 from graphopt.pipeline import Context, Pass, PassResult
 from graphopt.targets.base import Build
-from graphopt.targets.costs import Database, Model, Row, TargetCosts
+from graphopt.targets.costs import (
+    Database,
+    Model,
+    ModelCosts,
+    Row,
+    TargetCosts,
+    reference_model,
+)
 from graphopt.targets.roofline import Roofline, host_roofline
 from graphopt.targets.x86 import X86
 
@@ -229,3 +241,29 @@ def test_the_roofline_bounds_by_the_slower_of_two() -> None:
     assert ROOF.bytes_a_second(1 << 40) == 10e9
     assert ROOF.bytes_a_second(1) == 100e9
     assert Roofline.from_json(ROOF.to_json()) == ROOF
+
+
+@pytest.fixture
+def site() -> Site:
+    """A 3x3 convolution of 64 channels on 28x28 pixels."""
+    module = parse("""graph @main(%x: f32[1,64,28,28]) {
+      %w = const rand 1 : f32[64,64,3,3]
+      %y = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "it"
+      return(%y) {names=[y]}
+    }""")
+    return sites(module.main)[0]
+
+
+@pytest.mark.parametrize("form", [DepthwiseFirst, PointwiseFirst])
+def test_each_term_of_a_form_has_a_price(form: type[Form], site: Site) -> None:
+    target = X86("avx512bf16")
+    costs = ModelCosts(target, lambda: reference_model(target.machine()))
+    one, two, six = (costs.price(example(form(site), (n,))).seconds for n in (1, 2, 6))
+    assert 1.6 * one < two < 2.4 * one
+    assert 2.7 * two < six < 3.3 * two
+
+
+def test_forms_are_priced_as_they_would_be_computed(site: Site) -> None:
+    graph = example(Tucker(site), (32, 32))
+    families = [k.family for k in X86("avx512bf16").lower(Module(graph)).kernels]
+    assert "winograd" in families

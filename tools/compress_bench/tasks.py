@@ -17,6 +17,7 @@ TASKS: dict[str, Make] = {
     "cifar_resnet20_bn": partial(cifar, name="cifar_resnet20_bn"),
     "cifar_resnet56_bn": partial(cifar, name="cifar_resnet56_bn"),
     "mlperf_tiny_resnet8": partial(cifar, name="mlperf_tiny_resnet8"),
+    "fmnist_resnet8": partial(fashion, name="fmnist_resnet8", family="residual CNN"),
     "fmnist_mobilenetv2": partial(
         fashion, name="fmnist_mobilenetv2", family="inverted residual CNN"
     ),
