@@ -12,6 +12,7 @@ from graphopt.data import Feed
 from graphopt.ir.clone import returning
 from graphopt.ir.core import Module, Value
 from graphopt.ir.types import Array, TensorType
+from graphopt.padding import kept
 from graphopt.portions import portions
 
 AT_ONCE = 256 << 20  # bytes of values that one run of the model gives back
@@ -23,18 +24,19 @@ class SampleRuns:
 
     `feeds` gives them from the start each time; `runs` is how many there are; `data` says what they
     are. `used` is the largest number that anybody has looked at: what is measured on the others
-    isn't flattered by them.
+    isn't flattered by them. `mask` is the input that tells what is padding (see `padding`).
     """
 
     feeds: Callable[[], Iterable[Feed]]
     runs: int
     data: str
     used: int = 0
+    mask: str | None = None
 
     def watch(
         self, module: Module, values: Sequence[Value], runs: int | None = None
     ) -> Iterator[tuple[int, Array]]:
-        """Pairs of an index into `values` and its array, run after run.
+        """Pairs of an index into `values` and its array without padded rows, run after run.
 
         Values that together take more than AT_ONCE bytes a run are seen in several goes over the
         samples, each running the ops that its values need.
@@ -48,7 +50,9 @@ class SampleRuns:
             reference = onnx_io.Reference(returning(module, [values[i] for i in part]))
             for feed in self.take(runs):
                 found = reference.run(feed)
-                yield from zip(part, found.values(), strict=True)
+                mask = feed.get(self.mask) if self.mask else None
+                for i, array in zip(part, found.values(), strict=True):
+                    yield i, kept(values[i], array, mask)
 
     def take(self, runs: int | None = None) -> Iterator[Feed]:
         """What runs of the model take, the first `runs` (None: all), from the start each time."""

@@ -31,6 +31,7 @@ from graphopt.ops.elementwise import Add, Div, Mul, Sqrt, Sub
 from graphopt.ops.movement import Reshape
 from graphopt.ops.nn import BatchNorm, Conv
 from graphopt.ops.reduce import ReduceMean
+from graphopt.padding import padding_mask
 
 GENERATED = 32  # inputs that are made up for passes where no data is given
 BATCH = 32  # images that statistics are taken of
@@ -129,7 +130,8 @@ def sample_runs(
     if samples is None:
         return Generated(module, load, runs)
     graph = clone_module(module).main
-    return SampleRuns(lambda: samples.feeds(graph), samples.runs(graph), "given")
+    mask = padding_mask(graph)
+    return SampleRuns(lambda: samples.feeds(graph), samples.runs(graph), "given", mask=mask)
 
 
 def batched(module: Module) -> dict[str, tuple[int, ...]]:

@@ -80,11 +80,12 @@ class Activations(Protocol):
     """What values of a module are on sample inputs, as calibration needs to know it.
 
     `data` says what the samples are: `given`, or how they were made; `runs` how many runs of the
-    model they are enough for.
+    model they are enough for; `mask` which input tells what rows are padding (see `padding`).
     """
 
     data: str
     runs: int
+    mask: str | None
 
     def watch(
         self, module: Module, values: Sequence[Value], runs: int | None = None

@@ -20,7 +20,7 @@ import numpy as np
 from graphopt.errors import InputError
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.types import Array
-from graphopt.ops.elementwise import Sub
+from graphopt.ops.elementwise import Div, Mul, Sub
 from graphopt.ops.nn import Conv
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.quantize.beside import Beside, Layer, layers, watch
@@ -141,5 +141,10 @@ def _others(op: Op, rank: int) -> tuple[int, ...]:
 def _mean_error(beside: Beside, wanted: Value, got: Value) -> tuple[Value]:
     """The mean of the difference, by output channel."""
     assert wanted.op
-    axes = _others(wanted.op, wanted.tensor.rank or 0)
-    return (beside.add(ReduceMean(axes, False), beside.add(Sub(), got, wanted)),)
+    rank = wanted.tensor.rank or 0
+    error, there = beside.add(Sub(), got, wanted), beside.rows(wanted)
+    axes = ReduceMean(_others(wanted.op, rank), False)
+    if there is None:
+        return (beside.add(axes, error),)
+    part = beside.add(ReduceMean(tuple(range(rank)), False), there)
+    return (beside.add(Div(), beside.add(axes, beside.add(Mul(), error, there)), part),)
