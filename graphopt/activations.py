@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt import onnx as onnx_io
+from graphopt.analysis.moments import Moments, moments
+from graphopt.analysis.padding import kept
 from graphopt.data import Feed
 from graphopt.ir.clone import returning
 from graphopt.ir.core import Module, Value
 from graphopt.ir.types import Array, TensorType
-from graphopt.padding import kept
 from graphopt.portions import portions
 
 AT_ONCE = 256 << 20  # bytes of values that one run of the model gives back
@@ -24,7 +25,8 @@ class SampleRuns:
 
     `feeds` gives them from the start each time; `runs` is how many there are; `data` says what they
     are. `used` is the largest number that anybody has looked at: what is measured on the others
-    isn't flattered by them. `mask` is the input that tells what is padding (see `padding`).
+    isn't flattered by them. `mask` is the input that tells what is padding (see `padding`),
+    `origin` the model before any pass, whose BatchNorms tell of values without samples.
     """
 
     feeds: Callable[[], Iterable[Feed]]
@@ -32,6 +34,11 @@ class SampleRuns:
     data: str
     used: int = 0
     mask: str | None = None
+    origin: Module | None = None
+
+    def expected(self) -> Mapping[str, Moments]:
+        """What the original's BatchNorms tell of its values, by name."""
+        return moments(self.origin.main) if self.origin else {}
 
     def watch(
         self, module: Module, values: Sequence[Value], runs: int | None = None

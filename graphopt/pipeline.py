@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
+from graphopt.analysis.moments import Moments
 from graphopt.analysis.price import Costs
 from graphopt.choices import Settled
 from graphopt.errors import GraphoptError
@@ -86,6 +87,10 @@ class Activations(Protocol):
     data: str
     runs: int
     mask: str | None
+
+    def expected(self) -> Mapping[str, Moments]:
+        """What is known without samples of the original's values, by name."""
+        ...
 
     def watch(
         self, module: Module, values: Sequence[Value], runs: int | None = None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.analysis.padding import padded
 from graphopt.ir.builtin import Const, Return
 from graphopt.ir.clone import clone_op
 from graphopt.ir.core import Graph, Module, Op, OpKind, Value
@@ -23,7 +24,6 @@ from graphopt.ops.elementwise import Cast, Mul, Sub
 from graphopt.ops.movement import Reshape
 from graphopt.ops.quant import Dequantize, Quantize
 from graphopt.ops.reduce import ReduceSum
-from graphopt.padding import padded
 from graphopt.passes.quantize.points import source
 from graphopt.pipeline import Activations
 
@@ -61,7 +61,7 @@ class Beside:
 
         Args:
             before: the float model, with or without notes of calibration.
-            mask: its input that tells which rows are there (see `graphopt.padding`).
+            mask: its input that tells which rows are there (see `graphopt.analysis.padding`).
         """
         self.graph = Graph([a.type for a in before.main.args], before.main.name,
                            [a.hint for a in before.main.args])  # fmt: skip

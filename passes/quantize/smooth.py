@@ -55,7 +55,7 @@ class Smooth(Pass, name="smooth"):
 
     effect: ClassVar[Effect] = "reassociating"
     alpha: float | Literal["auto"] = "auto"
-    makers: Literal["norms", "all"] = "norms"
+    makers: Literal["norms", "all"] = "all"
     samples: int = 32
 
     def run(self, module: Module, ctx: Context) -> PassResult:

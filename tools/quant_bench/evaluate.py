@@ -32,19 +32,25 @@ def open_session(model: Path | bytes, threads: int = 0) -> Any:
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
+AFTER = ("Cast", "Identity", "Reshape", "QuantizeLinear", "DequantizeLinear")
+"""What tools put after a last softmax: old models that they convert get reshapes."""
+
+
 def without_softmax(path: Path) -> bytes:
     """The model with nothing in the place of the softmax that its first output comes from, if any.
 
-    Reshapes may follow it: old models that tools convert to newer versions of ONNX have them.
+    Nor of the quantization of its probabilities, which would clip logits.
     """
     model: Any = onnx.load(path)
     makers = {name: node for node in model.graph.node for name in node.output}
-    node = makers.get(model.graph.output[0].name)
-    while node is not None and node.op_type in ("Cast", "Identity", "Reshape"):
+    path_back, node = list[Any](), makers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in AFTER:
+        path_back.append(node)
         node = makers.get(node.input[0])
     if node is not None and node.op_type == "Softmax":
-        node.op_type = "Identity"
-        del node.attribute[:]
+        for one in (node, *(n for n in path_back if n.op_type.endswith("Linear"))):
+            one.op_type = "Identity"
+            del one.attribute[:], one.input[1:]
     return model.SerializeToString()
 
 
