@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt import onnx as onnx_io
+from graphopt.analysis.moments import Moments, moments
+from graphopt.analysis.padding import kept
 from graphopt.data import Feed
 from graphopt.ir.clone import returning
 from graphopt.ir.core import Module, Value
@@ -23,18 +25,25 @@ class SampleRuns:
 
     `feeds` gives them from the start each time; `runs` is how many there are; `data` says what they
     are. `used` is the largest number that anybody has looked at: what is measured on the others
-    isn't flattered by them.
+    isn't flattered by them. `mask` is the input that tells what is padding (see `padding`),
+    `origin` the model before any pass, whose BatchNorms tell of values without samples.
     """
 
     feeds: Callable[[], Iterable[Feed]]
     runs: int
     data: str
     used: int = 0
+    mask: str | None = None
+    origin: Module | None = None
+
+    def expected(self) -> Mapping[str, Moments]:
+        """What the original's BatchNorms tell of its values, by name."""
+        return moments(self.origin.main) if self.origin else {}
 
     def watch(
         self, module: Module, values: Sequence[Value], runs: int | None = None
     ) -> Iterator[tuple[int, Array]]:
-        """Pairs of an index into `values` and its array, run after run.
+        """Pairs of an index into `values` and its array without padded rows, run after run.
 
         Values that together take more than AT_ONCE bytes a run are seen in several goes over the
         samples, each running the ops that its values need.
@@ -48,7 +57,9 @@ class SampleRuns:
             reference = onnx_io.Reference(returning(module, [values[i] for i in part]))
             for feed in self.take(runs):
                 found = reference.run(feed)
-                yield from zip(part, found.values(), strict=True)
+                mask = feed.get(self.mask) if self.mask else None
+                for i, array in zip(part, found.values(), strict=True):
+                    yield i, kept(values[i], array, mask)
 
     def take(self, runs: int | None = None) -> Iterator[Feed]:
         """What runs of the model take, the first `runs` (None: all), from the start each time."""

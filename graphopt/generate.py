@@ -20,6 +20,7 @@ from scipy import linalg
 from graphopt.activations import SampleRuns
 from graphopt.analysis.bind import bind
 from graphopt.analysis.interpret import random_inputs
+from graphopt.analysis.padding import padding_mask
 from graphopt.data import Feed, Samples
 from graphopt.errors import InputError
 from graphopt.ir.builtin import Const
@@ -53,8 +54,9 @@ class Generated(SampleRuns):
             runs: how many inputs to make for `module`.
         """
         normed = any(isinstance(op.kind, BatchNorm) for op in module.main)
-        super().__init__(lambda: self.made, runs, NOISE if normed else "seeded")
         self.module, self.load = clone_module(module), load
+        data = NOISE if normed else "seeded"
+        super().__init__(lambda: self.made, runs, data, origin=self.module)
 
     @cached_property
     def made(self) -> list[Feed]:
@@ -128,8 +130,10 @@ def sample_runs(
     """
     if samples is None:
         return Generated(module, load, runs)
-    graph = clone_module(module).main
-    return SampleRuns(lambda: samples.feeds(graph), samples.runs(graph), "given")
+    origin = clone_module(module)
+    graph = origin.main
+    return SampleRuns(lambda: samples.feeds(graph), samples.runs(graph), "given",
+                      mask=padding_mask(graph), origin=origin)  # fmt: skip
 
 
 def batched(module: Module) -> dict[str, tuple[int, ...]]:

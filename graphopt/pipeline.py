@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
+from graphopt.analysis.moments import Moments
 from graphopt.analysis.price import Costs
 from graphopt.choices import Settled
 from graphopt.errors import GraphoptError
@@ -80,11 +81,16 @@ class Activations(Protocol):
     """What values of a module are on sample inputs, as calibration needs to know it.
 
     `data` says what the samples are: `given`, or how they were made; `runs` how many runs of the
-    model they are enough for.
+    model they are enough for; `mask` which input tells what rows are padding (see `padding`).
     """
 
     data: str
     runs: int
+    mask: str | None
+
+    def expected(self) -> Mapping[str, Moments]:
+        """What is known without samples of the original's values, by name."""
+        ...
 
     def watch(
         self, module: Module, values: Sequence[Value], runs: int | None = None

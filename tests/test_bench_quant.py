@@ -7,6 +7,7 @@ import math
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,3 +114,19 @@ graph @main(%x: f32[2,4]) {
 """)
     graphopt.save(module, tmp_path / "m.onnx")
     assert part("integers").integer_layers(tmp_path / "m.onnx") == (1, 2)
+
+
+def test_a_last_softmax_and_what_rounds_it_are_cut_off(tmp_path: Path) -> None:
+    onnx: Any = importlib.import_module("onnx")
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    m (float[1,4] x) => (float[1,4] y) <float s = {0.004}, uint8 z = {0}> {
+      p = Softmax <axis = -1> (x)
+      q = QuantizeLinear (p, s, z)
+      y = DequantizeLinear (q, s, z)
+    }"""
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    evaluate = part("evaluate")
+    x = np.array([[-3, 0, 2, 9]], np.float32)
+    (got,) = evaluate.open_session(evaluate.without_softmax(path)).run(None, {"x": x})
+    np.testing.assert_array_equal(got, x)

@@ -9,7 +9,7 @@ QuantizeLinear and DequantizeLinear. All files are evaluated alike: in ONNX Runt
 its optimizer off, on the same held-out samples. *Drop* is the paired difference to float32 in
 points of the metric, with its 95 % interval and the chance of so much if nothing had changed;
 *agree* the part of decisions that are float32's; *SQNR* that of the first output over all samples
-(of probabilities where the model ends in softmax). *int8* counts the products (convolutions,
+(of what the last softmax reads where the model ends in one). *int8* counts the products (convolutions,
 matrix products) of two dequantized integers, and all of them. *s* is the time to calibrate and quantize, in
 wall and CPU seconds, *peak* the largest resident set of the process.
 

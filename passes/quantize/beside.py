@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.analysis.padding import padded
 from graphopt.ir.builtin import Const, Return
 from graphopt.ir.clone import clone_op
 from graphopt.ir.core import Graph, Module, Op, OpKind, Value
 from graphopt.ir.data import Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.elementwise import Cast, Mul, Sub
+from graphopt.ops.movement import Reshape
 from graphopt.ops.quant import Dequantize, Quantize
 from graphopt.ops.reduce import ReduceSum
 from graphopt.passes.quantize.points import source
@@ -54,8 +56,13 @@ def _dequantized(value: Value | None) -> bool:
 class Beside:
     """A copy of the float model that grows quantized layers."""
 
-    def __init__(self, before: Module) -> None:
-        """`before`: the float model, with or without notes of calibration."""
+    def __init__(self, before: Module, mask: str | None = None) -> None:
+        """For a model.
+
+        Args:
+            before: the float model, with or without notes of calibration.
+            mask: its input that tells which rows are there (see `graphopt.analysis.padding`).
+        """
         self.graph = Graph([a.type for a in before.main.args], before.main.name,
                            [a.hint for a in before.main.args])  # fmt: skip
         self.before = before
@@ -64,6 +71,20 @@ class Beside:
         for op in before.main:
             if not isinstance(op.kind, Return):
                 self.graph.insert(clone_op(op, self.mapped))
+        self.mask = next((a for a in self.graph.args if mask and a.hint == mask), None)
+
+    def unpadded(self, value: Value, like: Value) -> Value:
+        """A value, or one of the same shape, with zeros in the rows that the mask leaves out."""
+        there = self.rows(like)
+        return value if there is None else self.add(Mul(), value, there)
+
+    def rows(self, like: Value) -> Value | None:
+        """The mask as floats [N,T,1...] for a value; None where it has no padded rows."""
+        shape = self.mask.tensor.static if self.mask else None
+        if self.mask is None or shape is None or not padded(like, shape):
+            return None
+        ones = (1,) * ((like.tensor.rank or 0) - 2)
+        return self.add(Reshape((*shape, *ones)), self.add(Cast(DType.f32), self.mask))
 
     def add(self, kind: OpKind, *operands: Value) -> Value:
         """One op more."""
@@ -123,7 +144,7 @@ def watch(
 
     The arrays of a layer come in the order in which `reduce` gives the values, run after run.
     """
-    beside = Beside(before)
+    beside = Beside(before, samples.mask)
     owners: list[int] = []
     values: list[Value] = []
     for i, layer in enumerate(found):
@@ -141,10 +162,9 @@ def watch(
 def energies(beside: Beside, wanted: Value, got: Value) -> tuple[Value, Value]:
     """The sums of squares of the float result and of the difference."""
     axes = tuple(range(wanted.tensor.rank or 0))
-    error = beside.add(Sub(), got, wanted)
-    return tuple(
-        beside.add(ReduceSum(axes, False), beside.add(Mul(), v, v)) for v in (wanted, error)
-    )  # pyright: ignore[reportReturnType]
+    both = (beside.unpadded(v, wanted) for v in (wanted, beside.add(Sub(), got, wanted)))
+    signal, noise = (beside.add(ReduceSum(axes, False), beside.add(Mul(), v, v)) for v in both)
+    return signal, noise
 
 
 def noise_ratios(

@@ -7,26 +7,33 @@ section 3.2). The shift is measured on samples (its appendix D), each layer by i
 float layer and on its inputs, quantized (`beside`), so that layers don't correct each other's
 errors twice. What noise does to means in the non-linear ops between layers is left; the last layers
 take up its sum, as the whole model gives it.
+
+Without samples, E[e] of rounded weights is (w' - w) E[x], where BatchNorm tells E[x] (the paper's
+section 4.2.1; `graphopt.analysis.moments`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
+from graphopt.analysis.moments import Moments
 from graphopt.errors import InputError
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.types import Array
-from graphopt.ops.elementwise import Sub
+from graphopt.ops.elementwise import Div, Mul, Sub
 from graphopt.ops.nn import Conv
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.quantize.beside import Beside, Layer, layers, watch
 from graphopt.passes.quantize.bias import SHIFTED, shift, shifted
+from graphopt.passes.quantize.channels import layer
 from graphopt.passes.quantize.nearer import kept_if_nearer
-from graphopt.passes.quantize.pairs import nothing
+from graphopt.passes.quantize.pairs import Pair, nothing, pairs
+from graphopt.passes.quantize.points import source
+from graphopt.passes.quantize.weights import channel_axis
 from graphopt.pipeline import Activations, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark, const
 
@@ -35,11 +42,15 @@ from graphopt.rewrite import Remark, const
 class BiasCorrect(Pass, name="bias_correct"):
     """Take the mean error of each quantized layer out of its bias, if the outputs gain by it.
 
-    `samples`: runs of the model to take the mean over, at most. Means are taken as the model runs,
-    so the memory is that of one run of the float model, twice.
+    `method`: empirical, on samples; or analytic, of the weights' rounding alone, by what the
+    model's BatchNorms remember of the layers' inputs (those that `equalize` or `smooth` scaled are
+    left), whatever the outputs on samples say. `samples`: runs of the model to take the mean over,
+    at most. Means are taken as the model runs, so the memory is that of one run of the float model,
+    twice.
     """
 
     effect: ClassVar[Effect] = "lossy"
+    method: Literal["empirical", "analytic"] = "empirical"
     samples: int = 64
 
     def run(self, module: Module, ctx: Context) -> PassResult:
@@ -52,6 +63,8 @@ class BiasCorrect(Pass, name="bias_correct"):
             raise InputError(f"samples={self.samples} is no number of samples")
         if not layers(module) or ctx.before is None:
             return nothing("bias_correct")
+        if self.method == "analytic":
+            return _analytic(module, ctx)
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to take means of; give some with --data")
         return kept_if_nearer("bias_correct", module, ctx, lambda m: self._repair(m, ctx))
@@ -89,6 +102,28 @@ class BiasCorrect(Pass, name="bias_correct"):
         return [r for op, (_, a), (_, b) in found for r in _corrected(op, a - b, ctx)]
 
 
+def _analytic(module: Module, ctx: Context) -> PassResult:
+    """Take (w' - w) E[x] out of each layer whose E[x] is known."""
+    known: Mapping[str, Moments] = ctx.samples.expected() if ctx.samples else {}
+    remarks = [r for pair in pairs(module, ctx) for r in _by_moments(pair, known, ctx)]
+    if any(r.applied for r in remarks):
+        return PassResult(True, tuple(remarks))
+    told = "bias_correct{method=analytic}: no BatchNorm tells what a quantized layer reads"
+    return PassResult(False, tuple(remarks), notes=(told,))
+
+
+def _by_moments(pair: Pair, known: Mapping[str, Moments], ctx: Context) -> Iterator[Remark]:
+    found = known.get(source(pair.twin.operand(0)).hint)
+    at = layer(pair.twin)
+    if found is None or at is None or len(found.mean) != at.inputs:
+        yield Remark("bias_correct", pair.op.loc, False, "no BatchNorm tells what it reads")
+        return
+    axis = channel_axis(pair.op)
+    shape = [-1 if a == axis % pair.weight.ndim else 1 for a in range(pair.weight.ndim)]
+    error = pair.integers * pair.scale.astype(np.float64).reshape(shape) - pair.weight
+    yield from _corrected(pair.op, at.response(error, found.mean), ctx)
+
+
 @dataclass
 class Means:
     """Running means by number."""
@@ -115,7 +150,7 @@ def _corrected(op: Op, mean: Array, ctx: Context) -> Iterator[Remark]:
 
 def last(graph: Graph) -> list[Op]:
     """The quantized layers that an output comes from through ops of one operand that varies."""
-    quantized = {layer.op for layer in layers(Module(graph))}
+    quantized = {one.op for one in layers(Module(graph))}
     found: dict[Op, None] = {}
     for value in graph.outputs:
         op = value.op
@@ -141,5 +176,10 @@ def _others(op: Op, rank: int) -> tuple[int, ...]:
 def _mean_error(beside: Beside, wanted: Value, got: Value) -> tuple[Value]:
     """The mean of the difference, by output channel."""
     assert wanted.op
-    axes = _others(wanted.op, wanted.tensor.rank or 0)
-    return (beside.add(ReduceMean(axes, False), beside.add(Sub(), got, wanted)),)
+    rank = wanted.tensor.rank or 0
+    error, there = beside.add(Sub(), got, wanted), beside.rows(wanted)
+    axes = ReduceMean(_others(wanted.op, rank), False)
+    if there is None:
+        return (beside.add(axes, error),)
+    part = beside.add(ReduceMean(tuple(range(rank)), False), there)
+    return (beside.add(Div(), beside.add(axes, beside.add(Mul(), error, there)), part),)

@@ -20,7 +20,7 @@ from graphopt.errors import InputError
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ops.quant import Calibrated
 from graphopt.passes.quantize.consumers import choose
-from graphopt.passes.quantize.points import Points, moved, points
+from graphopt.passes.quantize.points import Points, moved, name_layers, points
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 
 Range = tuple[float, float]
@@ -57,6 +57,7 @@ class Calibrate(Pass, name="calibrate"):
         """
         self._check(ctx)
         erase_notes(module.main)
+        name_layers(module.main)
         found = points(module.main, both=self.residual == "both")
         roots = [v for v in found.groups if not moved(v)]
         if not roots:

@@ -48,7 +48,7 @@ def choose(
         tried: ranges by group; the first is taken unless another one is clearly better.
         samples: what the module runs on.
     """
-    beside = Beside(module)
+    beside = Beside(module, samples.mask)
     trials: list[Trial] = []
     results: list[Value] = []
     for value in found.groups:

@@ -150,6 +150,16 @@ def candidates(graph: Graph) -> list[Op]:
     return [op for op in graph if weighted(op) and summed(op)]
 
 
+def name_layers(graph: Graph) -> None:
+    """Name the results of layers that have no name: it is by names that they are found again."""
+    known = {r.hint for op in graph for r in op.results}
+    for i, op in enumerate(candidates(graph)):
+        if not op.result.hint:
+            name = f"{op.loc.nodes[-1] if op.loc.nodes else op.kind.name}_out"
+            op.result.hint = name if name not in known else f"{name}_{i}"
+            known.add(op.result.hint)
+
+
 def made_by_sum(value: Value, points: Points) -> bool:
     """Whether a value comes out of a kernel that sums integers, through its epilogue."""
     todo, seen = [source(value)], set[Value]()

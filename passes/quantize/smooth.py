@@ -17,30 +17,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from graphopt.errors import InputError
-from graphopt.ir.builtin import Const
-from graphopt.ir.core import Graph, Module, Op, Value
-from graphopt.ir.data import Inline
-from graphopt.ir.types import Array, DType
-from graphopt.ops.elementwise import Mul
-from graphopt.ops.linalg import Gemm, MatMul
-from graphopt.ops.nn import LayerNorm, RMSNorm
-from graphopt.passes.fuse.weights import Linear, linear
+from graphopt.ir.core import Module
+from graphopt.ir.types import Array
 from graphopt.passes.layers.unfold import columns, places, positions, rows
 from graphopt.passes.quantize.chains import Chain, chains, scale, spread_over
 from graphopt.passes.quantize.channels import Reader
+from graphopt.passes.quantize.factors import multiply_before, products
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
-GRID = tuple(i / 10 for i in range(1, 10))  # of alpha
+GRID = tuple(i / 10 for i in range(1, 11))  # of alpha
+CAPS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # of the largest channel
 COLUMNS = 1024  # of a layer's unfolded inputs, to try scales on
 BETTER = 0.95  # of the error as it is, above which a layer stays
-NORMS = (LayerNorm, RMSNorm)
-WORTH = 0.8  # the same where a product is put into the model
+WORTH = 0.8  # the same where layers with weights make it, or a product is put into the model
 LEAST = 0.01  # relative change of a channel that is worth it
 FAR = 2.0**16  # the most that a channel is scaled by
 LEVELS, MOST = 255, 127  # steps of activations; the largest integer of weights
@@ -59,7 +55,7 @@ class Smooth(Pass, name="smooth"):
 
     effect: ClassVar[Effect] = "reassociating"
     alpha: float | Literal["auto"] = "auto"
-    makers: Literal["norms", "all"] = "norms"
+    makers: Literal["norms", "all"] = "all"
     samples: int = 32
 
     def run(self, module: Module, ctx: Context) -> PassResult:
@@ -68,7 +64,7 @@ class Smooth(Pass, name="smooth"):
         Raises:
             InputError: no samples, or an option out of its range.
         """
-        tried = self._alphas()
+        alpha = self._alpha()
         if self.samples < 1:
             raise InputError(f"samples={self.samples} is no number of samples")
         if ctx.samples is None or not ctx.samples.runs:
@@ -79,26 +75,26 @@ class Smooth(Pass, name="smooth"):
         chosen: list[tuple[Chain, Array]] = []
         remarks: list[Remark] = []
         for chain, reads in zip(found, taken, strict=True):
-            least = BETTER if chain.makers else WORTH
-            alpha, gain = _best(chain, reads, tried, least if self.alpha == "auto" else None)
-            by = 1 / _scales(chain, reads, alpha) if alpha is not None else np.ones(chain.count)
-            if (np.abs(np.log(by)) < LEAST).all() or not ctx.permit("smooth", chain.loc):
+            free = bool(chain.makers) and _of_norms(chain)
+            best = _best(chain, reads, alpha, BETTER if free else WORTH)
+            if best is None or (np.abs(np.log(best[0])) < LEAST).all():
                 continue
-            chosen.append((chain, by))
-            told = f"alpha {alpha:g}, {gain:.1f} dB less noise of the layers that read it"
-            remarks.append(Remark("smooth", chain.loc, True, told))
+            if ctx.permit("smooth", chain.loc):
+                chosen.append((chain, 1 / best[0]))
+                remarks.append(Remark("smooth", chain.loc, True, best[1]))
         for chain, by in chosen:
             if not chain.makers:
-                _multiply_before(module.main, chain, by)
+                multiply_before(module.main, chain, by)
         scale(module.main, chosen)
         return PassResult(bool(chosen), tuple(remarks))
 
-    def _alphas(self) -> tuple[float, ...]:
+    def _alpha(self) -> float | None:
+        """None for auto."""
         if self.alpha == "auto":
-            return GRID
+            return None
         if not 0 <= self.alpha <= 1:
             raise InputError(f"alpha={self.alpha:g} is neither auto nor a number from 0 to 1")
-        return (self.alpha,)
+        return self.alpha
 
     def _watch(self, module: Module, found: list[Chain], ctx: Context) -> list[list[Reads]]:
         """What the readers of each chain read on the samples."""
@@ -110,37 +106,6 @@ class Smooth(Pass, name="smooth"):
         for i, x in ctx.samples.watch(module, values, runs):
             flat[i].add(x)
         return taken
-
-
-def products(graph: Graph, found: Sequence[Chain]) -> list[Chain]:
-    """What normalisations make for matrix products by constants, and no chain can scale.
-
-    Not what activation functions make: outliers of GELU are so rare that the columns looked at say
-    little of them, and MiniLM lost 9 dB by it.
-    """
-    known = {r.linear.op for chain in found for r in chain.readers}
-    readers: dict[Value, list[Linear]] = {}
-    for op in graph:
-        if isinstance(op.kind, MatMul | Gemm) and op not in known and op.results:
-            at = linear(op.result)
-            maker = at.x.op.kind if at and at.x.op else None
-            if at and isinstance(maker, NORMS) and at.x.tensor.dtype is DType.f32:
-                readers.setdefault(at.x, []).append(at)
-    return [
-        Chain(layers[0].inputs, (), tuple(Reader(at, np.arange(at.inputs)) for at in layers))
-        for layers in readers.values() if len({at.inputs for at in layers}) == 1
-    ]  # fmt: skip
-
-
-def _multiply_before(graph: Graph, chain: Chain, by: Array) -> None:
-    """Let the readers of a chain read its value times `by`."""
-    first = chain.readers[0].linear
-    maker = first.x.op
-    before = maker.next if maker else graph.first
-    factor = graph.insert(Op(Const(Inline(by.astype(np.float32))), loc=first.op.loc), before)
-    scaled = graph.insert(Op(Mul(), [first.x, factor.result], loc=first.op.loc), before)
-    for reader in chain.readers:
-        reader.linear.op.set_operand(0, scaled.result)
 
 
 def _of_norms(chain: Chain) -> bool:
@@ -173,17 +138,27 @@ class Reads:
         """The largest magnitude of each channel."""
         return np.maximum(-self.low, self.high)
 
+    @cached_property
+    def columns(self) -> Array:
+        """All that were chosen, side by side."""
+        return np.concatenate(self.parts, axis=2)
+
+    @cached_property
+    def wanted(self) -> Array:
+        """What the layer makes of them."""
+        at = self.reader.linear
+        return rows(at.op, at.w.numpy().astype(np.float32)) @ self.columns
+
     def error(self, by: Array) -> float:
         """The noise-to-signal ratio of the layer in 8 bits, its inputs times `by` [inputs]."""
         at = self.reader.linear
         w = at.w.numpy().astype(np.float32)
-        x, plain = np.concatenate(self.parts, axis=2), rows(at.op, w)
-        scaled = rows(at.op, at.input_scaled(w, (1 / by).astype(np.float32)))
+        x, scaled = self.columns, rows(at.op, at.input_scaled(w, (1 / by).astype(np.float32)))
         wide = _spread(at.inputs, by, x.shape)
         low, high = (float((end * by).min(initial=0)) for end in (self.low, -self.high))
-        wanted = plain @ x
-        got = _weights(scaled) @ _activations(x * wide, low, -high)
-        return float(np.sum((got - wanted) ** 2) / max(float(np.sum(wanted**2)), 1e-30))
+        noise = _weights(scaled) @ _activations(x * wide, low, -high) - self.wanted
+        signal = float(np.sum(np.square(self.wanted)))
+        return float(np.sum(np.square(noise))) / max(signal, 1e-30)
 
 
 def _spread(inputs: int, by: Array, shape: tuple[int, ...]) -> Array:
@@ -206,19 +181,30 @@ def _activations(x: Array, low: float, high: float) -> Array:
     return np.rint(x * np.float32(1 / step)) * np.float32(step)
 
 
-def _scales(chain: Chain, reads: Sequence[Reads], alpha: float) -> Array:
+def _moved(x: Array, w: Array, alpha: float) -> Array:
     """SmoothQuant's s for each channel, its geometric mean 1; 1 where a channel is all 0."""
+    alive = (x > 0) & (w > 0)
+    if not alive.any():
+        return np.ones(len(x))
+    s = np.ones(len(x))
+    s[alive] = x[alive] ** alpha / w[alive] ** (1 - alpha)
+    s[alive] /= math.exp(float(np.log(s[alive]).mean()))
+    return np.clip(s, 1 / FAR, FAR)
+
+
+def _capped(x: Array, part: float) -> Array:
+    """What brings each channel down to a part of the largest, and leaves those below it."""
+    most = part * float(x.max(initial=0))
+    return np.clip(x / most, 1, FAR) if most > 0 else np.ones(len(x))
+
+
+def _reaches(chain: Chain, reads: Sequence[Reads]) -> tuple[Array, Array]:
+    """The largest magnitude of each channel, and of the weights that meet it."""
     x, w = np.zeros(chain.count), np.zeros(chain.count)
     for one in reads:
         x = np.maximum(x, chain.most(one.reach, one.reader.classes))
         w = np.maximum(w, chain.most(_columns_of(one.reader), one.reader.classes))
-    alive = (x > 0) & (w > 0)
-    if not alive.any():
-        return np.ones(chain.count)
-    s = np.ones(chain.count)
-    s[alive] = x[alive] ** alpha / w[alive] ** (1 - alpha)
-    s[alive] /= math.exp(float(np.log(s[alive]).mean()))
-    return np.clip(s, 1 / FAR, FAR)
+    return x, w
 
 
 def _columns_of(reader: Reader) -> Array:
@@ -230,19 +216,24 @@ def _columns_of(reader: Reader) -> Array:
 
 
 def _best(
-    chain: Chain, reads: Sequence[Reads], tried: Sequence[float], worth: float | None
-) -> tuple[float | None, float]:
-    """The alpha to use (None: leave the chain), and the noise that it saves in dB.
+    chain: Chain, reads: Sequence[Reads], alpha: float | None, least: float
+) -> tuple[Array, str] | None:
+    """The scales of a chain's channels and what they do in words; None: it stays.
 
-    `worth`: the share of the noise that must not be left; None: it is done in any case.
+    `alpha`: the one to use; None: what makes the least noise, if that is below `least` of what is
+    there without.
     """
 
     def error(s: Array) -> float:
         return sum(one.error(1 / spread_over(s, one.reader.classes)) for one in reads)
 
-    errors = [(error(_scales(chain, reads, a)), a) for a in tried]
-    plain = error(np.ones(chain.count))
-    least, alpha = min(errors)
-    if worth is not None and not least < worth * plain:
-        return None, 0.0
-    return alpha, 10 * math.log10(max(plain, 1e-30) / max(least, 1e-30))
+    x, w = _reaches(chain, reads)
+    tried = [(f"alpha {a:g}", _moved(x, w, a)) for a in (GRID if alpha is None else (alpha,))]
+    if alpha is None:
+        tried += [(f"at most {part:g} of the largest", _capped(x, part)) for part in CAPS]
+    errors = [error(s) for _, s in tried]
+    plain, best = error(np.ones(chain.count)), int(np.argmin(errors))
+    if alpha is None and not errors[best] < least * plain:
+        return None
+    saved = 10 * math.log10(max(plain, 1e-30) / max(errors[best], 1e-30))
+    return tried[best][1], f"{tried[best][0]}, {saved:.1f} dB less noise of the layers that read it"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from .metrics import Array
@@ -21,13 +22,36 @@ ort: Any = onnxruntime  # its annotations are incomplete
 BATCH = 50
 
 
-def open_session(path: Path, threads: int = 0) -> Any:
-    """A session without graph optimizations."""
+def open_session(model: Path | bytes, threads: int = 0) -> Any:
+    """A session without graph optimizations, of a file or of what would be in it."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+AFTER = ("Cast", "Identity", "Reshape", "QuantizeLinear", "DequantizeLinear")
+"""What tools put after a last softmax: old models that they convert get reshapes."""
+
+
+def without_softmax(path: Path) -> bytes:
+    """The model with nothing in the place of the softmax that its first output comes from, if any.
+
+    Nor of the quantization of its probabilities, which would clip logits.
+    """
+    model: Any = onnx.load(path)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    path_back, node = list[Any](), makers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in AFTER:
+        path_back.append(node)
+        node = makers.get(node.input[0])
+    if node is not None and node.op_type == "Softmax":
+        for one in (node, *(n for n in path_back if n.op_type.endswith("Linear"))):
+            one.op_type = "Identity"
+            del one.attribute[:], one.input[1:]
+    return model.SerializeToString()
 
 
 def characters(path: Path) -> str:
@@ -37,8 +61,8 @@ def characters(path: Path) -> str:
 
 
 def outputs(task: Task, path: Path, threads: int) -> Array:
-    """What a model makes of all evaluation samples, in batches as large as it takes."""
-    session = open_session(path, threads)
+    """The logits that a model makes of all evaluation samples, in batches as large as it takes."""
+    session = open_session(without_softmax(path), threads)
     names = {i.name for i in session.get_inputs()}
     fixed = session.get_inputs()[0].shape[0]
     size = fixed if isinstance(fixed, int) else BATCH

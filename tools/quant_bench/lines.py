@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .evaluate import characters
-from .metrics import Array, ctc_decode
+from .metrics import Array, ctc_decode, softmax, sqnr
 from .task import Places, Task, package
 
 HEIGHT, WIDTH = 48, 320  # what PP-OCR's recogniser takes; narrower lines are padded with zeros
@@ -87,13 +87,16 @@ def recognition(places: Places) -> Task:
     _, calibration = drawn(places.calibration, seed=1)
     wanted = np.array([t.replace(" ", "") for t in texts])
 
-    def read(probabilities: Array) -> Array:
-        return np.array(ctc_decode(probabilities, classes))
+    def read(logits: Array) -> Array:
+        return np.array(ctc_decode(logits, classes))
 
-    def right(probabilities: Array) -> Array:
-        return (np.char.replace(read(probabilities), " ", "") == wanted).astype(np.float64)
+    def right(logits: Array) -> Array:
+        return (np.char.replace(read(logits), " ", "") == wanted).astype(np.float64)
+
+    def probabilities(before: Array, after: Array) -> float:
+        return sqnr(softmax(before), softmax(after))
 
     return Task(
         "ppocrv4_rec", "text recognition", "exact lines", path, {"x": calibration}, {"x": images},
-        right, read,
+        right, read, extra={"dB of probabilities": probabilities},
     )  # fmt: skip

@@ -66,6 +66,12 @@ def sqnr(reference: Array, got: Array) -> float:
     return 10 * math.log10(signal / noise) if signal and noise else math.inf
 
 
+def softmax(logits: Array) -> Array:
+    """Probabilities over the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
 def top1(logits: Array, labels: Array) -> Array:
     """Whether the largest of [N, classes] is the label, [N]."""
     return (logits.argmax(-1) == labels).astype(np.float64)
@@ -78,16 +84,16 @@ def iou(logits: Array, masks: Array) -> Array:
     return np.where(union == 0, 1.0, (found & wanted).sum(1) / np.maximum(union, 1))
 
 
-def ctc_decode(probabilities: Array, characters: str) -> list[str]:
+def ctc_decode(scores: Array, characters: str) -> list[str]:
     """Best path of CTC: the best class of each step, repeats merged, blanks (class 0) left out.
 
     Args:
-        probabilities: float [N, steps, 1 + len(characters)].
+        scores: probabilities or logits, float [N, steps, 1 + len(characters)].
         characters: the classes from 1 on.
 
     Source: Graves et al., Connectionist Temporal Classification, 2006, section 3.2.
     """
-    best = probabilities.argmax(-1)
+    best = scores.argmax(-1)
     new = np.ones(best.shape, bool)
     new[:, 1:] = best[:, 1:] != best[:, :-1]
     return ["".join(characters[c - 1] for c in row[keep & (row > 0)])
