@@ -41,7 +41,7 @@ def without_softmax(path: Path) -> bytes:
 
     Nor of the quantization of its probabilities, which would clip logits.
     """
-    model: Any = onnx.load(path)
+    model: Any = onnx.load_model_from_string(path.read_bytes())
     makers = {name: node for node in model.graph.node for name in node.output}
     path_back, node = list[Any](), makers.get(model.graph.output[0].name)
     while node is not None and node.op_type in AFTER:
