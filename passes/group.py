@@ -157,11 +157,11 @@ def own_floats(graph: Graph) -> None:
 
 
 def is_widening(op: Op) -> bool:
-    """Whether an op makes float32 of bfloat16, or of weights that are bytes."""
+    """Whether an op makes float32 of bfloat16 or float16, or of weights that are bytes."""
     if not isinstance(op.kind, Cast) or op.kind.to is not DType.f32:
         return False
-    x = op.operand(0)
-    return x.tensor.dtype is DType.bf16 or (x.tensor.dtype is DType.i8 and is_constant(x))
+    x, dtype = op.operand(0), op.operand(0).tensor.dtype
+    return dtype in (DType.bf16, DType.f16) or (dtype is DType.i8 and is_constant(x))
 
 
 def _pulled(op: Op, catalog: Catalog) -> bool:

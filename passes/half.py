@@ -1,4 +1,6 @@
-"""half: store numbers in 16 bits where that is faster or smaller; compute in float32.
+"""half: numbers of 16 bits, bfloat16 or float16, where that is faster or smaller.
+
+bfloat16 is what numbers are stored as; they are computed with in float32:
 
     f(x, w) -> f(x, widen(w')), w' the bfloat16 numbers nearest to w
 
@@ -8,6 +10,8 @@ results are those of the rounded numbers, and nothing that is numerically delica
 sums, exponentials) is touched; nor are inputs and outputs. A target whose kernels read bfloat16
 reads half the bytes (`graphopt.passes.halves`), which pays where those are waited for: weights that
 few rows are multiplied by. The file is half as large everywhere.
+
+float16 is computed in, by targets that do so faster (`graphopt.passes.float16`).
 """
 
 from __future__ import annotations
@@ -18,12 +22,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from graphopt.errors import InputError
 from graphopt.ir.builtin import Const, Fused, Opaque, Return
 from graphopt.ir.core import Graph, Module, Op, Use, Value
 from graphopt.ir.data import Computed, Data, Inline, nbytes, size
 from graphopt.ir.types import Array, DType, TensorType
 from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.movement import Reshape, Squeeze, Transpose, Unsqueeze
+from graphopt.passes.float16 import compute_in_float16
 from graphopt.passes.operands import ERROR, round_operands
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
@@ -39,22 +45,32 @@ SMALL = 4096  # bytes of a constant that is rounded at once, not when its number
 
 @dataclass(frozen=True)
 class Half(Pass, name="half"):
-    """Store weights, and activations if asked, as bfloat16; compute in float32.
+    """Store weights, and activations if asked, as bfloat16; or compute layers in float16 (f16).
 
     `smallest` is the least number of elements that is worth it; of activations, 16 times as many.
     `products` rounds what rounded weights are multiplied by, too, where the target multiplies
     bfloat16 faster (AMX, Zen 4), layer by layer, by its prices; true: of every layer. Sums are
-    float32's.
+    float32's. With f16 it is `products=true` that takes every layer, whatever its price.
     """
 
     effect: ClassVar[Effect] = "lossy"
-    type: Literal["bf16"] = "bf16"
+    type: Literal["bf16", "f16"] = "bf16"
     activations: bool = False
     products: bool | None = None
     smallest: int = 1024
 
     def run(self, module: Module, ctx: Context) -> PassResult:
-        """Round every weight of every graph, then the activations of the main one."""
+        """Round every weight of every graph, then the activations of the main one.
+
+        Raises:
+            InputError: an option that float16 has no use for.
+        """
+        if self.type == "f16":
+            if self.activations or self.products is False:
+                raise InputError("half{type=f16} computes in float16: it takes neither "
+                                 "activations=true nor products=false")  # fmt: skip
+            found = tuple(compute_in_float16(module, ctx, always=bool(self.products)))
+            return PassResult(any(r.applied for r in found), found)
         remarks = list(_weights(module.main, self.smallest, ctx))
         if self.activations:
 

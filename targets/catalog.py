@@ -37,7 +37,7 @@ class KernelCatalog:
 
     def family(self, op: Op) -> str | None:
         """The kernel family that computes the op; None where there is none."""
-        if self.refused and _signature(op) in self.refused:
+        if (self.refused and _signature(op) in self.refused) or self._lacks(op):
             return None
         try:
             return legal.family(op)
@@ -47,6 +47,11 @@ class KernelCatalog:
     def alone(self, op: Op) -> bool:
         """Whether the op's kernel takes no epilogue."""
         return not (legal.is_anchor(op) or legal.is_injective(op))
+
+    def _lacks(self, op: Op) -> bool:
+        """Whether the op computes in float16, and the machine doesn't."""
+        features = self.machine.cpu_features if self.machine else ()
+        return legal.FLOAT16 not in features and legal.computes_halves(op)
 
     def joins(self, op: Op) -> bool:
         """Whether the op may be the epilogue of a kernel."""
@@ -92,6 +97,9 @@ class KernelCatalog:
     def reason(self, op: Op) -> str:
         """Why an op is not compiled."""
         refused = self.refused.get(_signature(op))
+        if not refused and self._lacks(op):
+            name = self.machine.name if self.machine else "the target"
+            return f"{op.kind.name} of f16 has no kernel: {name} doesn't compute in float16"
         return refused or legal.refusal(op) or "it depends on a dynamic value"
 
 

@@ -46,6 +46,10 @@ class Costs(Protocol):
         """
         ...
 
+    def families(self, graph: Graph) -> set[str]:
+        """The families of the kernels that compute a graph of static types."""
+        ...
+
     def described(self) -> Costs:
         """Prices of the target as its description says: the same on every computer."""
         ...

@@ -71,7 +71,7 @@ def block_for(graph: Graph, lanes: int) -> int:
     Four, if the padding of blocks of eight would cost the convolutions more than kernels of blocks
     of four do, and all of them are of floats.
     """
-    if lanes != NARROW or any(op.kind.name in EIGHTS for op in graph):
+    if lanes != NARROW or any(op.kind.name in EIGHTS or _in_halves(op) for op in graph):
         return max(lanes, 2 * NARROW)
     done = padded = 0
     for op in (op for op in graph if op.kind.name in ("conv", "conv_winograd")):
@@ -79,6 +79,11 @@ def block_for(graph: Graph, lanes: int) -> int:
         done += outs * ins * points(op)
         padded += -(-outs // 8) * 8 * ins * points(op)
     return NARROW if padded > WORSE * done else 2 * NARROW
+
+
+def _in_halves(op: Op) -> bool:
+    """Whether an op is computed in float16, of which registers have eight."""
+    return bool(op.results) and op.kind.name == "conv" and op.result.tensor.dtype is DType.f16
 
 
 def anything(op: Op) -> bool:

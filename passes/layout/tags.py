@@ -11,7 +11,7 @@ from graphopt.ir.types import DType, TensorType
 
 LETTERS = "abcdef"
 RANKS = range(3, 6)  # of activations with a batch, channels and one to three spatial axes
-TYPES = {DType.f32, DType.bf16, DType.i32, DType.u8, DType.i8}
+TYPES = {DType.f32, DType.f16, DType.bf16, DType.i32, DType.u8, DType.i8}
 VIEW = 64  # bytes that a change of layout costs which moves nothing: no kernel goes on across it
 
 

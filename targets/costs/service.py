@@ -80,6 +80,10 @@ class ModelCosts:
         """Prices that no measurement on this computer decides."""
         return self
 
+    def families(self, graph: Graph) -> set[str]:
+        """The families of the kernels that compute a graph of static types."""
+        return {k.family for k in self._lowers.lower(_module(graph)).kernels}
+
     def price(self, graph: Graph, footprint: int = 0) -> Price:
         """What one run of the graph takes; equal questions are answered once.
 

@@ -14,6 +14,7 @@ PIPES = 2  # vector instructions a cycle
 # Products of bytes in the time of one of float32.
 BYTES = {"avx512_vnni": 4.0, "avx_vnni": 4.0, "asimddp": 4.0, "i8mm": 8.0}
 HALVES = {"amx_bf16": 8.0}  # and of bfloat16, by tiles
+FLOAT16 = {"asimdhp": 2.0}  # and of float16; elsewhere nothing computes in it
 FIRST, SECOND, FAR = 320.0, 120.0, 28.0  # caches, and all beyond: 1e9 bytes a second
 
 
@@ -26,4 +27,6 @@ def described(machine: Machine) -> Roofline:
     near, within = (first * 2 // 3, FIRST), (first * 2, SECOND)
     rates = machine.bandwidth or (near, within, (second // 2, SECOND), (second * 2, FAR))
     peaks = {"f32": peak, "i8": bytes_ * peak, "bf16": halves * peak}
+    if float16 := max(FLOAT16.get(f, 0.0) for f in ("", *machine.cpu_features)):
+        peaks["f16"] = float16 * peak
     return Roofline(machine.name, 1, peaks, rates)

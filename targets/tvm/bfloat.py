@@ -1,6 +1,6 @@
 # pyright: basic
 # TVM ships no types.
-"""bfloat16 in memory, float32 in registers; s8 weights likewise.
+"""bfloat16 in memory, float32 in registers; s8 weights and float16 likewise, where a cast says so.
 
 bfloat16 is the upper half of a float32. CPUs without AMX multiply float32 faster than bfloat16, so
 kernels know the type at their loads and stores alone: a stored element is 16 bits; an expression of
@@ -21,7 +21,7 @@ from graphopt.targets.tvm.intrinsics import call
 
 Expr = Any
 STORED = "uint16"
-SHORT = (DType.bf16, DType.i8)  # what kernels read as float32 where a `cast` in them says so
+SHORT = (DType.bf16, DType.f16, DType.i8)  # what kernels read as float32 where a `cast` says so
 
 
 def tvm_dtype(dtype: DType) -> str:
@@ -68,7 +68,7 @@ def readable(tensor: Any, dtype: DType) -> Any:
 
 def floats(tensor: Any, dtype: DType) -> Any:
     """A tensor or buffer of elements that a kernel reads as float32 (see SHORT)."""
-    return Readable(tensor, byte=True) if dtype is DType.i8 else tensor
+    return Readable(tensor, plain=True) if dtype in (DType.i8, DType.f16) else tensor
 
 
 def raw(tensor: Any) -> Any:
@@ -78,10 +78,10 @@ def raw(tensor: Any) -> Any:
 
 @dataclass(frozen=True)
 class Readable:
-    """A tensor of stored elements whose elements read as float32: bfloat16, or bytes."""
+    """A tensor of stored elements whose elements read as float32: bfloat16, or by a plain cast."""
 
     tensor: Any
-    byte: bool = False
+    plain: bool = False
 
     @property
     def shape(self) -> Any:
@@ -97,4 +97,4 @@ class Readable:
         return self._wide(self.tensor[at])
 
     def _wide(self, stored: Expr) -> Expr:
-        return tirx.Cast("float32", stored) if self.byte else widened(stored)
+        return tirx.Cast("float32", stored) if self.plain else widened(stored)

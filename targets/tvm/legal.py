@@ -21,12 +21,18 @@ from graphopt.ops.elementwise import Elementwise
 from graphopt.targets.tvm.importable import importable
 
 FLOATS = frozenset({DType.f32})
-PICKED = frozenset({DType.f32, DType.u8, DType.i8})  # what the largest of a window may be of
+PICKED = frozenset({DType.f32, DType.f16, DType.u8, DType.i8})  # what max_pool may be of
 INTEGERS = frozenset({
     DType.i64, DType.i32, DType.i16, DType.i8, DType.u64, DType.u32, DType.u16, DType.u8,
 })  # fmt: skip
 NUMBERS = INTEGERS | {DType.f32, DType.f64}
 ELEMENTS = NUMBERS | {DType.bool_}
+MULTIPLIED = frozenset({DType.f32, DType.f16})  # by convolutions and products
+FLOAT16 = "asimdhp"  # of a machine: it computes in float16
+HALVES = frozenset({  # kinds that are computed in float16, where the machine does
+    "conv", "matmul", "gemm", "max_pool", "cast", "relu", "clip", "add", "sub", "mul", "neg", "abs",
+    "identity",
+})  # fmt: skip
 FLOAT_ONLY = frozenset({
     "exp", "log", "sqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
     "asinh", "acosh", "atanh", "tanh", "erf", "sigmoid", "softplus", "softsign", "mish",
@@ -140,13 +146,26 @@ def refusal(op: Op) -> str | None:
     for t in types:
         if not isinstance(t, TensorType) or t.static is None:
             return f"{name} of {t}: its shape isn't known when compiling"
-        if t.dtype not in ELEMENTS and not (t.dtype is DType.bf16 and _keeps_halves(op)):
+        if t.dtype not in ELEMENTS and not _halves(op, t.dtype):
             return f"{name} of {t.dtype} has no kernel"
     if any(t.size == 0 for t in types if isinstance(t, TensorType)):
         return f"{name} of an empty tensor has no kernel"
     if any((t.size or 0) >= 2**31 for t in types if isinstance(t, TensorType)):
         return f"{name} of 2^31 elements or more has no kernel"
     return _CHECKS.get(name, _default)(op)
+
+
+def computes_halves(op: Op) -> bool:
+    """Whether an op has a kernel only where the machine computes in float16."""
+    types = (v.type for v in (*op.operands, *op.results) if v)
+    return any(isinstance(t, TensorType) and t.dtype is DType.f16 for t in types)
+
+
+def _halves(op: Op, dtype: DType) -> bool:
+    """Whether an op has a kernel of a float type of 16 bits."""
+    if dtype is DType.f16:
+        return op.kind.name in HALVES | (MOVEMENT - {"resize"})
+    return dtype is DType.bf16 and _keeps_halves(op)
 
 
 def _keeps_halves(op: Op) -> bool:
@@ -178,7 +197,7 @@ def _default(op: Op) -> str | None:
 
 
 def _numeric(op: Op) -> str | None:
-    return _wants(op, NUMBERS)
+    return _wants(op, NUMBERS | {DType.f16} if op.kind.name in HALVES else NUMBERS)
 
 
 def _conv(op: Op) -> str | None:
@@ -187,7 +206,11 @@ def _conv(op: Op) -> str | None:
         return f"{op.kind.name} over {len(kind.strides)} spatial axes has no kernel"
     if any(p < 0 for p in kind.pads):
         return f"{op.kind.name} with negative padding has no kernel"
-    return None if op.kind.name == "conv_integer" else _wants(op, FLOATS)
+    if op.kind.name == "conv_integer":
+        return None
+    if _dtype(op) is DType.f16 and kind.group > 1 and not depthwise(op):
+        return "conv of f16 in groups has no kernel"
+    return _wants(op, MULTIPLIED)
 
 
 def _pool(op: Op) -> str | None:
@@ -213,7 +236,7 @@ def _reduce(op: Op) -> str | None:
 def _matmul(op: Op) -> str | None:
     if len(op.operand(0).tensor.shape or ()) < 1:
         return "a product of scalars"
-    return None if op.kind.name == "matmul_integer" else _wants(op, FLOATS)
+    return None if op.kind.name == "matmul_integer" else _wants(op, MULTIPLIED)
 
 
 def _gather(op: Op) -> str | None:
@@ -278,4 +301,4 @@ def is_small_const(op: Op, limit: int = 64) -> bool:
     if not isinstance(op.kind, Const):
         return False
     t = op.result.tensor
-    return t.dtype in ELEMENTS and t.size is not None and t.size <= limit
+    return t.dtype in ELEMENTS | {DType.f16} and t.size is not None and t.size <= limit

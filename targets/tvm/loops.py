@@ -9,6 +9,8 @@ from typing import Any
 
 from tvm import s_tir
 
+from graphopt.ir.core import Value
+from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
 
 SHORT = 8  # elements of a loop that LLVM vectorizes together with the one around it
@@ -37,13 +39,13 @@ def vectorize_inner(sch: Any, loop: Any, lanes: int) -> None:
 
 def simple_stage(sch: Any, block: Any, machine: Machine, *, work: int, vector: bool = True) -> None:
     """Run a stage in the order of its result: outer loops parallel, the last one vectorized."""
-    loops = list(sch.get_loops(block))
+    loops, lanes = list(sch.get_loops(block)), lanes_of(sch, block, machine)
     last = loops[-1]
     if len(loops) == 1:
         size = extent(sch, last)
         chunk = next((c for c in (4096, 1024, 256, 64, 16) if size % c == 0 and size > c), None)
         if chunk is None:
-            return vectorize_inner(sch, last, machine.lanes) if vector else None
+            return vectorize_inner(sch, last, lanes) if vector else None
         outer, last = sch.split(last, [None, chunk])
         loops = [outer, last]
     short = len(loops) > 3 and extent(sch, last) < SHORT and not vector
@@ -52,8 +54,14 @@ def simple_stage(sch: Any, block: Any, machine: Machine, *, work: int, vector: b
     if parallel_worth(work) and extent(sch, fused) > 1:
         sch.parallel(fused)
     if vector:
-        vectorize_inner(sch, last, machine.lanes)
+        vectorize_inner(sch, last, lanes)
     return None
+
+
+def lanes_of(sch: Any, block: Any, machine: Machine) -> int:
+    """Elements of what a stage writes in a vector register; of float16 twice those of float32."""
+    (written,) = sch.get(block).writes
+    return machine.lanes * (2 if str(written.source.dtype) == "float16" else 1)
 
 
 def padding_stage(sch: Any, block: Any, machine: Machine, *, vector: bool = True) -> None:
@@ -79,15 +87,25 @@ def tile_registers(columns: int, blocks: int, per: int, machine: Machine) -> int
     return columns * blocks * per + blocks * per + (0 if embedded else columns)
 
 
-def tile_loads(columns: int, vectors: int, machine: Machine) -> float:
+def tile_loads(columns: int, vectors: int, machine: Machine, bits: int = 32) -> float:
     """Loads of a step of a tile's sum: a broadcast a column, and `vectors` of weights.
 
-    Where lanes are multiplied by (see `quads`), four steps share a column's load, and weights come
-    in pairs.
+    Where lanes are multiplied by (see `quads`), as many steps share a column's load as a vector
+    has lanes of `bits`, and weights come in pairs.
     """
     if machine.arch == "aarch64":
-        return columns / 4 + vectors / 2
+        return columns * bits / 128 + vectors / 2
     return columns + vectors
+
+
+def vectors(block: int, machine: Machine, bits: int = 32) -> int:
+    """Vector registers that a block of channels of numbers of some bits takes."""
+    return max(1, block * bits // (32 * machine.lanes))
+
+
+def bits_of(value: Value) -> int:
+    """Bits of the numbers that a kernel sums for a value: those of float16, else of float32."""
+    return 16 if value.tensor.dtype is DType.f16 else 32
 
 
 def divisors(n: int, limit: int) -> list[int]:

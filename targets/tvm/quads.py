@@ -21,8 +21,8 @@ from tvm import tirx
 
 from graphopt.targets.tvm import vecmath
 
-WIDTHS = (4, 2)  # steps from one load
-TYPES = ("float32", "int32", "int16")
+WIDTHS = (8, 4, 2)  # steps from one load
+MOST = {"float32": 4, "int32": 4, "int16": 4, "float16": 8}  # of each type that is loaded so
 _PAIRS = {n: getattr(tirx, n) for n in
           ("Add", "Sub", "Mul", "FloorDiv", "FloorMod", "Min", "Max")}  # fmt: skip
 
@@ -140,6 +140,8 @@ def _by_quads(loop: Any, width: int) -> Any:
     quads: dict[Any, tuple[Any, int]] = {}
     binds: list[Any] = []
     for load in [found for s in stores for found in _scalars(s.value)]:
+        if width > MOST[str(load.source.dtype)]:
+            return None
         each = [copy(load) for copy in plain]
         if _key(each[0]) in quads or not _beside(each):
             continue
@@ -191,7 +193,7 @@ def _scalars(e: Any) -> list[Any]:
     kind = type(e).__name__
     if kind == "Broadcast":
         load = e.value.value if _is(e.value, "Cast") else e.value
-        known = _is(load, "TensorLoad") and str(load.source.dtype) in TYPES
+        known = _is(load, "TensorLoad") and str(load.source.dtype) in MOST
         return [load] if known and len(load.indices) == 1 else []
     if kind in _PAIRS:
         return [*_scalars(e.a), *_scalars(e.b)]

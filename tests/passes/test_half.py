@@ -213,7 +213,7 @@ def test_a_recurrence_of_large_weights_reads_bfloat16() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["half{type=f16}", "half{type=8}", "half{smallest=many}", "half{bits=16}"]
+    "text", ["half{type=f8}", "half{type=8}", "half{smallest=many}", "half{bits=16}"]
 )
 def test_bad_options_end_in_a_sentence(text: str) -> None:
     with pytest.raises(GraphoptError, match="half"):

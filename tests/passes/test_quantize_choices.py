@@ -51,6 +51,9 @@ class Bytes:
         casts = sum(isinstance(op.kind, Cast) for op in graph)
         return Price(total * (0.5 if self.halves and casts == 3 else 1.0))
 
+    def families(self, graph: Graph) -> set[str]:
+        return set()
+
     def described(self) -> Costs:
         return self
 

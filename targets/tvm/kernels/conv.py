@@ -23,7 +23,7 @@ from tvm import te, tirx
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout, physical_shape
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import ahead, loops, packs
+from graphopt.targets.tvm import ahead, expr, loops, packs
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 Ints = tuple[int, ...]
@@ -109,7 +109,8 @@ def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
     return [
         Knobs(block, inner, columns, blocks, order, moved or s.out[-1] % columns != 0)
         for order in (few, not few)
-        for columns, blocks in tiles(s.out[-1], -(-s.outs // s.group // block), block, machine)
+        for columns, blocks in tiles(s.out[-1], -(-s.outs // s.group // block), block, machine,
+                                     bits=loops.bits_of(op.result))
     ]
 
 
@@ -126,18 +127,19 @@ def _nothing(columns: int) -> float:
 
 
 def tiles(
-    width: int, blocks: int, block: int, machine: Machine, extra: Callable[[int], float] = _nothing
-) -> list[tuple[int, int]]:
+    width: int, blocks: int, block: int, machine: Machine,
+    extra: Callable[[int], float] = _nothing, bits: int = 32,
+) -> list[tuple[int, int]]:  # fmt: skip
     """Register tiles (columns, blocks), the one of least estimated cost a useful product first.
 
-    `extra` is what a tile of some columns costs besides, in products.
+    `extra` is what a tile of some columns costs besides, in products; `bits` those of a number.
     """
-    per = max(1, block // machine.lanes)
+    per = loops.vectors(block, machine, bits)
 
     def cost(columns: int, count: int) -> float:
         vectors = columns * count * per
         useful = width / (-(-width // columns) * columns)
-        loads = loops.tile_loads(columns, count * per, machine) / vectors
+        loads = loops.tile_loads(columns, count * per, machine, bits) / vectors
         latency = max(1.0, 8 / vectors)  # two products a cycle, four cycles each
         copy = 0.02 if width % columns else 0.0
         turn = 0.6 / vectors  # counting and addresses of a turn of the loop
@@ -234,7 +236,7 @@ def padded(region: Region, op: Op, s: Shape, k: Knobs, out: Ints) -> Any:
             checks += [p >= 0] if begin else []
             checks += [p < size] if whole - begin > size else []
         inside = region.at(value, [n, c, *at_x])
-        return tirx.if_then_else(tirx.all(*checks), inside, tirx.const(0.0, "float32")) if (
+        return tirx.if_then_else(tirx.all(*checks), inside, expr.like(inside, 0)) if (
             checks) else inside  # fmt: skip
 
     return region.compute(full, body, "pad")
@@ -251,7 +253,7 @@ def packed(region: Region, w: Value, tag: str, name: str = "pack") -> Any:
         index = region.logical(tag, at)
         checks = [index[a] < shape[a] for a, size in layout.blocks if shape[a] % size]
         value = region.at(w, index)
-        return tirx.if_then_else(tirx.all(*checks), value, tirx.const(0.0, "float32")) if (
+        return tirx.if_then_else(tirx.all(*checks), value, expr.like(value, 0)) if (
             checks) else value  # fmt: skip
 
     return region.compute(full, body, name)

@@ -18,7 +18,7 @@ from tvm import te, tirx
 
 from graphopt.ir.core import Op
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import ahead, bfloat, loops
+from graphopt.targets.tvm import ahead, bfloat, expr, loops
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Ints = tuple[int, ...]
@@ -71,16 +71,16 @@ def shape(op: Op) -> Shape:
     return Shape(batch, m, n, k, ta, tb, shared)
 
 
-def choose(s: Shape, machine: Machine) -> list[Knobs]:
-    """The schedules for a shape, the best by rule first."""
+def choose(s: Shape, machine: Machine, bits: int = 32) -> list[Knobs]:
+    """The schedules for a shape and numbers of some bits, the best by rule first."""
     lanes = max(machine.lanes, 8)
     panels = -(-s.n // lanes)
-    per = max(1, lanes // machine.lanes)
+    per = loops.vectors(lanes, machine, bits)
 
     def cost(rows: int, count: int) -> float:
         vectors = rows * count * per
         useful = s.m / (-(-s.m // rows) * rows) * panels / (-(-panels // count) * count)
-        loads = loops.tile_loads(rows, count * per, machine) / vectors
+        loads = loops.tile_loads(rows, count * per, machine, bits) / vectors
         return (max(1.0, 8 / vectors) + 0.4 * loads) / useful
 
     whole = s.n % lanes == 0  # then tiles must be too, so that no store needs a condition a lane
@@ -143,12 +143,12 @@ def finish(region: Region, op: Op, s: Shape, k: Knobs, y: Any, index: Any) -> An
     at = [*rest, row, tirx.floordiv(column, k.lanes), tirx.floormod(column, k.lanes)]
     value = y(*map(region.analyzer.simplify, at))
     if getattr(kind, "alpha", 1.0) != 1.0:
-        value = value * tirx.const(kind.alpha, "float32")
+        value = value * expr.like(value, kind.alpha)
     c = op.operands[2] if op.kind.name == "gemm" else None
     if c is None:
         return value
     addend = region.at(c, broadcast(index, shape_of(c), shape_of(op.result)))
-    return value + (addend if kind.beta == 1.0 else addend * tirx.const(kind.beta, "float32"))
+    return value + (addend if kind.beta == 1.0 else addend * expr.like(addend, kind.beta))
 
 
 def _merged(batch: list[Any], row: Any, sizes: Ints) -> Any:
@@ -217,8 +217,8 @@ def panels(region: Region, name: str, s: Shape, k: Knobs, lead: Ints, element: A
         n = panel * k.lanes + lane
         if cols * k.lanes == s.n:
             return element(batch, kk, n)
-        zero = tirx.const(0.0, "float32")
-        return tirx.if_then_else(n < s.n, element(batch, kk, n), zero)
+        inside = element(batch, kk, n)
+        return tirx.if_then_else(n < s.n, inside, expr.like(inside, 0))
 
     tensor = region.compute((*lead, cols, s.k, k.lanes), body, name)
 
@@ -346,6 +346,6 @@ def build(region: Region) -> Any:
     s, by_tiles = shape(op), tiled.half_plan(op, region.machine)
     if by_tiles:
         return tiled.build(region, op, by_tiles, tiled.HalfProduct, s.macs)
-    knobs = region.pick(choose(s, region.machine))
+    knobs = region.pick(choose(s, region.machine, loops.bits_of(op.result)))
     compute(region, op, s, knobs)
     return apply(region, s, knobs)

@@ -64,16 +64,16 @@ def choose(s: Window, op: Op, machine: Machine, held: int = 0) -> Knobs:
     """The schedule for a shape, by rule; bands of `held` bytes, if given."""
     stored = channel_block(op.operand(0))
     block = stored if stored > 1 else max(machine.lanes, 8)
-    width = columns(s.out[-1], block, machine)
+    width = columns(s.out[-1], block, machine, loops.bits_of(op.result))
     ragged = s.out[-1] % width != 0
     held = held or machine.band_bytes or machine.l1_bytes
     rows = 1 if len(s.out) == 1 else band(s, block, held)
     return Knobs(block, width, rows, stored == 1 or any(s.pads) or ragged)
 
 
-def columns(width: int, block: int, machine: Machine) -> int:
+def columns(width: int, block: int, machine: Machine, bits: int = 32) -> int:
     """The columns of a tile of a row: half of the registers, little waste."""
-    per = max(1, block // machine.lanes)
+    per = loops.vectors(block, machine, bits)
     most = max(1, (machine.registers - 4) // (2 * per))
     return min((c for c in range(1, min(width, most) + 1)),
                key=lambda c: (-(-width // c) * (c + 2), -c))  # fmt: skip
