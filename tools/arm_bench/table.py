@@ -11,7 +11,7 @@ from tables import Sheet
 
 PEERS = ("ort", "ort-our", "litert", "ncnn")
 GOOD = 0.9  # of peak: the goal of a loop
-SHOWN = 0.03  # of a model's instructions: a loop that has a row
+SHOWN = 0.03  # of a model's instructions: a loop, or a family, that has a row
 
 
 @dataclass
@@ -102,6 +102,8 @@ def _families(rows: Sequence[Row], kind: str, cpu: str) -> Sheet:
         for family, (layers, macs, executed) in sorted(
             row.families.items(), key=lambda item: -item[1][2]
         ):
+            if executed < SHOWN * row.instructions:
+                continue
             each = f"{macs / executed:.2f}" if macs and executed else ""
             share = f"{100 * executed / row.instructions:.0f} %"
             table.append([row.model, family, str(layers), f"{macs / 1e6:.2f}",
