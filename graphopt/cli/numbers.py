@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from graphopt.ir.core import Module
@@ -110,10 +110,17 @@ def reference(
 
 
 def run_module(module: Module, feed: Mapping[str, Array]) -> Mapping[str, Any]:
-    """The outputs of a module: as ONNX, in ONNX Runtime with its optimizer off."""
-    from graphopt import onnx as onnx_io
+    """The outputs of a module: as ONNX, in ONNX Runtime with its optimizer off.
 
-    return onnx_io.Reference(module).run(feed)
+    Ops that only lowering makes (minimal filtering, say) have no form in ONNX: then by numpy.
+    """
+    from graphopt import onnx as onnx_io
+    from graphopt.analysis.interpret import interpret
+
+    try:
+        return onnx_io.Reference(module).run(feed)
+    except UnsupportedError:
+        return interpret(module, feed, opaque=onnx_io.evaluate_opaque)
 
 
 def run_all(module: Module, feeds: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

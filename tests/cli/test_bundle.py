@@ -257,3 +257,18 @@ def test_a_real_model_through_optimize(cli: Cli, tmp_path: Path, name: str) -> N
     assert done.code == 0, done.err
     assert json.loads(done.out)["checks"][1]["data"] == "given"
     assert cli("verify", tmp_path / "b", path, "--data", data).code == 0
+
+
+FILTERED = """graph @main(%x: f32[1,64,20,20]) {
+  %w = const rand 1 : f32[64,64,3,3]
+  %c = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "first"
+  %r = relu(%c) @ "relu"
+  return(%r) {names=[y]}
+}"""
+
+
+def test_debug_goes_on_where_lowering_makes_what_onnx_has_no_op_for(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "m.gir").write_text(FILTERED)
+    done = cli("optimize", tmp_path / "m.gir", *X86, "--debug", "d", "-o", "out")
+    assert done.code == 0, done.err
+    assert any("conv_winograd" in p.read_text() for p in Path("d").glob("*.gir"))
