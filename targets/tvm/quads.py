@@ -179,11 +179,9 @@ def _stores(body: Any) -> tuple[list[Any], dict[Any, Any]]:
 
 def _inlined(values: dict[Any, Any]) -> dict[Any, Any]:
     """Bound values in terms of what is bound outside; later ones use earlier ones."""
-    done: dict[Any, Any] = {}
-    loop_vars = [v for v in values if v not in done]
-    for v in reversed(loop_vars[-1:]):  # the loop's own variable first
-        done[v] = values[v]
-    for v in loop_vars[:-1]:
+    *bound, loop_var = values  # the loop's own variable comes last
+    done = {loop_var: values[loop_var]}
+    for v in bound:
         done[v] = _Copy(done, {})(values[v])
     return done
 

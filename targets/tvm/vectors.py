@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,3 +63,13 @@ def tiles(total: int, columns: int, body: Callable[[Any, int], None]) -> None:
             body(t * columns, columns)
     if rest:
         body(tirx.const(whole * columns, "int32"), rest)
+
+
+@contextlib.contextmanager
+def when(condition: Expr, needed: bool) -> Any:
+    """A branch, where the condition isn't always true."""
+    if not needed:
+        yield
+        return
+    with ir.If(condition), ir.Then():
+        yield

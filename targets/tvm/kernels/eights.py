@@ -233,22 +233,12 @@ class Product(Kernel):
             ir.buffer_store(made, sum_of(lane), [lane])
         with ir.vectorized(0, EIGHT) if whole else ir.serial(0, EIGHT) as lane:
             column = panel * EIGHT + lane
-            with _when(column < columns, not whole):
+            with vectors.when(column < columns, not whole):
                 region.bind(self.op.result, lambda index: made[lane])
                 index = [*row, column]
                 found = region.stored(self.output, lambda: region.at(self.output, index))
                 ir.buffer_store(region.result, found,
                                 region.physical(static(self.output).layout, index))  # fmt: skip
-
-
-@contextlib.contextmanager
-def _when(condition: Expr, needed: bool) -> Any:
-    """A branch, where the condition isn't always true."""
-    if not needed:
-        yield
-        return
-    with ir.If(condition), ir.Then():
-        yield
 
 
 def build(region: Region, op: Op) -> Any:

@@ -24,7 +24,7 @@ from graphopt.errors import UnsupportedError
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, bfloat, loops, movement, tiles
+from graphopt.targets.tvm import amx, bfloat, loops, movement, tiles, vectors
 from graphopt.targets.tvm.amx import BLOCK
 from graphopt.targets.tvm.kernels import conv, matmul
 from graphopt.targets.tvm.kernels.integer import border
@@ -176,7 +176,7 @@ class Kernel:
             tiles.store(tiles.SUMS[2 * i + j], total, [i * tiles.ROWS, j * BLOCK], 4 * width)
         for i, j in cells:
             here = panel * p.columns + j
-            with _when(here < p.panels, p.panels % p.columns != 0):
+            with vectors.when(here < p.panels, p.panels % p.columns != 0):
                 self.rows(total, i, j, line, firsts[i], starts[i], here)
 
     def sums(
@@ -202,7 +202,7 @@ class Kernel:
         size = self.p.sizes.rows
         with ir.serial(0, size) as r:
             row = start + r
-            with _when(row >= first, self.p.rows % size != 0):
+            with vectors.when(row >= first, self.p.rows % size != 0):
                 self.lanes(total, [i * tiles.ROWS + r, j * BLOCK], line, row, panel)
 
     def lanes(self, total: Any, at: list[Expr], line: Expr, row: Expr, panel: Expr) -> None:
@@ -211,7 +211,7 @@ class Kernel:
         loop = ir.vectorized(0, BLOCK) if whole else ir.serial(0, BLOCK)
         with loop as lane:
             column = panel * BLOCK + lane
-            with _when(column < self.columns_total(), not whole):
+            with vectors.when(column < self.columns_total(), not whole):
                 value = total[at[0], at[1] + lane]
                 self.region.bind(self.op.result, lambda index: self.summed(value, index))
                 index = self.index(line, row, column)
@@ -341,16 +341,6 @@ class HalfConvolution(Convolution):
         """The bias joins."""
         bias = self.op.operands[2]
         return value if bias is None else value + self.region.at(bias, [index[1]])
-
-
-@contextlib.contextmanager
-def _when(condition: Expr, needed: bool) -> Any:
-    """A branch, where the condition isn't always true."""
-    if not needed:
-        yield
-        return
-    with ir.If(condition), ir.Then():
-        yield
 
 
 def build(region: Region, op: Op, p: Plan, form: type[Kernel], work: int) -> Any:
