@@ -345,7 +345,7 @@ def build(region: Region) -> Any:
         return pairs.product(region, op)
     s, by_tiles = shape(op), tiled.half_plan(op, region.machine)
     if by_tiles:
-        return tiled.build(region, op, by_tiles, tiled.HalfProduct, s.macs)
+        return tiled.build(region, op, by_tiles, tiled.Product, s.macs)
     knobs = region.pick(choose(s, region.machine, loops.bits_of(op.result)))
     compute(region, op, s, knobs)
     return apply(region, s, knobs)
