@@ -52,7 +52,7 @@ def _multiplies(op: Op) -> bool:
     kind: Any = op.kind
     if kind.name not in ("conv", "matmul", "gemm"):
         return False
-    if not is_half(op.operand(1)) or not _is_free(op.operand(0)):
+    if not is_half(op.operand(1)) or not (_is_free(op.operand(0)) or _is_given(op.operand(0))):
         return False
     w, x = op.operand(1).tensor, op.operand(0).tensor
     if w.static is None or x.static is None or x.dtype is not DType.f32:
@@ -88,6 +88,11 @@ def _is_free(value: Value) -> bool:
     return not any(
         isinstance(use.op.kind, Return | Opaque) or use.op.graph is not graph for use in value.uses
     )
+
+
+def _is_given(value: Value) -> bool:
+    """Whether a value is an input of the model, which is rounded where it is read."""
+    return value.op is None and all(use.op.kind.name != "return" for use in value.uses)
 
 
 def _may_move(value: Value) -> bool:
@@ -132,7 +137,8 @@ class Rounding:
         if op and isinstance(op.kind, MOVES) and all(map(_may_move, (*op.results, *_read(op)))):
             self._move(op)
             return self.halves[value]
-        return self.between(value, op.next if op else None)
+        first = value.uses[0].op.graph
+        return self.between(value, op.next if op else first and first.first)
 
     def between(self, value: Value, before: Op | None) -> Value:
         """value -> widen(round(value)), for all that read it."""

@@ -168,8 +168,8 @@ class Convolution(tiled.Kernel):
         """Copy a chunk of the channels of a pixel (image, line, column); zeros past the last."""
         n, y, x = at
         per = self.g.copy.numbers // BLOCK
-        if per == 0:  # few channels: read one by one
-            return self.few(place, at)
+        if per == 0:
+            return self.few(place, at, 1)
         for j in range(per):
             cb = chunk * per + j
             with ir.vectorized(0, BLOCK) as lane:
@@ -178,15 +178,40 @@ class Convolution(tiled.Kernel):
                 ir.buffer_store(self.x, found, [*place, j * BLOCK + lane])
         return None
 
-    def few(self, place: list[Expr], at: list[Expr]) -> None:
-        """Copy the channels of a pixel of a dense tensor, or of a word of four."""
-        n, y, x = at
-        words = len(self.image.shape) == 5
-        for c in range(self.g.copy.numbers):
-            zero = tirx.const(0, self.p.of.stored)
-            where = [n, 0, y, x, c] if words else [n, c, y, x]
-            found = self.image[tuple(where)] if c < self.g.s.ins else zero
-            ir.buffer_store(self.x, found, [*place, c])
+    def few(self, place: list[Expr], at: list[Expr], count: Expr) -> None:
+        """Copy a run of pixels of few channels from one on: of a dense tensor, or of words of four.
+
+        Written in words, and word after word of the pixels, so that LLVM vectorizes the loops.
+        """
+        (n, y, x), numbers, per = at, self.g.copy.numbers, self.p.of.per
+        *outer, first = place
+        if len(self.image.shape) == 5:
+            with ir.serial(0, count * numbers) as i:
+                pixel, c = tirx.floordiv(i, numbers), tirx.floormod(i, numbers)
+                found = self.image[n, 0, y, x + pixel, c]
+                ir.buffer_store(self.x, found, [*outer, first + pixel, c])
+            return
+        *shape, _ = (int(d) for d in self.x.shape)
+        words = ir.decl_buffer((*shape, numbers // per), "uint32", data=self.x.data)
+        with ir.serial(0, count) as pixel:
+            for word in range(numbers // per):
+                total: Expr = tirx.const(0, "uint32")
+                for part in range(per):
+                    c = word * per + part
+                    if c < self.g.s.ins:
+                        number = tirx.Cast("uint32", self.image[n, c, y, x + pixel])
+                        shift = tirx.const(part * 32 // per, "uint32")
+                        total = tirx.bitwise_or(total, tirx.shift_left(number, shift))
+                ir.buffer_store(words, total, [*outer, first + pixel, word])
+
+    def run_of(self, chunk: int, place: list[Expr], at: list[Expr], count: int) -> None:
+        """Copy a chunk of the channels of a run of pixels of a line, from one on."""
+        if self.g.copy.numbers < BLOCK:
+            return self.few(place, at, count)
+        (*outer, first), (n, y, x) = place, at
+        with ir.serial(0, count) as pixel:
+            self.pixel(chunk, [*outer, first + pixel], [n, y, x + pixel])
+        return None
 
     def lines(self) -> None:
         """Copy the image line by line, its border around it."""
@@ -202,8 +227,7 @@ class Convolution(tiled.Kernel):
                 with ir.If(tirx.all(y >= 0, y < s.size[0])):
                     with ir.Then():
                         self.fill(start, line * c.width, left)
-                        with ir.serial(0, held) as x:
-                            self.pixel(chunk, [*start, line * c.width + left + x], [n, y, x])
+                        self.run_of(chunk, [*start, line * c.width + left], [n, y, 0], held)
                         self.fill(start, line * c.width + left + held, c.width - left - held)
                     with ir.Else():
                         self.fill(start, line * c.width, c.width)
