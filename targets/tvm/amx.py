@@ -20,7 +20,7 @@ BLOCK = 16  # columns of a tile, and channels of a block
 WORDS = 16  # that a tile sums at most
 FEWEST = 8  # of a product, at once
 FEWEST_OF_CONVS = 3  # of a convolution, at once
-FEWEST_BYTES = 9  # words of a convolution of bytes in all: of fewer, dot products in vectors are faster
+FEWEST_BYTES = 9  # words of a convolution of bytes in all: vectors are faster with fewer
 PANELS = "BA16b4a"  # the layout of a product's weights
 BYTES, HALVES = 4, 2  # numbers of a word
 

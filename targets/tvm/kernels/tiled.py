@@ -13,7 +13,8 @@ through a copy in the first cache to the epilogue.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from tvm.script.ir_builder import tirx as ir
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, bfloat, loops, movement, packs, tiles, vectors
+from graphopt.targets.tvm import ahead, amx, bfloat, loops, movement, packs, tiles, vectors
 from graphopt.targets.tvm.amx import BLOCK
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels import matmul
@@ -33,7 +34,7 @@ from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Expr = Any
 TOGETHER = 4  # rows that are stored at once, where they lie beside each other
-TASKS = 32  # that threads share, where there are as many
+TASKS = 16  # that threads share, where there are as many
 GROUPS = 8  # register tiles of rows, from which on threads share those
 
 
@@ -63,6 +64,7 @@ class Plan:
         columns: of the result.
         words: that are summed at once.
         panels_first: whether a panel of weights stays while all rows pass, or rows stay.
+        cold: whether weights don't stay in the cache, so that the next panels are fetched ahead.
     """
 
     of: Words
@@ -72,6 +74,7 @@ class Plan:
     columns: int
     words: int
     panels_first: bool
+    cold: bool = False
 
     @property
     def sizes(self) -> tiles.Sizes:
@@ -120,9 +123,9 @@ class Plan:
         return -(-self.images * self.groups // tasks)
 
 
-def panels_first(weights: int, groups: int, machine: Machine) -> bool:
-    """Whether weights of some bytes pass once, because the second cache can't keep them."""
-    return weights > machine.l2_bytes // 2 or groups < GROUPS
+def passes_once(weights: int, machine: Machine) -> bool:
+    """Whether weights of some bytes are too many for the second cache."""
+    return weights > machine.l2_bytes // 2
 
 
 def stays(panel: int, panels: int, machine: Machine) -> bool:
@@ -216,7 +219,7 @@ class Kernel:
             with ir.serial(0, turns + 1) as turn:
                 with ir.If(turn < turns), ir.Then():
                     group, panel = tile(turn)
-                    self.sum(total, tirx.floormod(turn, 2), group, panel)
+                    self.sum(total, tirx.floormod(turn, 2), group, panel, turn)
                 with ir.If(turn > 0), ir.Then():
                     self.finish(total, tirx.floormod(turn - 1, 2), *tile(turn - 1))
             tiles.release()
@@ -237,7 +240,7 @@ class Kernel:
             found.append(Rows(line, first, start))
         return image, found
 
-    def sum(self, total: Any, half: Expr, group: Expr, panel: Expr) -> None:
+    def sum(self, total: Any, half: Expr, group: Expr, panel: Expr, turn: Expr) -> None:
         """The sums of a register tile, to one half of `total`."""
         p = self.p
         image, rows = self.rows_of(group)
@@ -248,7 +251,8 @@ class Kernel:
         cells = [(i, j) for i in range(p.pair) for j in range(p.width)]
         for i, j in cells:
             tiles.zero(tiles.SUMS[2 * i + j])
-        self.sums(image, rows, panels, cells)
+        fetch = self.fetcher(panel, turn) if p.cold else None
+        self.sums(image, rows, panels, cells, fetch)
         for i, j in cells:
             place = [(half * p.pair + i) * tiles.ROWS, j * BLOCK]
             tiles.store(tiles.SUMS[2 * i + j], total, place, 4 * p.width * BLOCK)
@@ -260,14 +264,37 @@ class Kernel:
         for i, j in ((i, j) for i in range(p.pair) for j in range(p.width)):
             here = panel * p.width + j
             with vectors.when(here < p.panels, p.panels % p.width != 0):
-                self.store(total, [(half * p.pair + i) * tiles.ROWS, j * BLOCK], i, image, rows[i], here)
+                self.store(
+                    total, [(half * p.pair + i) * tiles.ROWS, j * BLOCK], i, image, rows[i], here
+                )
+
+    def fetcher(self, panel: Expr, turn: Expr) -> Callable[[Expr], None]:
+        """What fetches, in a step, its share of the next panels into the second cache."""
+        p, steps = self.p, math.prod(self.steps())
+        every = ahead.lines_of(self.w)
+        lines = every * p.width // p.panels
+        share = -(-lines // (steps * p.chunk))
+        last = every - share
+
+        def fetch(step: Expr) -> None:
+            line = (panel + 1) * lines + tirx.min((turn * steps + step) * share, lines - share)
+            for i in range(share):
+                ir.evaluate(ahead.fetch(self.w, tirx.min(line, last) + i))
+
+        return fetch
 
     def sums(
-        self, image: Expr, rows: list[Rows], panels: list[Expr], cells: list[tuple[int, int]]
-    ) -> None:
+        self, image: Expr, rows: list[Rows], panels: list[Expr], cells: list[tuple[int, int]],
+        fetch: Callable[[Expr], None] | None,
+    ) -> None:  # fmt: skip
         """All steps of the register tile."""
         with contextlib.ExitStack() as stack:
             at = [stack.enter_context(ir.serial(0, d)) for d in self.steps()]
+            if fetch:
+                step: Expr = 0
+                for i, d in zip(at, self.steps(), strict=True):
+                    step = step * d + i
+                fetch(step)
             for i, one in enumerate(rows):
                 where, stride = self.left(image, i, one, at)
                 tiles.load(tiles.LEFT[i], self.x, where, stride)
@@ -309,7 +336,7 @@ class Kernel:
     def several(
         self, total: Any, at: list[Expr], image: Expr, place: list[Expr], panel: Expr
     ) -> None:
-        """Store rows that lie beside each other in the result: bytes are packed, and stored at once."""
+        """Store rows that lie beside each other in the result; bytes are packed, and leave at once."""
         row, first = at
 
         def beside(i: Expr) -> list[Expr]:
@@ -381,9 +408,8 @@ def _matrix(of: Words, s: matmul.Shape, machine: Machine) -> Plan | None:
     words = amx.together(s.k // of.per)
     if not words:
         return None
-    groups = -(-s.m // (2 * tiles.ROWS))
-    first = panels_first(s.k * s.n * 4 // of.per, groups, machine)
-    return Plan(of, 1, 1, s.m, s.n, words, first)
+    groups, cold = -(-s.m // (2 * tiles.ROWS)), passes_once(s.k * s.n * 4 // of.per, machine)
+    return Plan(of, 1, 1, s.m, s.n, words, cold or groups < GROUPS, cold)
 
 
 class Product(Kernel):

@@ -25,7 +25,7 @@ from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, bfloat, tiles, vectors
+from graphopt.targets.tvm import amx, tiles
 from graphopt.targets.tvm.amx import BLOCK, Form
 from graphopt.targets.tvm.kernels import conv, tiled
 from graphopt.targets.tvm.kernels.integer import border
@@ -103,9 +103,10 @@ def geometry(s: conv.Shape, of: Words, form: Form, machine: Machine) -> Geometry
     count = lines * -(-rows // tiles.ROWS)
     panel = 4 * BLOCK * form.words * form.chunks * math.prod(s.kernel)
     panels = -(-s.outs // BLOCK)
-    first = tiled.panels_first(panels * panel, s.n * -(-count // 2), machine)
+    cold = tiled.passes_once(panels * panel, machine)
+    first = cold or s.n * -(-count // 2) < tiled.GROUPS
     first |= not single and tiled.stays(panel, panels, machine)
-    made = Plan(of, s.n, lines, rows, s.outs, form.sums, first)
+    made = Plan(of, s.n, lines, rows, s.outs, form.sums, first, cold)
     scratch = single and not first and 32 * 4 * form.words * form.chunks <= SCRATCH
     return Geometry(s, form, copy, made, long, single, scratch)
 
@@ -217,7 +218,10 @@ class Convolution(tiled.Kernel):
         """Copy the image line by line, its border around it."""
         s, c = self.g.s, self.g.copy
         with self.over(s.n * c.phases * c.lines) as flat:
-            n, rest = tirx.floordiv(flat, c.phases * c.lines), tirx.floormod(flat, c.phases * c.lines)
+            n, rest = (
+                tirx.floordiv(flat, c.phases * c.lines),
+                tirx.floormod(flat, c.phases * c.lines),
+            )
             phase, line = tirx.floordiv(rest, c.lines), tirx.floormod(rest, c.lines)
             y = line * s.strides[0] + phase - s.pads[0]
             left = s.pads[1]
