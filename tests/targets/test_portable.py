@@ -27,7 +27,6 @@ from tests.cli.conftest import conv_model
 MODELS = Path(__file__).parents[2] / "models"
 ALLOCATIONS = Path(__file__).parent / "allocations.c"
 PORTABLE = machine.load("portable")
-NEON_ONLY = {"hidden", "eight", "eights", "folded", "square", "first_row", "second_row"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def test_nothing_but_the_interface_is_seen(bundle: Path) -> None:
         assert visible and all(name.startswith("go_") for name in visible)
 
 
-@pytest.mark.parametrize("name", sorted({*vecmath.FUNCTIONS, *intmath.FUNCTIONS} - NEON_ONLY))
+@pytest.mark.parametrize("name", sorted({*vecmath.FUNCTIONS, *intmath.EVERYWHERE}))
 def test_every_function_has_its_c(name: str) -> None:
     text = scalars.define(name)
     assert f"graphopt_{name}_1(" in text
