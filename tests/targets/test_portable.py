@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +22,11 @@ from graphopt.targets.program import Workspace
 from graphopt.targets.tvm import intmath, scalars, vecmath
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels
 from tests.cli.conftest import conv_model
+from tests.kerneltext import K
 
 MODELS = Path(__file__).parents[2] / "models"
 ALLOCATIONS = Path(__file__).parent / "allocations.c"
 PORTABLE = machine.load("portable")
-
-
-@dataclass(frozen=True)
-class K:
-    symbol: str
-    key: str
-    text: str
-    knobs: str = ""
 
 
 @pytest.fixture(scope="module")
