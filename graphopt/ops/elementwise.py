@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from scipy import special
 
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import Array, DType, TensorType, ValueType
+from graphopt.lazy import Lazy
 from graphopt.ops.shapes import broadcast, tensors
 
+_special: Any = Lazy("scipy.special")
 
 class Elementwise(OpKind):
     """Result element i depends on the operands' elements i (broadcast as numpy does)."""
@@ -210,14 +211,18 @@ class Tanh(Unary, name="tanh"):
 class Erf(Unary, name="erf"):
     """The error function."""
 
-    fn = special.erf
+    def compute(self, x: Array) -> Array:
+        """The function on an array."""
+        return _special.erf(x)
 
 
 @dataclass(frozen=True)
 class Sigmoid(Unary, name="sigmoid"):
     """1 / (1 + e^-x)."""
 
-    fn = special.expit
+    def compute(self, x: Array) -> Array:
+        """The function on an array."""
+        return _special.expit(x)
 
 
 @dataclass(frozen=True)
@@ -274,7 +279,7 @@ class Gelu(Unary, name="gelu"):
     def compute(self, x: Array) -> Array:
         """The function on an array."""
         if self.approximate == "none":
-            return x * (special.erf(x / np.asarray(np.sqrt(2), x.dtype)) + 1) / 2
+            return x * (_special.erf(x / np.asarray(np.sqrt(2), x.dtype)) + 1) / 2
         inner = np.asarray(np.sqrt(2 / np.pi), x.dtype) * (x + np.asarray(0.044715, x.dtype) * x**3)
         return x * (np.tanh(inner) + 1) / 2
 
@@ -287,7 +292,7 @@ class Silu(Unary, name="silu"):
 
     def compute(self, x: Array) -> Array:
         """The function on an array."""
-        return x * special.expit(np.asarray(self.alpha, x.dtype) * x)
+        return x * _special.expit(np.asarray(self.alpha, x.dtype) * x)
 
 
 @dataclass(frozen=True)
