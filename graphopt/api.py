@@ -16,12 +16,13 @@ from graphopt.ir.core import Module
 from graphopt.ir.parser import parse as parse
 from graphopt.ir.store import load_gir, save_gir
 from graphopt.ir.verify import verify
-from graphopt.job import Job, request
+from graphopt.job import Job
 from graphopt.onnx.isolated import start_child
 from graphopt.passes import DEFAULT
 from graphopt.pipeline import Context, Hook, Pass, parse_pipeline
 from graphopt.report.html import html_page
 from graphopt.report.model import Report
+from graphopt.request import request
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle
 from graphopt.targets.arm import Arm as Arm
@@ -151,14 +152,8 @@ def optimize(
         chain = tuple(passes)
     job = Job(request(model, lambda: load(model), chosen, chain, data, input_shapes, threads,
                       hooks, build, max_drop))  # fmt: skip
-    if check:
-        job.run_original()  # first, because what can't be run needn't be compiled
-    job.run_passes(check)
-    if check:
-        job.verify_model()  # before compiling, for the same reason
     try:
-        if job.target:
-            job.compile()
+        _make(job, check, measure)
         if job.target and check:
             job.verify_bundle()
         if job.target and measure:
@@ -167,6 +162,27 @@ def optimize(
         job.cleanup()
         raise
     return Result(job.module, job.report(), job.manifest, job.program, job.staged)
+
+
+def _make(job: Job, check: bool, measure: bool) -> None:
+    """Run passes and compile, while the original and what becomes of it are run and compared.
+
+    Of several errors the comparison's is raised: the others may follow from it.
+    """
+    if check:
+        job.run_original()
+    try:
+        job.run_passes(check)
+        if check:
+            job.verify_model()
+        if job.target:
+            if measure:
+                job.open_peer()
+            job.compile()
+    except Exception:
+        job.await_checks()
+        raise
+    job.await_checks()
 
 
 __all__ = ["Result", "Tolerance", "load", "optimize", "parse", "save"]

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import linalg
 
 from graphopt.activations import SampleRuns
 from graphopt.analysis.bind import bind
@@ -28,11 +27,13 @@ from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module, Op, OpKind, Value
 from graphopt.ir.data import Inline
 from graphopt.ir.types import Array, DType, Sym, TensorType
+from graphopt.lazy import Lazy
 from graphopt.ops.elementwise import Add, Div, Mul, Sqrt, Sub
 from graphopt.ops.movement import Reshape
 from graphopt.ops.nn import BatchNorm, Conv
 from graphopt.ops.reduce import ReduceMean
 
+_linalg: Any = Lazy("scipy.linalg")
 GENERATED = 32  # inputs that are made up for passes where no data is given
 BATCH = 32  # images that statistics are taken of
 LEAST = 64  # numbers a channel that tell its variance
@@ -216,7 +217,7 @@ def expected(arg: Value, images: Array) -> tuple[Array, float]:
     bias = _constant(conv, 2)
     target: Array = mean if bias is None else mean - bias
     sums = w.reshape(*w.shape[:2], -1).sum(2)
-    inverse: Array = linalg.pinv(sums.astype(np.float64), rtol=1e-3)  # pyright: ignore
+    inverse: Array = _linalg.pinv(sums.astype(np.float64), rtol=1e-3)
     found: Array = inverse @ target
     few = images[:4].astype(np.float32)
     (y,) = conv.kind.evaluate(few, w, None)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from graphopt import onnx as onnx_io
 from graphopt.account import describe_build, is_gir, name_of, specs, target_text, versions
-from graphopt.analysis.bind import Shapes, bind
+from graphopt.analysis.bind import bind
 from graphopt.analysis.memory import check_memory
 from graphopt.data import Feed, load_samples, sample_shapes, seeded_runs
 from graphopt.errors import InputError, LimitError, MismatchError, UnsupportedError
@@ -25,41 +24,25 @@ from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
 from graphopt.ir.verify import verify
 from graphopt.judge import SampleJudge
+from graphopt.later import Later
 from graphopt.loss import Loss, worst
 from graphopt.measure import interleave, latency
-from graphopt.pipeline import Context, Hook, Pass, Record, run_pipeline
+from graphopt.pipeline import Context, Record, run_pipeline
 from graphopt.profiler import Profile, estimated, profile_session
 from graphopt.report.model import Latency, Report, Size, plain
+from graphopt.request import Request
 from graphopt.runtime import Session
+from graphopt.runtime.cpu import is_native
 from graphopt.runtime.manifest import Manifest
-from graphopt.targets.base import Build, Progress, Target
-from graphopt.targets.bundle import Meta
+from graphopt.targets.base import Progress
+from graphopt.targets.bundle import Meta, place_file
 from graphopt.targets.program import Program
 from graphopt.verify import Check, Feeds, compare, response, tolerance
 
 SEEDED_SAMPLES = 3
 DATA_SAMPLES = 16
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asks of an optimization (see `graphopt.api.optimize`)."""
-
-    source: Any
-    load: Callable[[], Module]
-    target: Target | None
-    passes: tuple[Pass, ...]
-    data: Any
-    input_shapes: Shapes
-    threads: int
-    hooks: tuple[Hook, ...]
-    build: Build
-    max_drop: float | None = None
-
-    @property
-    def lossy(self) -> bool:
-        """Whether a pass approximates."""
-        return any(p.effect == "lossy" for p in self.passes)
+TIMED, ROUNDS = 0.4, 4  # seconds of the bundle's runs and of its peer's, and rounds at least
+PROFILED = 0.2  # seconds of runs layer by layer
 
 
 @dataclass
@@ -80,7 +63,11 @@ class Truth:
 
 
 class Job:
-    """The steps, in order: read, run the original, run the passes, verify, compile, verify."""
+    """The steps, in order: read, run the original, run the passes, verify, compile, verify.
+
+    The original, and the optimized model, run in another process while passes and the compiler go
+    on: `await_checks` waits for them, and stages' times are those that were waited for.
+    """
 
     def __init__(self, request: Request) -> None:
         """Read the model and the data.
@@ -101,6 +88,10 @@ class Job:
         self.original = clone_module(self.module)
         self.before = Size.of(self.module)
         self.truth: Truth | None = None
+        self._original: Later[Truth] | None = None
+        self._checked: Later[Check] | None = None
+        self._saved: tempfile.TemporaryDirectory[str] | None = None
+        self._peer: Later[onnx_io.Reference] | None = None
         self.activations = sample_runs(self.original, self.samples, request.load)
         self.judge = SampleJudge(self.original, self._answer, self.samples, self.activations)
         self.program: Program | None = None
@@ -133,9 +124,30 @@ class Job:
         return result
 
     def run_original(self) -> None:
-        """The numbers to verify against, on given samples or seeded inputs."""
+        """Begin to make the numbers to verify against, on given samples or seeded inputs.
+
+        Lossy passes run the original themselves: then they are made now.
+        """
         self.progress("run the original", 0, 1)
-        self.timed("verify", self._run_original)
+        self._original = Later(self._run_original)
+        if self.request.lossy:
+            self.await_checks()
+
+    def await_checks(self) -> None:
+        """Wait until the original has run, and the optimized model, if they were begun.
+
+        Raises:
+            InputError, LimitError: the original can't be run.
+            MismatchError: the optimized model differs.
+        """
+        if self._original and self.truth is None:
+            self.truth = self.timed("verify", self._original.wait)
+        if self._checked:
+            checked, self._checked = self._checked, None
+            self._passed(self.timed("verify", checked.wait))
+        if self._saved:
+            self._saved.cleanup()
+            self._saved = None
 
     @cached_property
     def reference(self) -> onnx_io.Reference:
@@ -145,7 +157,7 @@ class Job:
     def _answer(self, feed: Feed) -> Mapping[str, Any]:
         return self.reference.run(feed)
 
-    def _run_original(self) -> None:
+    def _run_original(self) -> Truth:
         reference = self.reference
         if self.samples:
             feeds = self._feeds()
@@ -153,7 +165,7 @@ class Job:
         else:
             feeds, wanted = seeded_runs(self.original, reference.run, SEEDED_SAMPLES)
         data = "given" if self.samples else "seeded"
-        self.truth = Truth(self.original, data, feeds, wanted)
+        return Truth(self.original, data, feeds, wanted)
 
     @property
     def _source(self) -> Any:
@@ -182,25 +194,39 @@ class Job:
         if isinstance(self.activations, Generated) and self.activations.used:
             self.notes.append(self.activations.note)
         verify(self.module)
-        if check and asked.before:
+        if check and (before := asked.before):
             self.progress("verify the model before lossy passes", 0, 1)
-            self.timed("verify", lambda: self._verify_model("the exact part", asked.before))
+            self.timed("verify", lambda: self._verify_model("the exact part", before))
 
     def verify_model(self) -> None:
-        """Check the optimized model; measure how far lossy passes moved it."""
+        """Begin to check the optimized model; or measure how far lossy passes moved it."""
         self.progress("verify the optimized model", 0, 1)
         if self.request.lossy:
             self.timed("verify", self._measure_loss)
-        else:
-            self.timed("verify", lambda: self._verify_model("the optimized model.onnx"))
+            return
+        self._saved = tempfile.TemporaryDirectory(prefix="graphopt-")
+        path = Path(self._saved.name) / "model.onnx"
+        self.timed("verify", lambda: onnx_io.save(self.module, path))
+        self._checked = Later(lambda: self._verify_file("the optimized model.onnx", path))
 
-    def _verify_model(self, what: str, module: Module | None = None) -> None:
-        assert self.truth
+    def _verify_model(self, what: str, module: Module) -> None:
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = Path(folder) / "model.onnx"
-            onnx_io.save(module or self.module, path)
-            again = onnx_io.Reference(path)
-            self._passed(self.truth.check(what, [again.run(f) for f in self.truth.feeds]))
+            onnx_io.save(module, path)
+            self._passed(self._verify_file(what, path))
+
+    def _verify_file(self, what: str, path: Path) -> Check:
+        assert self._original
+        truth, again = self._original.wait(), onnx_io.Reference(path)
+        return truth.check(what, [again.run(f) for f in truth.feeds])
+
+    def _write_model(self, path: Path) -> None:
+        """The file that is verified, with those of its weights if it has some; else write it."""
+        if not self._saved:
+            onnx_io.save(self.module, path)
+            return
+        for file in Path(self._saved.name).iterdir():
+            place_file(file, path.with_name(file.name))
 
     def _measure_loss(self) -> None:
         """From here on the optimized model's own numbers are what the bundle must give.
@@ -240,7 +266,7 @@ class Job:
         self.progress("plan kernels and memory", 0, 1)
         self.program, self.manifest = self.timed("compile", lambda: target.compile(
             self.module, place, meta=meta, options=self.request.build,
-            model=lambda path: onnx_io.save(self.module, path), hooks=hooks,
+            model=self._write_model, hooks=hooks,
         ))  # fmt: skip
 
     def _decided(self) -> dict[str, Any]:
@@ -250,9 +276,10 @@ class Job:
         return {**costs, **({"losses": lost} if lost else {})}
 
     def cleanup(self) -> None:
-        """Remove the folder."""
-        if self.staged:
-            self.staged.cleanup()
+        """Remove the folders."""
+        for folder in (self.staged, self._saved):
+            if folder:
+                folder.cleanup()
 
     def verify_bundle(self) -> None:
         """Check what was compiled."""
@@ -285,6 +312,14 @@ class Job:
         if check and not check.ok:
             raise MismatchError(f"{name_of(self.request.source)}: {check}")
 
+    def open_peer(self) -> None:
+        """Begin to open what the bundle will be timed beside, if it is for such a computer."""
+        if self.target and is_native(self.target.built_for):
+            self._peer = Later(self._optimized)
+
+    def _optimized(self) -> onnx_io.Reference:
+        return onnx_io.Reference(self._source, optimize=True, threads=self.request.threads)
+
     def measure(self) -> None:
         """Time the bundle and ONNX Runtime."""
         self.progress("measure", 0, 1)
@@ -298,7 +333,7 @@ class Job:
         except UnsupportedError:
             return  # a note says already that nothing here runs it
         if found is None:
-            self._time()
+            self._time(feed)
             return
         self.profile = estimated(self.manifest, found)
         ms = self.profile.run_us / 1000
@@ -308,16 +343,17 @@ class Job:
         (feed,), _ = seeded_runs(self.original, self.reference.run, 1)
         return feed
 
-    def _time(self) -> None:
+    def _time(self, feed: Feed) -> None:
         assert self.staged
         place, threads = Path(self.staged.name) / "bundle", self.request.threads
-        peer = onnx_io.Reference(self._source, optimize=True, threads=threads)
-        (feed,), _ = seeded_runs(self.original, peer.run, 1)
+        peer = self._peer.wait() if self._peer else self._optimized()
         with Session(place, threads=threads) as session:
-            rows = interleave({"graphopt": lambda: session.run(feed),
-                               "onnxruntime": lambda: peer.run(feed)})  # fmt: skip
+            rows = interleave(
+                {"graphopt": lambda: session.run(feed), "onnxruntime": lambda: peer.run(feed)},
+                TIMED, ROUNDS, calm=("graphopt",),
+            )  # fmt: skip
             self.latency = [latency(n, threads, r) for n, r in rows.items()]
-            self.profile = profile_session(session, feed, seconds=0.3)
+            self.profile = profile_session(session, feed, seconds=PROFILED, settle=False)
 
     def report(self) -> Report:
         """The account of it all."""
@@ -352,22 +388,3 @@ def runs(module: Module, feeds: Feeds) -> Feeds:
     """The outputs of a module for several inputs, in ONNX Runtime with its optimizer off."""
     reference = onnx_io.Reference(module)
     return [reference.run(feed) for feed in feeds]
-
-
-def request(
-    source: Any,
-    load: Callable[[], Module],
-    target: Target | None,
-    passes: tuple[Pass, ...],
-    data: Any,
-    input_shapes: Shapes | None,
-    threads: int | None,
-    hooks: Sequence[Hook],
-    build: Build | None,
-    max_drop: float | None,
-) -> Request:
-    """A request with what wasn't said filled in."""
-    count = threads or os.cpu_count() or 1
-    build = replace(build or Build(), threads=count)
-    return Request(source, load, target, passes, data, input_shapes or {}, count, tuple(hooks),
-                   build, max_drop)  # fmt: skip

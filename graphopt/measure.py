@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from graphopt.report.model import Latency
@@ -14,18 +14,23 @@ BURST = 0.02  # seconds of timed calls in one turn
 
 
 def interleave(
-    runs: Mapping[str, Callable[[], Any]], seconds: float = 0.6, least: int = 5, most: int = 2000
+    runs: Mapping[str, Callable[[], Any]],
+    seconds: float = 0.6,
+    least: int = 5,
+    most: int = 2000,
+    calm: Collection[str] = (),
 ) -> dict[str, list[float]]:
     """Time callables in turn, A B A B ..., so that drift hits all alike; seconds a call.
 
     Each turn begins with a pause, in which threads of the one before stop spinning (they would hold
     a core for as long as a whole run takes), and a call that isn't timed, since the other's data
     fill the caches; then come timed ones, one after another, for BURST seconds. Where one round
-    takes over `seconds` a callable, a single one is timed. `least` and `most` are rounds.
+    takes over `seconds` a callable, a single one is timed. `least` and `most` are rounds. After
+    those that are `calm`, whose threads soon sleep, there is no pause.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     began = time.perf_counter()
-    _round(runs, times)
+    _round(runs, times, calm)
     slow = time.perf_counter() - began > 2 * (seconds + PAUSE) * len(runs)
     if slow:
         return times
@@ -33,15 +38,19 @@ def interleave(
         found.clear()  # the first round warms up
     until, rounds = time.perf_counter() + seconds * len(runs), 0
     while rounds < least or (time.perf_counter() < until and rounds < most):
-        _round(runs, times)
+        _round(runs, times, calm)
         rounds += 1
     return times
 
 
-def _round(runs: Mapping[str, Callable[[], Any]], times: dict[str, list[float]]) -> None:
+def _round(
+    runs: Mapping[str, Callable[[], Any]], times: dict[str, list[float]], calm: Collection[str]
+) -> None:
+    before = [*runs][-1]
     for name, run in runs.items():
-        if len(runs) > 1:
+        if len(runs) > 1 and before not in calm:
             time.sleep(PAUSE)
+        before = name
         run()
         until = time.perf_counter() + BURST
         while True:

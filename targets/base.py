@@ -126,6 +126,11 @@ class Target(Spec):
             UnsupportedError: nothing does; the message says what would.
         """
 
+    @property
+    def built_for(self) -> str:
+        """The architecture of its bundles, as `uname -m` says it; empty: this computer's."""
+        return ""
+
     def estimate(self, bundle: Path, feed: Mapping[str, Any]) -> Estimate | None:
         """What a run takes where this computer can't time it; None: it can.
 

@@ -32,7 +32,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +46,7 @@ from quant_bench.evaluate import open_session, outputs
 from quant_bench.methods import Made, Method, make, run_child
 from quant_bench.metrics import Array, paired_drop, sqnr
 from quant_bench.task import MissingError, Places, Task
-from tables import markdown, show
+from tables import collect, finish
 
 import graphopt
 from graphopt.report.model import Size
@@ -262,21 +262,17 @@ def main() -> int:
     """Measure every task that has its files."""
     o = options()
     places = Places(tuple(o.zoo), tuple(o.data), o.samples, o.evaluate)
-    rows, skipped = earlier(o), list[str]()
+    rows = earlier(o)
     known = {(r.task, r.method, r.passes): r for r in rows}
-    for name in o.tasks.split(","):
-        try:
-            for row in run(name, places, o, known):
-                rows = merged(rows, row)
-                tell(row)
-                if o.json:
-                    o.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
-        except MissingError as why:
-            skipped.append(f"{name} skipped: {why}")
-    show(sheets(rows))
-    print("\n".join(skipped))
-    if o.markdown:
-        o.markdown.write_text(markdown(sheets(rows)))
+
+    def take(row: Row) -> list[Row]:
+        rows[:] = merged(rows, row)
+        tell(row)
+        return rows
+
+    skipped = collect(o.tasks.split(","), lambda name: run(name, places, o, known), take, o.json,
+                      MissingError)  # fmt: skip
+    finish(sheets(rows), skipped, o.markdown)
     return 0
 
 

@@ -24,7 +24,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from quant_bench.metrics import Array, paired_drop, sqnr
 from quant_bench.table import Row, sheets
 from quant_bench.task import MissingError, Places, Task
 from quant_bench.tasks import TASKS
-from tables import markdown, show
+from tables import collect, finish
 
 Known = dict[tuple[str, str], Row]
 
@@ -155,20 +155,16 @@ def main() -> int:
     """Measure every task that has its files."""
     o = options()
     places = Places(tuple(o.zoo), tuple(o.data), o.samples, o.evaluate)
-    known, rows, skipped = earlier(o.reuse), list[Row](), list[str]()
-    for name in o.only or TASKS:
-        try:
-            for row in run(name, places, o, known):
-                rows.append(row)
-                tell(row)
-                if o.json:
-                    o.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
-        except MissingError as why:
-            skipped.append(f"{name} skipped: {why}")
-    show(sheets(rows))
-    print("\n".join(skipped))
-    if o.markdown:
-        o.markdown.write_text(markdown(sheets(rows)))
+    known, rows = earlier(o.reuse), list[Row]()
+
+    def take(row: Row) -> list[Row]:
+        rows.append(row)
+        tell(row)
+        return rows
+
+    skipped = collect(o.only or TASKS, lambda name: run(name, places, o, known), take, o.json,
+                      MissingError)  # fmt: skip
+    finish(sheets(rows), skipped, o.markdown)
     return 0
 
 

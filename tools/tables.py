@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -49,6 +51,42 @@ def show(sheets: Iterable[Sheet]) -> None:
         for row in sheet.rows:
             table.add_row(*row)
         console.print(table)
+
+
+def collect(
+    tasks: Iterable[str], run: Callable[[str], Iterable[R]], take: Callable[[R], Sequence[R]],
+    file: Path | None, missing: type[Exception],
+) -> list[str]:
+    """Measure task by task, and keep what there is after each row.
+
+    Args:
+        tasks: their names.
+        run: measures one.
+        take: tells of a new row, and gives all rows so far (dataclasses).
+        file: where they are kept, as JSON.
+        missing: what is raised for a task that lacks its files.
+
+    Returns:
+        A line for each task that was skipped.
+    """
+    skipped: list[str] = []
+    for name in tasks:
+        try:
+            for row in run(name):
+                rows: Sequence[Any] = take(row)
+                if file:
+                    file.write_text(json.dumps([asdict(r) for r in rows], indent=1))
+        except missing as why:
+            skipped.append(f"{name} skipped: {why}")
+    return skipped
+
+
+def finish(sheets: Sequence[Sheet], skipped: Iterable[str], file: Path | None) -> None:
+    """Show all tables and what was skipped; write them into a file, if there is to be one."""
+    show(sheets)
+    print("\n".join(skipped))
+    if file:
+        file.write_text(markdown(sheets))
 
 
 def markdown(sheets: Iterable[Sheet]) -> str:

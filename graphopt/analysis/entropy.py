@@ -18,7 +18,7 @@ WIDTHS = (1, 2, 4, 8)  # bytes of numbers that can be stored so
 HEAD = 32  # bytes that a stored constant has besides its table and its symbols
 BLOCK = 8192  # symbols that are coded together
 BLOCK_HEAD = 20  # bytes of a block besides its symbols
-_LOOK = 1 << 16  # numbers that tell whether there may be few values
+_LOOKS = (1 << 10, 1 << 16)  # numbers that tell whether there may be few values
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def bits_of(array: Array) -> Array:
 
 def few_values(bits: Array) -> Values | None:
     """The values of an array, if they are few enough for an index of one byte."""
-    step = max(len(bits) // _LOOK, 1)
-    if bits.itemsize > 1 and len(np.unique(bits[::step])) > VALUES:
-        return None
+    for look in _LOOKS if bits.itemsize > 1 else ():
+        if len(np.unique(bits[:: max(len(bits) // look, 1)])) > VALUES:
+            return None
     if bits.itemsize == 1:
         counts = np.bincount(bits, minlength=VALUES)
         (found,) = np.nonzero(counts)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from graphopt.ir.types import Array
+from graphopt.lazy import Lazy
 
+_ndimage: Any = Lazy("scipy.ndimage")
 BINS = 8192  # even; about 16 for each of 255 steps where numbers have both signs
 BYTES = BINS * 8  # of one histogram
 STEPS = 48  # bounds that a search tries at a time
@@ -159,7 +161,7 @@ def _without_atoms(counts: Array) -> Array:
     (at,) = np.nonzero(counts)
     if len(at) < 3:
         return counts
-    around: Array = ndimage.median_filter(counts, AROUND)  # pyright: ignore
+    around: Array = _ndimage.median_filter(counts, AROUND)
     cut: Array = np.minimum(counts, np.asarray(PEAK * around + SPARSE, np.int64))  # pyright: ignore
     cut[[at[0], at[-1]]] = counts[[at[0], at[-1]]]
     return cut

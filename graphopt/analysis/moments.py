@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import special
 
 from graphopt.ir.core import Graph, Op, Value
 from graphopt.ir.types import Array
+from graphopt.lazy import Lazy
 from graphopt.ops.elementwise import Add, Clip, Identity, Relu, Unary
 from graphopt.ops.movement import Concat, Reshape, Squeeze
 from graphopt.ops.nn import AvgPool, BatchNorm
 from graphopt.ops.reduce import ReduceMean
 from graphopt.rewrite.match import const
 
+_special: Any = Lazy("scipy.special")
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(96)  # of a standard normal, up to a factor
 
 
@@ -107,7 +109,7 @@ def clipped(x: Moments, low: float, high: float) -> Moments:
     """
     s = np.sqrt(np.maximum(x.variance, 1e-24))
     a, b = (low - x.mean) / s, (high - x.mean) / s
-    below, above = special.ndtr(a), special.ndtr(-b)
+    below, above = _special.ndtr(a), _special.ndtr(-b)
     inside, pa, pb = 1 - below - above, _density(a), _density(b)
     mean = inside * x.mean + s * (pa - pb) + below * _finite(low) + above * _finite(high)
     square = inside * (x.mean**2 + x.variance) + s * (

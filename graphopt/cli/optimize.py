@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,48 +33,56 @@ if TYPE_CHECKING:
     from graphopt.targets.base import Target as TargetSpec
 
 
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="DIR", help="Default: MODEL.graphopt here."),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="POINTS", min=0,
+        help="What lossy passes may cost: points of right answers (data with labels) or of "
+        "answers that stay the same. Exit code 4 where they cost more.",
+    ),
+]  # fmt: skip
+Debug = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Keep IR dumps, timing, remarks, errors of each pass."),
+]
+Tune = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS", min=0,
+        help="Try kernels' schedules on this computer for so long (0: use what is known).",
+    ),
+]  # fmt: skip
+Plan = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Use the schedules in the manifest of a tuned bundle."),
+]
+Storage = Annotated[
+    Literal["auto", "coded", "plain"],
+    typer.Option(
+        metavar="auto|coded|plain",
+        help="Weights in the library: in fewer bytes and decoded when it is loaded, where that "
+        "pays (auto), wherever it is smaller, or not at all.",
+    ),
+]
+
+
 def optimize(
     model: Model,
     target: Target,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Default: MODEL.graphopt here."),
-    ] = None,
+    output: Output = None,
     passes: Passes = "default",
     data: Data = None,
     input_shape: Shapes = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            metavar="POINTS", min=0,
-            help="What lossy passes may cost: points of right answers (data with labels) or of "
-            "answers that stay the same. Exit code 4 where they cost more.",
-        ),
-    ] = None,
+    max_drop: MaxDrop = None,
     threads: Threads = None,
-    debug: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Keep IR dumps, timing, remarks, errors of each pass."),
-    ] = None,
-    tune: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", min=0,
-            help="Try kernels' schedules on this computer for so long (0: use what is known).",
-        ),
-    ] = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Use the schedules in the manifest of a tuned bundle."),
-    ] = None,
-    storage: Annotated[
-        Literal["auto", "coded", "plain"],
-        typer.Option(
-            metavar="auto|coded|plain",
-            help="Weights in the library: in fewer bytes and decoded when it is loaded, where that "
-            "pays (auto), wherever it is smaller, or not at all.",
-        ),
-    ] = "auto",
+    debug: Debug = None,
+    tune: Tune = None,
+    plan: Plan = None,
+    storage: Storage = "auto",
     json: Json = False,
 ) -> None:
     """Optimize and compile a model; verify it; write a bundle that can be shipped."""
@@ -88,7 +97,7 @@ def optimize(
     chain = read_passes(passes, chosen)
     if data:
         existing(Path(data))
-    schedules = read_plan(plan) if plan else {}
+    build = Build(tune=tune, plan=read_plan(plan) if plan else {}, storage=storage)
     watch = Watch(model, debug)
     with console.Progressing(quiet=json) as progress, watch:
         if debug:
@@ -96,7 +105,7 @@ def optimize(
         result = api.optimize(
             str(model), chosen, chain, data, shapes, threads,
             hooks=watch.hooks,
-            build=Build(progress=progress, tune=tune, plan=schedules, storage=storage),
+            build=replace(build, progress=progress),
             measure=True, max_drop=max_drop,
         )  # fmt: skip
         _keep(watch, result, chosen)

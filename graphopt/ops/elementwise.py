@@ -1,583 +1,135 @@
-"""Element-wise kinds: one class a function, each with its numpy meaning on one line."""
-
-from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-import numpy as np
-from scipy import special
-
-from graphopt.ir.core import OpKind
-from graphopt.ir.types import Array, DType, TensorType, ValueType
-from graphopt.ops.shapes import broadcast, tensors
-
-
-class Elementwise(OpKind):
-    """Result element i depends on the operands' elements i (broadcast as numpy does)."""
-
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
-        """The broadcast shape; the element type of `out`."""
-        ts = tensors(*types)
-        return (TensorType(self.out(ts), broadcast(*(t.shape for t in ts))),)
-
-    def out(self, types: list[TensorType]) -> DType:
-        """The element type of the result: by default the operands', which must agree."""
-        if any(t.dtype is not types[0].dtype for t in types):
-            raise ValueError(f"element types differ: {', '.join(str(t.dtype) for t in types)}")
-        return types[0].dtype
-
-
-class Unary(Elementwise):
-    """y = fn(x), computed in the operand's type (16-bit floats in float32)."""
-
-    operands = ("x",)
-    fn: ClassVar[Callable[..., Any]]
-
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """Apply `compute`."""
-        (x,) = arrays
-        assert x is not None
-        with np.errstate(all="ignore"):
-            wide = x.astype(np.float32) if x.dtype.itemsize < 4 and _is_float(x) else x
-            return (np.asarray(self.compute(wide), DType.of(x).numpy),)
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return type(self).fn(x)
-
-
-def _is_float(x: Array) -> bool:
-    return DType.of(x).is_float
-
-
-@dataclass(frozen=True)
-class Abs(Unary, name="abs"):
-    """|x|."""
-
-    fn = np.abs
-
-
-@dataclass(frozen=True)
-class Neg(Unary, name="neg"):
-    """-x."""
-
-    fn = np.negative
-
-
-@dataclass(frozen=True)
-class Exp(Unary, name="exp"):
-    """e^x."""
-
-    fn = np.exp
-
-
-@dataclass(frozen=True)
-class Log(Unary, name="log"):
-    """ln x."""
-
-    fn = np.log
-
-
-@dataclass(frozen=True)
-class Sqrt(Unary, name="sqrt"):
-    """Square root."""
-
-    fn = np.sqrt
-
-
-@dataclass(frozen=True)
-class Reciprocal(Unary, name="reciprocal"):
-    """1/x."""
-
-    fn = np.reciprocal
-
-
-@dataclass(frozen=True)
-class Floor(Unary, name="floor"):
-    """Round down."""
-
-    fn = np.floor
-
-
-@dataclass(frozen=True)
-class Ceil(Unary, name="ceil"):
-    """Round up."""
-
-    fn = np.ceil
-
-
-@dataclass(frozen=True)
-class Round(Unary, name="round"):
-    """Round half to even."""
-
-    fn = np.rint
-
-
-@dataclass(frozen=True)
-class Sign(Unary, name="sign"):
-    """-1, 0 or 1."""
-
-    fn = np.sign
-
-
-@dataclass(frozen=True)
-class Sin(Unary, name="sin"):
-    """Sine."""
-
-    fn = np.sin
-
-
-@dataclass(frozen=True)
-class Cos(Unary, name="cos"):
-    """Cosine."""
-
-    fn = np.cos
-
-
-@dataclass(frozen=True)
-class Tan(Unary, name="tan"):
-    """Tangent."""
-
-    fn = np.tan
-
-
-@dataclass(frozen=True)
-class Asin(Unary, name="asin"):
-    """Inverse sine."""
-
-    fn = np.arcsin
-
-
-@dataclass(frozen=True)
-class Acos(Unary, name="acos"):
-    """Inverse cosine."""
-
-    fn = np.arccos
-
-
-@dataclass(frozen=True)
-class Atan(Unary, name="atan"):
-    """Inverse tangent."""
-
-    fn = np.arctan
-
-
-@dataclass(frozen=True)
-class Sinh(Unary, name="sinh"):
-    """Hyperbolic sine."""
-
-    fn = np.sinh
-
-
-@dataclass(frozen=True)
-class Cosh(Unary, name="cosh"):
-    """Hyperbolic cosine."""
-
-    fn = np.cosh
-
-
-@dataclass(frozen=True)
-class Asinh(Unary, name="asinh"):
-    """Inverse hyperbolic sine."""
-
-    fn = np.arcsinh
-
-
-@dataclass(frozen=True)
-class Acosh(Unary, name="acosh"):
-    """Inverse hyperbolic cosine."""
-
-    fn = np.arccosh
-
-
-@dataclass(frozen=True)
-class Atanh(Unary, name="atanh"):
-    """Inverse hyperbolic tangent."""
-
-    fn = np.arctanh
-
-
-@dataclass(frozen=True)
-class Tanh(Unary, name="tanh"):
-    """Hyperbolic tangent."""
-
-    fn = np.tanh
-
-
-@dataclass(frozen=True)
-class Erf(Unary, name="erf"):
-    """The error function."""
-
-    fn = special.erf
-
-
-@dataclass(frozen=True)
-class Sigmoid(Unary, name="sigmoid"):
-    """1 / (1 + e^-x)."""
-
-    fn = special.expit
-
-
-@dataclass(frozen=True)
-class Relu(Unary, name="relu"):
-    """max(x, 0)."""
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return np.maximum(x, np.zeros((), x.dtype))
-
-
-@dataclass(frozen=True)
-class Softplus(Unary, name="softplus"):
-    """ln(1 + e^x)."""
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return np.logaddexp(x, np.zeros((), x.dtype))
-
-
-@dataclass(frozen=True)
-class Softsign(Unary, name="softsign"):
-    """x / (1 + |x|)."""
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return x / (1 + np.abs(x))
-
-
-@dataclass(frozen=True)
-class Mish(Unary, name="mish"):
-    """x * tanh(softplus(x))."""
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return x * np.tanh(np.logaddexp(x, np.zeros((), x.dtype)))
-
-
-@dataclass(frozen=True)
-class HardSwish(Unary, name="hard_swish"):
-    """x * clip(x/6 + 1/2, 0, 1) (MobileNetV3, arXiv 1905.02244)."""
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return x * np.clip(x / 6 + np.asarray(0.5, x.dtype), 0, 1)
-
-
-@dataclass(frozen=True)
-class Gelu(Unary, name="gelu"):
-    """x * Phi(x), exactly or by the tanh approximation (arXiv 1606.08415)."""
-
-    approximate: Literal["none", "tanh"] = "none"
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        if self.approximate == "none":
-            return x * (special.erf(x / np.asarray(np.sqrt(2), x.dtype)) + 1) / 2
-        inner = np.asarray(np.sqrt(2 / np.pi), x.dtype) * (x + np.asarray(0.044715, x.dtype) * x**3)
-        return x * (np.tanh(inner) + 1) / 2
-
-
-@dataclass(frozen=True)
-class Silu(Unary, name="silu"):
-    """x * sigmoid(alpha * x); alpha 1 is SiLU (Swish, arXiv 1710.05941)."""
-
-    alpha: float = 1.0
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return x * special.expit(np.asarray(self.alpha, x.dtype) * x)
-
-
-@dataclass(frozen=True)
-class LeakyRelu(Unary, name="leaky_relu"):
-    """x where x >= 0, else alpha * x."""
-
-    alpha: float = 0.01
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return np.where(x >= 0, x, np.asarray(self.alpha, x.dtype) * x)
-
-
-@dataclass(frozen=True)
-class Elu(Unary, name="elu"):
-    """x where x >= 0, else alpha * (e^x - 1)."""
-
-    alpha: float = 1.0
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return np.where(x >= 0, x, np.asarray(self.alpha, x.dtype) * np.expm1(x))
-
-
-@dataclass(frozen=True)
-class HardSigmoid(Unary, name="hard_sigmoid"):
-    """clip(alpha * x + beta, 0, 1)."""
-
-    alpha: float = 0.2
-    beta: float = 0.5
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        return np.clip(np.asarray(self.alpha, x.dtype) * x + np.asarray(self.beta, x.dtype), 0, 1)
-
-
-@dataclass(frozen=True)
-class Clip(Unary, name="clip"):
-    """min(max(x, lo), hi); none: no bound on that side."""
-
-    lo: float | int | None = None
-    hi: float | int | None = None
-
-    def compute(self, x: Array) -> Array:
-        """The function on an array."""
-        y = x if self.lo is None else np.maximum(x, np.asarray(self.lo, x.dtype))
-        return y if self.hi is None else np.minimum(y, np.asarray(self.hi, x.dtype))
-
-
-@dataclass(frozen=True)
-class Identity(Unary, name="identity"):
-    """X, of any type."""
-
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
-        """The same type."""
-        assert types[0] is not None
-        return (types[0],)
-
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """The same array."""
-        assert arrays[0] is not None
-        return (arrays[0],)
-
-
-@dataclass(frozen=True)
-class Cast(Unary, name="cast"):
-    """Conversion of the element type (ONNX Cast, saturating only for float8)."""
-
-    to: DType
-
-    def out(self, types: list[TensorType]) -> DType:
-        """The type asked for."""
-        return self.to
-
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """Convert; floats to integers by truncation."""
-        assert arrays[0] is not None
-        with np.errstate(all="ignore"):
-            return (arrays[0].astype(self.to.numpy),)
-
-
-class Predicate(Unary):
-    """A unary function whose result is bool."""
-
-    def out(self, types: list[TensorType]) -> DType:
-        """Bool."""
-        return DType.bool_
-
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """Apply `compute`."""
-        assert arrays[0] is not None
-        return (np.asarray(self.compute(arrays[0]), np.bool_),)
-
-
-@dataclass(frozen=True)
-class Not(Predicate, name="not"):
-    """Logical negation."""
-
-    fn = np.logical_not
-
-
-@dataclass(frozen=True)
-class IsNaN(Predicate, name="is_nan"):
-    """Whether x is not a number."""
-
-    fn = np.isnan
-
-
-class Binary(Elementwise):
-    """y = fn(a, b)."""
-
-    operands = ("a", "b")
-    fn: ClassVar[Callable[..., Any]]
-
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """Apply `compute`, 16-bit floats in float32."""
-        a, b = arrays
-        assert a is not None and b is not None
-        result = self.out([TensorType(DType.of(v), v.shape) for v in (a, b)])
-        if a.dtype.itemsize < 4 and _is_float(a):
-            a, b = a.astype(np.float32), b.astype(np.float32)
-        with np.errstate(all="ignore"):
-            return (np.asarray(self.compute(a, b)).astype(result.numpy),)
-
-    def compute(self, a: Array, b: Array) -> Array:
-        """The function on arrays."""
-        return type(self).fn(a, b)
-
-
-@dataclass(frozen=True)
-class Add(Binary, name="add"):
-    """a + b."""
-
-    fn = np.add
-
-
-@dataclass(frozen=True)
-class Sub(Binary, name="sub"):
-    """a - b."""
-
-    fn = np.subtract
-
-
-@dataclass(frozen=True)
-class Mul(Binary, name="mul"):
-    """a * b."""
-
-    fn = np.multiply
-
-
-@dataclass(frozen=True)
-class Div(Binary, name="div"):
-    """a / b; of integers, rounded towards zero."""
-
-    def compute(self, a: Array, b: Array) -> Array:
-        """The function on arrays."""
-        if a.dtype.kind not in "iu":
-            return a / b
-        safe = np.where(b == 0, np.ones((), b.dtype), b)
-        quotient = np.floor_divide(a, safe)
-        return quotient + ((quotient < 0) & (quotient * safe != a))
-
-
-@dataclass(frozen=True)
-class Pow(Binary, name="pow"):
-    """a ^ b in a's type."""
-
-    def out(self, types: list[TensorType]) -> DType:
-        """The base's type."""
-        return types[0].dtype
-
-    def compute(self, a: Array, b: Array) -> Array:
-        """The function on arrays."""
-        wide = np.result_type(a, b) if a.dtype.kind in "iu" or b.dtype.kind in "iu" else a.dtype
-        if a.dtype.kind in "iu" and b.dtype.kind in "iu":
-            return np.power(a.astype(np.float64), b.astype(np.float64))
-        return np.power(a.astype(wide), b.astype(wide))
-
-
-@dataclass(frozen=True)
-class Mod(Binary, name="mod"):
-    """Remainder with the sign of b, or of a (`fmod`)."""
-
-    fmod: bool = False
-
-    def compute(self, a: Array, b: Array) -> Array:
-        """The function on arrays."""
-        return np.fmod(a, b) if self.fmod else np.mod(a, b)
-
-
-@dataclass(frozen=True)
-class Min(Binary, name="min"):
-    """The smaller."""
-
-    fn = np.minimum
-
-
-@dataclass(frozen=True)
-class Max(Binary, name="max"):
-    """The larger."""
-
-    fn = np.maximum
-
-
-@dataclass(frozen=True)
-class PRelu(Binary, name="prelu"):
-    """a where a >= 0, else b * a (arXiv 1502.01852); b is the slope."""
-
-    def compute(self, a: Array, b: Array) -> Array:
-        """The function on arrays."""
-        return np.where(a >= 0, a, b * a)
-
-
-class Comparison(Binary):
-    """A binary function whose result is bool."""
-
-    def out(self, types: list[TensorType]) -> DType:
-        """Bool; the operands' types must agree."""
-        super().out(types)
-        return DType.bool_
-
-
-@dataclass(frozen=True)
-class Equal(Comparison, name="equal"):
-    """a == b."""
-
-    fn = np.equal
-
-
-@dataclass(frozen=True)
-class Less(Comparison, name="less"):
-    """a < b."""
-
-    fn = np.less
-
-
-@dataclass(frozen=True)
-class LessEqual(Comparison, name="less_equal"):
-    """a <= b."""
-
-    fn = np.less_equal
-
-
-@dataclass(frozen=True)
-class Greater(Comparison, name="greater"):
-    """a > b."""
-
-    fn = np.greater
-
-
-@dataclass(frozen=True)
-class GreaterEqual(Comparison, name="greater_equal"):
-    """a >= b."""
-
-    fn = np.greater_equal
-
-
-@dataclass(frozen=True)
-class And(Comparison, name="and"):
-    """Logical and."""
-
-    fn = np.logical_and
-
-
-@dataclass(frozen=True)
-class Or(Comparison, name="or"):
-    """Logical or."""
-
-    fn = np.logical_or
-
-
-@dataclass(frozen=True)
-class Xor(Comparison, name="xor"):
-    """Logical exclusive or."""
-
-    fn = np.logical_xor
-
-
-@dataclass(frozen=True)
-class Where(Elementwise, name="where"):
-    """a where cond, else b."""
-
-    operands = ("cond", "a", "b")
-
-    def out(self, types: list[TensorType]) -> DType:
-        """The type of a and b."""
-        return super().out(types[1:])
-
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """Choose."""
-        cond, a, b = arrays
-        assert cond is not None and a is not None and b is not None
-        return (np.where(cond, a, b),)
+"""Element-wise kinds: what they share, of one number, of two."""
+
+from graphopt.ops.binary import (
+    Add,
+    And,
+    Div,
+    Equal,
+    Greater,
+    GreaterEqual,
+    Less,
+    LessEqual,
+    Max,
+    Min,
+    Mod,
+    Mul,
+    Or,
+    Pow,
+    PRelu,
+    Sub,
+    Where,
+    Xor,
+)
+from graphopt.ops.each import (
+    Binary,
+    Comparison,
+    Elementwise,
+    Predicate,
+    Unary,
+)
+from graphopt.ops.unary import (
+    Abs,
+    Acos,
+    Acosh,
+    Asin,
+    Asinh,
+    Atan,
+    Atanh,
+    Cast,
+    Ceil,
+    Clip,
+    Cos,
+    Cosh,
+    Elu,
+    Erf,
+    Exp,
+    Floor,
+    Gelu,
+    HardSigmoid,
+    HardSwish,
+    Identity,
+    IsNaN,
+    LeakyRelu,
+    Log,
+    Mish,
+    Neg,
+    Not,
+    Reciprocal,
+    Relu,
+    Round,
+    Sigmoid,
+    Sign,
+    Silu,
+    Sin,
+    Sinh,
+    Softplus,
+    Softsign,
+    Sqrt,
+    Tan,
+    Tanh,
+)
+
+__all__ = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Add",
+    "And",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Binary",
+    "Cast",
+    "Ceil",
+    "Clip",
+    "Comparison",
+    "Cos",
+    "Cosh",
+    "Div",
+    "Elementwise",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "Greater",
+    "GreaterEqual",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsNaN",
+    "LeakyRelu",
+    "Less",
+    "LessEqual",
+    "Log",
+    "Max",
+    "Min",
+    "Mish",
+    "Mod",
+    "Mul",
+    "Neg",
+    "Not",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Predicate",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Sigmoid",
+    "Sign",
+    "Silu",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Sub",
+    "Tan",
+    "Tanh",
+    "Unary",
+    "Where",
+    "Xor",
+]

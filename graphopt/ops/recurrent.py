@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import Array, TensorType, ValueType
+from graphopt.lazy import Lazy
 from graphopt.ops.shapes import agree, tensors
 
-SIGMOID: Any = special.expit
+_special: Any = Lazy("scipy.special")
 
 
 class Scan(OpKind):
@@ -86,7 +86,7 @@ class LSTMScan(Scan, name="lstm_scan"):
         y = np.zeros((*xw.shape[:2], xw.shape[3]), xw.dtype)
         for t in self.order(len(xw)):
             gates = xw[t] + np.einsum("bk,ghk->bgh", h, r)
-            i, o, f = (SIGMOID(gates[:, j]) for j in range(3))
+            i, o, f = (_special.expit(gates[:, j]) for j in range(3))
             c = f * c + i * np.tanh(gates[:, 3])
             h = y[t] = o * np.tanh(c)
         return y, np.asarray(h, xw.dtype), np.asarray(c, xw.dtype)
@@ -120,7 +120,7 @@ class GRUScan(Scan, name="gru_scan"):
         h = _state(h0, xw)
         y = np.zeros((*xw.shape[:2], xw.shape[3]), xw.dtype)
         for t in self.order(len(xw)):
-            z, reset = (SIGMOID(xw[t][:, j] + h @ r[j].T) for j in range(2))
+            z, reset = (_special.expit(xw[t][:, j] + h @ r[j].T) for j in range(2))
             if self.linear_before_reset:
                 inner = h @ r[2].T + (0 if b is None else b)
                 n = np.tanh(xw[t][:, 2] + reset * inner)

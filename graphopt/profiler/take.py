@@ -86,11 +86,15 @@ def profile_session(
     seconds: float = SECONDS,
     runs: int | None = None,
     remeasure: bool = False,
+    settle: bool = True,
 ) -> Profile:
-    """Time each layer of an open session; as `profile`."""
+    """Time each layer of an open session; as `profile`.
+
+    `settle`: a roofline that was measured while the machine had other work is measured again.
+    """
     if seconds <= 0 or (runs is not None and runs < 1):
         raise InputError("a profile needs at least one run")
-    roofline, notes = _roofline(session.threads, remeasure)
+    roofline, notes = _roofline(session.threads, remeasure, settle)
     rounds = _take(session, inputs, seconds, runs)
     manifest = session.manifest
     layers, runs_kept = _layers(manifest, _matrix(rounds), roofline), _typical(rounds)
@@ -139,9 +143,9 @@ def _remember(manifest: Manifest, layers: Sequence[LayerTimes], threads: int) ->
     Database(threads).add(row_of(n, t.us) for n, t in pairs if n.key)
 
 
-def _roofline(threads: int, remeasure: bool) -> tuple[Roofline | None, list[str]]:
+def _roofline(threads: int, remeasure: bool, settle: bool) -> tuple[Roofline | None, list[str]]:
     try:
-        found = host_roofline(threads, remeasure=remeasure)
+        found = host_roofline(threads, remeasure=remeasure, settle=settle)
         return found, [] if found.steady else [UNSTEADY]
     except UnsupportedError as why:
         return None, [f"no roofline: {why}"]

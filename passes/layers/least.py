@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import linalg
 
 from graphopt.ir.types import Array
+from graphopt.lazy import Lazy
 
+_linalg: Any = Lazy("scipy.linalg")
 Linear = Callable[[Array], Array]
 ENOUGH = 1e-12  # of the gradient's square, below which descent ends
 
@@ -50,11 +51,10 @@ def fitted(gram: Array, right: Array) -> Array:
         gram: float64 [N, N], positive definite up to rounding.
         right: float64 [M, N].
     """
-    library: Any = linalg  # its types are unknown in part
     try:
-        found: Array = library.solve(gram, right.T, assume_a="pos")
+        found: Array = _linalg.solve(gram, right.T, assume_a="pos")
     except np.linalg.LinAlgError:
-        found = library.lstsq(gram, right.T)[0]
+        found = _linalg.lstsq(gram, right.T)[0]
     return found.T
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
-import networkx as nx
+from graphopt.lazy import Lazy
 
-flow = cast(Any, nx.algorithms.flow)
+nx: Any = Lazy("networkx")
 FIRST, SECOND = 0, 1  # the nodes that stand for the two sides
 Ends = dict[int, dict[int, int]]
 
@@ -119,7 +119,7 @@ def _divide(region: list[int], edges: Ends, ties: dict[int, list[int]]) -> set[i
     pulled = {n: c for n, c in edges.get(FIRST, {}).items() if n in inside}
     if not pulled:
         return set()
-    graph = cast(Any, nx.DiGraph())
+    graph = nx.DiGraph()
     graph.add_nodes_from([FIRST, SECOND, *region])
     for n, capacity in pulled.items():
         graph.add_edge(FIRST, n, capacity=capacity)
@@ -130,7 +130,7 @@ def _divide(region: list[int], edges: Ends, ties: dict[int, list[int]]) -> set[i
             graph.add_edge(a, b, capacity=math.inf)
     if SECOND not in {b for a in region for b in edges.get(a, {})}:
         return inside
-    residual = flow.boykov_kolmogorov(graph, FIRST, SECOND)
+    residual = nx.algorithms.flow.boykov_kolmogorov(graph, FIRST, SECOND)
     return inside - _reaching_second(residual)
 
 

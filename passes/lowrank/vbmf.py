@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 from graphopt.ir.types import Array
+from graphopt.lazy import Lazy
 
+_optimize: Any = Lazy("scipy.optimize")
 TINY = 1e-14  # of the largest power: what is below is 0
 REACH = 2.5129  # tau of the threshold, in units of sqrt(alpha), equation 31
 
@@ -39,8 +40,7 @@ def vbmf_rank(powers: Array, rows: int, columns: int) -> int:
     low = max(tail[0] / (long * edge), tail.mean() / long, 1e-12 * high)
     if not low < high:
         return int(np.sum(x > long * high * edge))
-    library: Any = optimize  # its types are unknown in part
-    found: Any = library.minimize_scalar(
+    found: Any = _optimize.minimize_scalar(
         _energy, bounds=(np.log(low), np.log(high)), args=(x / long, short, alpha, edge),
         method="bounded",
     )  # fmt: skip

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from graphopt.ir.types import Array
+from graphopt.lazy import Lazy
 
-linalg: Any = scipy.linalg  # untyped
+linalg: Any = Lazy("scipy.linalg")
 STEPS = 96  # in which a group's channels go, at most: large groups lose several at a time
 
 

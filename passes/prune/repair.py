@@ -12,19 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Op, Value
 from graphopt.ir.data import Computed, Data
 from graphopt.ir.types import Array
+from graphopt.lazy import Lazy
 from graphopt.ops.linalg import Gemm
 from graphopt.passes.layers.unfold import unrows
 from graphopt.passes.prune.scores import Inputs, centred, weight
 from graphopt.passes.quantize.swap import swap
 from graphopt.rewrite import const
 
-linalg: Any = scipy.linalg  # untyped
+linalg: Any = Lazy("scipy.linalg")
 
 
 @dataclass(frozen=True)

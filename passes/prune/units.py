@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import sparse as _sparse
-from scipy.sparse import csgraph as _csgraph
 
 from graphopt.ir.types import Array
+from graphopt.lazy import Lazy
 
-sparse: Any = _sparse  # untyped
-csgraph: Any = _csgraph
+sparse: Any = Lazy("scipy.sparse")
+csgraph: Any = Lazy("scipy.sparse.csgraph")
 FIXED = 0  # the unit of elements that stay
 
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from graphopt.ir.types import Array
+from graphopt.lazy import Lazy
 
-linalg: Any = scipy.linalg  # its types are partial
+linalg: Any = Lazy("scipy.linalg")
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # of the mean square of what is read
 TURNS = 6  # of solving, where the result is clipped
 EXACT = 1e-10  # noise over signal, 100 dB: what rounding in float32 leaves

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.errors import GraphoptError, UnsupportedError
+from graphopt.later import Later
 from graphopt.targets.driver.archive import archive, localize
 from graphopt.targets.driver.generate import PUBLIC, WEIGHTS_FILE
 from graphopt.targets.program import WeightData
@@ -154,8 +155,11 @@ def _compile(toolchain: Toolchain, folder: Path, objects: Sequence[Path]) -> lis
         run(toolchain, [*toolchain.flags, *PORTABLE_FLAGS, "-c", MODEL, "-o", "model.o"], folder)
         return ["model.o"]
     kernels = _stage(objects, folder)
-    run(toolchain, [*toolchain.flags, "-c", "plan.c", "-o", "plan.o"], folder)
-    run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder)
+    weights = Later(lambda: run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder))
+    try:
+        run(toolchain, [*toolchain.flags, "-c", "plan.c", "-o", "plan.o"], folder)
+    finally:
+        weights.wait()  # it works in the folder
     return ["plan.o", *kernels, "weights.o"]
 
 

@@ -2,8 +2,9 @@
 
 They are kept in the user's cache folder, one small file for a CPU and a number of threads, so that
 the seconds that measuring takes are spent once. Other work makes a measurement slower, and shows:
-measured again, the peaks differ, or several threads do less than one. Then it is measured once
-more; what never settles is kept as not steady, and measured again when it is next asked for.
+measured again, the peaks differ, or several threads do less than one. Then they are measured once
+more; what never settles is kept as not steady, and measured again when it is next asked for, unless
+whoever asks has no time for it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from graphopt.errors import UnsupportedError
@@ -28,6 +30,7 @@ SOURCE = Path(__file__).with_name("probe.c")
 MOST_THREADS = 64  # of the probe, and of a compiled model
 MILLISECONDS = 25  # each number is the best of the trials that fit in
 MOST_BYTES = 1 << 28  # the largest working set; beyond it memory gets no slower
+LEAST_BYTES = 1 << 14  # the smallest: what is measured again, beside the peaks
 TIME_LIMIT = 120.0  # seconds; it takes 2
 TRIES = 4  # measurements at most
 ALIKE = 0.95  # of a peak: less is another number
@@ -42,31 +45,37 @@ _NATIVE = {
 }
 
 
-def host_roofline(threads: int, *, remeasure: bool = False) -> Roofline:
+def host_roofline(threads: int, *, remeasure: bool = False, settle: bool = True) -> Roofline:
     """The roofline of this computer for a number of threads: as kept, else measured now.
 
-    One that isn't steady is measured again, and joined with what was kept.
+    One that isn't steady is measured again, and joined with what was kept, if it is to `settle`.
 
     Raises:
         UnsupportedError: there is no C compiler, or what it made doesn't run here.
     """
     threads = min(threads, MOST_THREADS)
     host = this_host()
-    place = cache_folder("roofline") / f"{_key(host)}-{threads}.json"
-    kept = None if remeasure else _read(place)
-    if kept and kept.steady:
+    kept = None if remeasure else _read(_place(host, threads))
+    if kept and (kept.steady or not settle):
         return kept
-    one = host_roofline(1) if threads > 1 else None
+    one = _read(_place(host, 1)) or measure(host, 1, LEAST_BYTES) if threads > 1 else None
     found = _settled(host, threads, kept, one)
-    _write(place, found)
+    _write(_place(host, threads), found)
     return found
 
 
+def _place(host: Host, threads: int) -> Path:
+    return cache_folder("roofline") / f"{_key(host)}-{threads}.json"
+
+
 def _settled(host: Host, threads: int, kept: Roofline | None, one: Roofline | None) -> Roofline:
-    """The best of measurements, until one more finds the same peaks, none below one thread's."""
+    """The best of measurements, until one more finds the same peaks, none below one thread's.
+
+    The first is of everything, the others are of the peaks.
+    """
     best = kept
-    for _ in range(TRIES):
-        new = measure(host, threads)
+    for i in range(TRIES):
+        new = measure(host, threads, LEAST_BYTES if i else MOST_BYTES)
         again = best is not None and _alike(best, new)
         best = best.joined(new) if best else new
         if again and not (one and _slower(best, one)):
@@ -86,24 +95,29 @@ def _slower(several: Roofline, one: Roofline) -> bool:
     return any(several.peaks.get(unit, 0.0) < ALIKE * rate for unit, rate in one.peaks.items())
 
 
-def measure(host: Host, threads: int, milliseconds: float = MILLISECONDS) -> Roofline:
-    """Measure now: each number is the best of what `milliseconds` (on some, more) allow.
+def measure(host: Host, threads: int, most: int = MOST_BYTES) -> Roofline:
+    """Measure now: the peaks, and bandwidths for working sets up to `most` bytes.
 
     Raises:
         UnsupportedError: there is no C compiler, or what it made doesn't run here.
     """
-    compiler = toolchain.find()
-    native = _NATIVE.get(platform.machine(), ())
-    most = max(min(MOST_BYTES, free_memory() // 4), 1 << 16)
-    with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
-        folder = Path(name)
-        args = [*_FLAGS, *native, str(SOURCE), "-o", "probe", "-lpthread"]
-        toolchain.run(compiler, args, folder)
-        lines = _run([str(folder / "probe"), str(threads), str(milliseconds), str(most)])
+    most = max(min(most, free_memory() // 4), LEAST_BYTES)
+    probe = Path(_built(toolchain.find()).name) / "probe"
+    lines = _run([str(probe), str(threads), str(MILLISECONDS), str(most)])
     try:
         return parse_probe(host.name, threads, lines)
     except (ValueError, KeyError, TypeError) as why:
         raise UnsupportedError(f"measuring this computer gave no numbers: {why}") from why
+
+
+@cache
+def _built(compiler: toolchain.Toolchain) -> tempfile.TemporaryDirectory[str]:
+    """The folder of the compiled probe, for as long as this process runs."""
+    folder = tempfile.TemporaryDirectory(prefix="graphopt-")
+    native = _NATIVE.get(platform.machine(), ())
+    args = [*_FLAGS, *native, str(SOURCE), "-o", "probe", "-lpthread"]
+    toolchain.run(compiler, args, Path(folder.name))
+    return folder
 
 
 def _run(command: list[str]) -> list[str]:

@@ -6,28 +6,13 @@ two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import neon, packmath, rowmath, tablemath
-from graphopt.targets.tvm.vecmath import WIDTHS, Body, symbol
+from graphopt.targets.tvm.typed import Function, declare_nothing
+from graphopt.targets.tvm.vecmath import Body, symbol
 
 VNNI = {16: "512", 8: "256", 4: "128"}  # lanes: bits, in the names of the dot product's intrinsics
 LOW_BYTES = str(0x00FF00FF)  # bytes 0 and 2 of a word
-
-
-@dataclass(frozen=True)
-class Function:
-    """A function: the scalar types of its result and operands (as LLVM names them), its body.
-
-    A `ptr` is the same for all lanes.
-    """
-
-    result: str
-    operands: tuple[str, ...]
-    body: Callable[[Body, Machine], str]
-    declare: Callable[[int, Machine], str]
 
 
 def has_vnni(machine: Machine, width: int) -> bool:
@@ -255,65 +240,8 @@ def _columns(b: Body, machine: Machine) -> str:
     return b.emit(f"bitcast {kind} {mixed} to {word}")
 
 
-def _declare_nothing(width: int, machine: Machine) -> str:
-    return ""
-
-
-def _eights(names: str) -> Function:
-    """Of vectors of four words on NEON alone; elsewhere nothing calls it."""
-
-    def body(b: Body, machine: Machine) -> str:
-        """acc + products of eight bytes of x and w, in four parts."""
-        fits = neon.is_neon(machine) and b.width == neon.LANES
-        return neon.eights(b, names) if fits else "poison"
-
-    def declare(width: int, machine: Machine) -> str:
-        return neon.declarations(neon.LANES)["eights"] if neon.is_neon(machine) else ""
-
-    return Function("i32", ("i32", *("ptr" for _ in names.split())), body, declare)
-
-
-def _folded(b: Body, machine: Machine) -> str:
-    """Sums of four neighbours, of 32 int32 that begin at an address."""
-    return neon.folded(b) if neon.is_neon(machine) and b.width == 8 else "poison"
-
-
-def _declare_folded(width: int, machine: Machine) -> str:
-    return neon.declarations(neon.LANES)["folded"] if neon.is_neon(machine) else ""
-
-
-def _square(b: Body, machine: Machine) -> str:
-    """acc + the products of two rows by two rows of eight bytes."""
-    fits = neon.has_squares(machine) and b.width == neon.LANES
-    return neon.square(b) if fits else "poison"
-
-
-def _declare_square(width: int, machine: Machine) -> str:
-    return neon.declarations(neon.LANES)["square"] if neon.has_squares(machine) else ""
-
-
-def _row(second: bool) -> Callable[[Body, Machine], str]:
-    def body(b: Body, machine: Machine) -> str:
-        """The eight sums of one of two rows."""
-        return neon.row(b, second) if neon.has_squares(machine) and b.width == 8 else "poison"
-
-    return body
-
-
-def _hidden(b: Body, machine: Machine) -> str:
-    """x, of which LLVM knows nothing."""
-    return b.emit('call i32 asm "", "=r,0"(i32 %a0)') if b.width == 1 else "%a0"
-
-
-FUNCTIONS = {
-    "hidden": Function("i32", ("i32",), _hidden, _declare_nothing),
-    "eight": _eights("%a1 %a2"),
-    "eights": _eights("%a1 %a2 %a3 %a4"),
-    "square": Function("i32", ("i32", "ptr", "ptr", "ptr"), _square, _declare_square),
-    "first_row": Function("i32", ("ptr", "i32"), _row(False), _declare_nothing),
-    "second_row": Function("i32", ("ptr", "i32"), _row(True), _declare_nothing),
-    "folded": Function("i32", ("ptr", "i32"), _folded, _declare_folded),
-    "columns": Function("i32", ("ptr", "i32", "i8"), _columns, _declare_nothing),
+EVERYWHERE = {
+    "columns": Function("i32", ("ptr", "i32", "i8"), _columns, declare_nothing),
     "inside": Function("i32", ("ptr", "i32", "i32", "i32", "i32"), rowmath.inside, rowmath.declare),
     "lookup": Function("i8", ("ptr", "i8"), tablemath.look_up, tablemath.declare),
     "dot": Function("i32", ("i32", "i32", "i32"), _dot, _declare_dot),
@@ -326,6 +254,7 @@ FUNCTIONS = {
     "narrow": Function("i8", ("i32", "i32"), packmath.narrow, packmath.declare_narrow),
     "fence": Function("float", ("float",), _fence, _declare_fence),
 }
+FUNCTIONS = {**EVERYWHERE, **neon.FUNCTIONS}
 
 
 def define(name: str, width: int, machine: Machine) -> str:
@@ -339,8 +268,8 @@ def define(name: str, width: int, machine: Machine) -> str:
 
 
 def module(names: list[str], machine: Machine) -> str:
-    """The LLVM IR of functions in every width, with the intrinsics they use declared."""
-    every = [(n, w) for n in names for w in WIDTHS]
+    """The LLVM IR of functions in each of their widths, with the intrinsics they use declared."""
+    every = [(n, w) for n in names for w in FUNCTIONS[n].widths]
     texts = (FUNCTIONS[n].declare(w, machine) for n, w in every)
     declared = dict.fromkeys(line for text in texts for line in text.splitlines())
     return "\n".join([*declared, *(define(n, w, machine) for n, w in every), ""])

@@ -12,7 +12,7 @@ from tvm import tirx
 
 from graphopt.errors import UnsupportedError
 from graphopt.ir.core import Op, Value
-from graphopt.ops.movement import _python_slice  # pyright: ignore[reportPrivateUsage]
+from graphopt.ops.parts import python_slice
 from graphopt.targets.tvm import expr, indexed
 from graphopt.targets.tvm.indexed import i32, shape_of
 
@@ -127,7 +127,7 @@ def slice_(r: Region, op: Op, value: Value, index: Index) -> Expr:
     at, shape, kind = list(index), shape_of(op.operand(0)), attributes(op)
     for start, end, axis, step in zip(kind.starts, kind.ends, kind.axes, kind.steps, strict=True):
         axis %= len(shape)
-        begin = _python_slice(shape[axis], start, end, step).start
+        begin = python_slice(shape[axis], start, end, step).start
         at[axis] = at[axis] * i32(step) + i32(begin)
     return r.at(op.operand(0), at)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.targets.machine import Machine
+from graphopt.targets.tvm.typed import Function
 from graphopt.targets.tvm.vecmath import Body
 
 LANES = 4
@@ -214,3 +215,51 @@ def declare_all(width: int) -> str:
 
 def _every(width: int) -> str:
     return f"llvm.vector.reduce.and.v{width}i1"
+
+
+def _declare(name: str) -> Callable[[int, Machine], str]:
+    return lambda _width, _machine: declarations(LANES)[name]
+
+
+def _eights(names: str) -> Function:
+    def body(b: Body, machine: Machine) -> str:
+        """acc + products of eight bytes of x and w, in four parts."""
+        return eights(b, names)
+
+    operands = ("i32", *("ptr" for _ in names.split()))
+    return Function("i32", operands, body, _declare("eights"), (LANES,))
+
+
+def _folded(b: Body, machine: Machine) -> str:
+    """Sums of four neighbours, of 32 int32 that begin at an address."""
+    return folded(b)
+
+
+def _square(b: Body, machine: Machine) -> str:
+    """acc + the products of two rows by two rows of eight bytes."""
+    return square(b)
+
+
+def _row(second: bool) -> Callable[[Body, Machine], str]:
+    def body(b: Body, machine: Machine) -> str:
+        """The eight sums of one of two rows."""
+        return row(b, second)
+
+    return body
+
+
+def _hidden(b: Body, machine: Machine) -> str:
+    """x, of which LLVM knows nothing."""
+    return b.emit('call i32 asm "", "=r,0"(i32 %a0)')
+
+
+# Beside those of `intmath`, and called for NEON alone: `square` and the rows where there is i8mm.
+FUNCTIONS = {
+    "hidden": Function("i32", ("i32",), _hidden, widths=(1,)),
+    "eight": _eights("%a1 %a2"),
+    "eights": _eights("%a1 %a2 %a3 %a4"),
+    "square": Function("i32", ("i32", "ptr", "ptr", "ptr"), _square, _declare("square"), (LANES,)),
+    "first_row": Function("i32", ("ptr", "i32"), _row(False), widths=(2 * LANES,)),
+    "second_row": Function("i32", ("ptr", "i32"), _row(True), widths=(2 * LANES,)),
+    "folded": Function("i32", ("ptr", "i32"), _folded, _declare("folded"), (2 * LANES,)),
+}

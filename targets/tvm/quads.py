@@ -20,6 +20,7 @@ import tvm
 from tvm import tirx
 
 from graphopt.targets.tvm import vecmath
+from graphopt.targets.tvm.walk import inside
 
 WIDTHS = (8, 4, 2)  # steps from one load
 MOST = {"float32": 4, "int32": 4, "int16": 4, "float16": 8}  # of each type that is loaded so
@@ -86,23 +87,15 @@ def _key(load: Any) -> tuple[Any, str]:
 
 def rewritten(stmt: Any) -> Any:
     """A lowered statement, with the innermost loops rewritten that can be."""
-    kind = type(stmt).__name__
-    if kind == "SeqStmt":
-        return tirx.SeqStmt([rewritten(s) for s in stmt.seq])
-    if kind == "AttrStmt":
-        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, rewritten(stmt.body))
-    if kind == "IfThenElse":
-        other = None if stmt.else_case is None else rewritten(stmt.else_case)
-        return tirx.IfThenElse(stmt.condition, rewritten(stmt.then_case), other)
-    if kind != "For":
-        return stmt
-    for width in WIDTHS:
-        found = _together(stmt, width)
-        if found is not None:
-            return found
-    extent = _hidden(stmt.extent) if _sums(stmt.body) else stmt.extent
-    return tirx.For(stmt.loop_var, stmt.min, extent, stmt.kind, rewritten(stmt.body),
-                    stmt.thread_binding, stmt.annotations)  # fmt: skip
+    if _is(stmt, "For"):
+        for width in WIDTHS:
+            found = _together(stmt, width)
+            if found is not None:
+                return found
+        if _sums(stmt.body):
+            stmt = tirx.For(stmt.loop_var, stmt.min, _hidden(stmt.extent), stmt.kind, stmt.body,
+                            stmt.thread_binding, stmt.annotations)  # fmt: skip
+    return inside(stmt, rewritten)
 
 
 def _sums(body: Any) -> bool:

@@ -29,7 +29,8 @@ from graphopt.ir.types import Array, DType, TensorType
 from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.quant import Lookup, Scaled
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import bfloat, expr, movement
+from graphopt.targets.tvm import bfloat, expr, formulas, movement
+from graphopt.targets.tvm.bfloat import tvm_dtype
 from graphopt.targets.tvm.legal import is_anchor
 
 Expr = Any
@@ -203,13 +204,14 @@ class Region:
         if op is None:
             raise UnsupportedError("a region uses a value from outside")
         if isinstance(op.kind, Const):
-            return table(op.kind.data.numpy(), expr.tvm_dtype(static(value).dtype), index)
+            return table(op.kind.data.numpy(), tvm_dtype(static(value).dtype), index)
         if isinstance(op.kind, Lookup):
             return self._lookup(op, index)
         if isinstance(op.kind, Scaled):
-            return expr.scalar(op.kind, [*self.scaled(op, op.kind, index)])
+            return formulas.scalar(op.kind, [*self.scaled(op, op.kind, index)])
         if isinstance(op.kind, Elementwise):
-            return expr.scalar(op.kind, [self._operand(v, value, index) for v in op.operands if v])
+            operands = [self._operand(v, value, index) for v in op.operands if v]
+            return formulas.scalar(op.kind, operands)
         if op.kind.name == "batch_norm":
             return self._batch_norm(op, index)
         return movement.move(self, op, value, index)
@@ -227,7 +229,7 @@ class Region:
         table = self.tensors.get(op.operand(1))
         if table is None:
             raise UnsupportedError("a table inside a region")
-        return expr.scalar(op.kind, [self.at(op.operand(0), index), table(ZERO)])
+        return formulas.scalar(op.kind, [self.at(op.operand(0), index), table(ZERO)])
 
     def scaled(self, op: Op, kind: Scaled, index: Index) -> Iterator[Expr]:
         """x, its scale and zero point: scalars, or of the index along the axis."""

@@ -44,7 +44,7 @@ def known(symbol: str) -> str:
     """The function that a symbol of one lane calls; empty: none of ours."""
     found = re.fullmatch(r"graphopt_(\w+)_1", symbol)
     name = found[1] if found else ""
-    return name if name in vecmath.FUNCTIONS or name in intmath.FUNCTIONS else ""
+    return name if name in vecmath.FUNCTIONS or name in intmath.EVERYWHERE else ""
 
 
 def define(name: str) -> str:
@@ -53,7 +53,7 @@ def define(name: str) -> str:
     Raises:
         UnsupportedError: it has an instruction that isn't known here.
     """
-    word = name in intmath.FUNCTIONS
+    word = name in intmath.EVERYWHERE
     text = intmath.define(name, 1, PLAIN) if word else vecmath.define(name, 1, False)
     head, *lines, _ = text.splitlines()
     given = re.findall(rf"{_TYPE} %(a\d)", head)
@@ -132,15 +132,9 @@ def _memory(what: str, rest: str) -> tuple[str, str]:
 
 
 def _value(text: str, kind: str) -> str:
-    """A name, or a constant.
-
-    Raises:
-        UnsupportedError: it may be anything.
-    """
+    """A name, or a constant."""
     if text.startswith("%"):
         return text[1:]
-    if text == "poison":
-        raise UnsupportedError("portable C has no values that aren't known")
     if kind != "float":
         return f"{int(text) & 0xFFFFFFFF}u"
     if text.startswith("0x"):

@@ -22,6 +22,7 @@ from tvm.tirx import compilation_pipeline as pipelines
 
 from graphopt.targets.program import ALIGN, Workspace
 from graphopt.targets.tvm import quads
+from graphopt.targets.tvm.walk import inside
 
 NAME = "graphopt"
 BY_LANES = "graphopt_by_lanes"  # for machines that multiply by a lane of a vector
@@ -34,20 +35,9 @@ noted: list[Workspace] = []  # of each function compiled, in order
 
 def _kept(stmt: Any) -> Any:
     """A lowered statement with its small local buffers marked."""
-    kind = type(stmt).__name__
-    if kind == "SeqStmt":
-        return tirx.SeqStmt([_kept(s) for s in stmt.seq])
-    if kind == "For":
-        return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, _kept(stmt.body),
-                        stmt.thread_binding, stmt.annotations)  # fmt: skip
-    if kind == "AttrStmt":
-        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, _kept(stmt.body))
-    if kind == "IfThenElse":
-        other = None if stmt.else_case is None else _kept(stmt.else_case)
-        return tirx.IfThenElse(stmt.condition, _kept(stmt.then_case), other)
-    if kind == "AllocBuffer" and _fits(stmt.buffer):
+    if type(stmt).__name__ == "AllocBuffer" and _fits(stmt.buffer):
         return tirx.AllocBuffer(stmt.buffer, {KEEP: tirx.IntImm("bool", 1)})
-    return stmt
+    return inside(stmt, _kept)
 
 
 def _fits(buffer: Any) -> bool:

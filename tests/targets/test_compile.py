@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,10 @@ from graphopt.targets.program import Workspace
 from graphopt.targets.roofline import described
 from graphopt.targets.tvm.chains import Rates, rates
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
+from tests.kerneltext import K
 
 M = machine.load("x86-64-v2")
 RELU = "graph @k(%x: f32[64]) { %y = relu(%x)\n return(%y) }"
-
-
-@dataclass(frozen=True)
-class K:
-    symbol: str
-    key: str
-    text: str
-    knobs: str = ""
 
 
 def test_objects_are_cached_and_deterministic(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_random_chain(text: str) -> None:
 
 def test_every_elementwise_kind_has_a_rule() -> None:
     from graphopt.ops.elementwise import Elementwise
-    from graphopt.targets.tvm.expr import RULES
+    from graphopt.targets.tvm.formulas import RULES
 
     kinds = {n for n, k in OpKind.registry.items() if issubclass(k, Elementwise)}
     assert kinds == set(RULES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +22,11 @@ from graphopt.targets.program import Workspace
 from graphopt.targets.tvm import intmath, scalars, vecmath
 from graphopt.targets.tvm.compile import CompileFailure, compile_kernels
 from tests.cli.conftest import conv_model
+from tests.kerneltext import K
 
 MODELS = Path(__file__).parents[2] / "models"
 ALLOCATIONS = Path(__file__).parent / "allocations.c"
 PORTABLE = machine.load("portable")
-NEON_ONLY = {"hidden", "eight", "eights", "folded", "square", "first_row", "second_row"}
-
-
-@dataclass(frozen=True)
-class K:
-    symbol: str
-    key: str
-    text: str
-    knobs: str = ""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +99,7 @@ def test_nothing_but_the_interface_is_seen(bundle: Path) -> None:
         assert visible and all(name.startswith("go_") for name in visible)
 
 
-@pytest.mark.parametrize("name", sorted({*vecmath.FUNCTIONS, *intmath.FUNCTIONS} - NEON_ONLY))
+@pytest.mark.parametrize("name", sorted({*vecmath.FUNCTIONS, *intmath.EVERYWHERE}))
 def test_every_function_has_its_c(name: str) -> None:
     text = scalars.define(name)
     assert f"graphopt_{name}_1(" in text

@@ -14,7 +14,7 @@ from typing import Any
 from tvm import tirx
 
 from graphopt.ops.quant import Quantize
-from graphopt.targets.tvm import expr, loops, movement, rows
+from graphopt.targets.tvm import expr, formulas, loops, movement, rows
 from graphopt.targets.tvm.region import ZERO, Region
 
 Expr = Any
@@ -55,7 +55,7 @@ def compute(region: Region, stored: Any) -> None:
     )
     zero, (y, s, z) = zeros(ZERO), op.results
     kind = Quantize(y.tensor.dtype)
-    region.bind(y, lambda at: expr.scalar(kind, [region.at(op.operand(0), at), scale, zero]))
+    region.bind(y, lambda at: formulas.scalar(kind, [region.at(op.operand(0), at), scale, zero]))
     region.bind(s, lambda at: scale)
     region.bind(z, lambda at: zero)
 

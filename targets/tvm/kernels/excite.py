@@ -23,7 +23,7 @@ from tvm import te, tirx
 
 from graphopt.ir.core import Op, Value
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import expr, loops, rows
+from graphopt.targets.tvm import formulas, loops, rows
 from graphopt.targets.tvm.kernels import conv, matmul
 from graphopt.targets.tvm.region import Region, shape_of, static
 
@@ -155,11 +155,11 @@ def compute(region: Region, op: Op, plan: tuple[Sums, Sums, Sums]) -> None:
     sums = product(region, first, w1, totals(region, op, total))
 
     def hidden(sample: Expr, c: Expr) -> Expr:
-        return expr.scalar(activation, [shifted(region, sums(sample, c) * share, b1, c)])
+        return formulas.scalar(activation, [shifted(region, sums(sample, c) * share, b1, c)])
 
     kept = region.compute((first.batch, finished(first, b1)), hidden, "hidden")
     found = product(region, last, w2, kept)
-    region.bind(op.result, lambda at: expr.scalar(
+    region.bind(op.result, lambda at: formulas.scalar(
         gate, [shifted(region, found(at[0], at[1]), b2, at[1])]))  # fmt: skip
 
 

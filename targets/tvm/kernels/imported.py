@@ -21,8 +21,8 @@ from graphopt.ir.clone import clone_graph
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.onnx import to_proto
 from graphopt.targets.tvm import loops
+from graphopt.targets.tvm.bfloat import tvm_dtype
 from graphopt.targets.tvm.build import target
-from graphopt.targets.tvm.expr import tvm_dtype
 from graphopt.targets.tvm.region import Region, shape_of, static, table
 
 TABLE = 64  # elements of a constant of several numbers: each read is a tree of choices
