@@ -52,7 +52,7 @@ def _multiplies(op: Op) -> bool:
     kind: Any = op.kind
     if kind.name not in ("conv", "matmul", "gemm"):
         return False
-    if not _is_rounded(op.operand(1)) or not _is_free(op.operand(0)):
+    if not is_half(op.operand(1)) or not (_is_free(op.operand(0)) or _is_given(op.operand(0))):
         return False
     w, x = op.operand(1).tensor, op.operand(0).tensor
     if w.static is None or x.static is None or x.dtype is not DType.f32:
@@ -74,18 +74,15 @@ def _by_vectors(op: Op) -> bool:
     return _is_free(op.operand(0)) and x.dtype is DType.f32 and x.static is not None
 
 
-def _is_rounded(value: Value) -> bool:
+def is_half(value: Value) -> bool:
+    """Whether a value is bfloat16 made float32."""
     op = value.op
-    return op is not None and isinstance(op.kind, Cast) and _is_half(op.operand(0))
-
-
-def _is_half(value: Value) -> bool:
-    return value.tensor.dtype is DType.bf16
+    return op is not None and isinstance(op.kind, Cast) and op.operand(0).tensor.dtype is DType.bf16
 
 
 def _is_free(value: Value) -> bool:
     """Whether a value isn't rounded, is made here and read by kernels: inputs and outputs stay."""
-    if value.op is None or isinstance(value.op.kind, Const | Opaque) or _is_rounded(value):
+    if value.op is None or isinstance(value.op.kind, Const | Opaque) or is_half(value):
         return False
     graph = value.op.graph
     return not any(
@@ -93,8 +90,13 @@ def _is_free(value: Value) -> bool:
     )
 
 
+def _is_given(value: Value) -> bool:
+    """Whether a value is an input of the model, which is rounded where it is read."""
+    return value.op is None and all(use.op.kind.name != "return" for use in value.uses)
+
+
 def _may_move(value: Value) -> bool:
-    return _is_rounded(value) or _is_free(value)
+    return is_half(value) or _is_free(value)
 
 
 def _faster(graph: Graph, layers: Sequence[Op], costs: Costs) -> Iterator[Op]:
@@ -130,12 +132,13 @@ class Rounding:
     def round(self, value: Value) -> Value:
         """Let everything that reads a value read it rounded; give the bfloat16 value."""
         op = value.op
-        if op and isinstance(op.kind, Cast) and _is_half(op.operand(0)):
+        if op and is_half(value):
             return op.operand(0)
         if op and isinstance(op.kind, MOVES) and all(map(_may_move, (*op.results, *_read(op)))):
             self._move(op)
             return self.halves[value]
-        return self.between(value, op.next if op else None)
+        first = value.uses[0].op.graph
+        return self.between(value, op.next if op else first and first.first)
 
     def between(self, value: Value, before: Op | None) -> Value:
         """value -> widen(round(value)), for all that read it."""

@@ -16,13 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphopt.analysis.entropy import stored_bytes
-from graphopt.analysis.price import graph_of, graph_with
+from graphopt.analysis.price import graph_with
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Op, Value
 from graphopt.ir.data import Data, nbytes
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.nn import Conv
 from graphopt.ops.winograd import REACH, ConvWinograd, transformed
+from graphopt.passes.operands import is_half, seconds
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect
 from graphopt.rewrite import Miss, Rewriter, Rule, const
@@ -101,9 +102,8 @@ class Filtering:
             raise Miss("nothing tells what it costs")
         far = self.footprint(op.graph)
         x, w, b = (v and v.tensor.logical for v in op.operands)
-        half = op.operand(0).op
-        if half is not None and half.kind.name == "cast":  # it may be multiplied as bfloat16
-            direct = costs.price(graph_of([half, op]), far).seconds
+        if is_half(op.operand(0)):  # it may be multiplied as bfloat16
+            direct = seconds(op, costs, far, half=True)
         else:
             direct = costs.price(graph_with(kind, [x, w, b], (1, 2)), far).seconds
         types = [x, TensorType(DType.f32, filters), b]

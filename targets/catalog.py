@@ -83,7 +83,7 @@ class KernelCatalog:
         if not self.family(op):
             return ""
         if self.tiles:
-            return amx.WEIGHTS if amx.convolves(op) else amx.halves(op)
+            return amx.weights(op)
         if self.machine is None:
             return ""
         found = eights.weights(op, self.machine) or shorts.weights(op, self.machine)

@@ -68,6 +68,14 @@ class Machine:
         """Whether its dot products of bytes are of two signed operands; x86's first is unsigned."""
         return self.arch == "aarch64"
 
+    @property
+    def converts(self) -> bool:
+        """Whether it rounds to bfloat16 by an instruction, which takes denormals for zero.
+
+        Only where what multiplies bfloat16 does so, too.
+        """
+        return self.halves > 1 or "amx_bf16" in self.cpu_features
+
     def to_json(self) -> str:
         """One line of JSON, the same for equal machines."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

@@ -19,6 +19,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -127,6 +131,33 @@ static double dot_bf16(char *memory, size_t bytes, uint64_t turns) {
   use(&last, sizeof last);
   return 2.0 * CHAINS * 32 * (double)turns;
 }
+#endif
+
+/* Products of tiles, four sums of 16 by 16, where Linux lets a process have them. */
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__)
+#define TILES
+static void tiles(void) {
+  unsigned char config[64] __attribute__((aligned(64))) = {1};
+  for (int i = 0; i < 8; i++) config[16 + 2 * i] = 64, config[48 + i] = 16;
+  __asm__ volatile("" : : "r"(config) : "memory"); /* GCC takes it to read 8 bytes alone */
+  _tile_loadconfig(config);
+  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+}
+
+#define TILE_PROBE(NAME, MULTIPLY, WORD)                                    \
+  static double NAME(char *memory, size_t bytes, uint64_t turns) {          \
+    (void)memory, (void)bytes;                                              \
+    tiles();                                                                \
+    for (uint64_t t = 0; t < turns; t++) {                                  \
+      MULTIPLY(0, 4, 6); MULTIPLY(1, 4, 7); MULTIPLY(2, 5, 6); MULTIPLY(3, 5, 7); \
+    }                                                                       \
+    _tile_release();                                                        \
+    return 2.0 * 4 * 16 * 16 * 16 * WORD * (double)turns;                   \
+  }
+
+TILE_PROBE(tile_i8, _tile_dpbusd, 4)
+TILE_PROBE(tile_bf16, _tile_dpbf16ps, 2)
 #endif
 
 enum { BLOCK = 8 * WIDTH };
@@ -281,6 +312,12 @@ int main(int count, char **words) {
 #endif
 #if defined(__AVX512BF16__)
   printf("peak bf16 %.6g\n", measure(dot_bf16, threads, BLOCK, budget));
+#endif
+#ifdef TILES
+  if (!syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */)) {
+    printf("peak i8 %.6g\n", measure(tile_i8, threads, BLOCK, 2 * budget)); /* the last one counts */
+    printf("peak bf16 %.6g\n", measure(tile_bf16, threads, BLOCK, 2 * budget));
+  }
 #endif
   for (size_t bytes = 16384; bytes <= most; bytes *= 2) {
     printf("read %zu %.6g\n", bytes, measure(read_all, threads, bytes, budget));

@@ -76,14 +76,19 @@ def _fetches(around: Loops, weights: Any, lines: int) -> list[Any]:
     last = _lines(weights.shape, weights) - share
     line: Any = (group + 1) * lines + tirx.min(step * share, lines - share)
     begin: Any = tirx.min(line, last)
-    return [_fetch(weights, begin + i) for i in range(share)]
+    return [tirx.Evaluate(fetch(weights, begin + i)) for i in range(share)]
 
 
-def _fetch(weights: Any, line: Any) -> Any:
+def lines_of(tensor: Any) -> int:
+    """The cache lines of a tensor."""
+    return _lines(tensor.shape, tensor)
+
+
+def fetch(weights: Any, line: Any) -> Any:
     """The instruction that brings a cache line of the weights into the second cache."""
     zeros = [tirx.const(0, "int32")] * (len(weights.shape) - 1)
     address = tirx.address_of(tirx.BufferLoad(weights, [*zeros, line * _elements(weights)]))
     number = tvm.target.codegen.llvm_lookup_intrinsic_id("llvm.prefetch")
     given = [tirx.const(number, "uint32"), address]
     given += [tirx.const(option, "int32") for option in (READ, SECOND_CACHE, DATA)]
-    return tirx.Evaluate(tirx.call_intrin("void", "tirx.call_llvm_intrin", *given))
+    return tirx.call_intrin("void", "tirx.call_llvm_intrin", *given)

@@ -1,12 +1,14 @@
 """Which ops run on AMX tiles, and what they want for it. No TVM here.
 
 A tile multiplies up to 16 rows of 16 words (of four 8-bit numbers, or two of bfloat16) by 16 words
-of 16 columns. Where fewer than 8 words can be summed at once, vectors are as fast.
+of 16 columns, in the same 16 cycles however few words there are. Products sum as many words at once
+as divide all; a convolution's are those of a chunk of its channels (`Form`).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from graphopt.ir.core import Op, Value
@@ -16,10 +18,66 @@ from graphopt.ir.types import DType
 FEATURE = "amx_int8"  # as /proc/cpuinfo spells it
 BLOCK = 16  # columns of a tile, and channels of a block
 WORDS = 16  # that a tile sums at most
-FEWEST = 8
+FEWEST = 8  # of a product, at once
+FEWEST_OF_CONVS = 3  # of a convolution, at once
+FEWEST_BYTES = 9  # words of a convolution of bytes in all: vectors are faster with fewer
 PANELS = "BA16b4a"  # the layout of a product's weights
-WEIGHTS = "AcdB4b16a4b"  # of a convolution's: the channels of a tap lie together
-HALF_WEIGHTS = "AcdB8b16a2b"  # the same of bfloat16
+BYTES, HALVES = 4, 2  # numbers of a word
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the channels of a convolution's pixels lie in the rows of tiles.
+
+    Channels are cut into `chunks` of as many words, the last filled with zeros; a row of a tile has
+    a chunk of one pixel. Where a whole line of the window fits into a row (`line`), it has that.
+
+    Attributes:
+        per: numbers of a word.
+        words: of a chunk of channels.
+        chunks: of a pixel.
+        line: the pixels that a row of a tile has: 1, or the window's width.
+    """
+
+    per: int
+    words: int
+    chunks: int
+    line: int = 1
+
+    @property
+    def tag(self) -> str:
+        """The layout of the weights: a panel's lie in the order in which they are multiplied."""
+        words = f"{self.words}b" if self.words > 1 else ""
+        return f"ABcd{words}{BLOCK}a{self.per}b"
+
+    @property
+    def sums(self) -> int:
+        """Words that are summed at once."""
+        return self.words * self.line
+
+
+def form(op: Op, per: int) -> Form | None:
+    """The form of a convolution of words of `per` numbers; None where it has none."""
+    kind: Any = op.kind
+    w, x = op.operand(1).tensor, op.operand(0)
+    if kind.group != 1 or w.static is None or w.rank != 4 or block_of(op.result) != BLOCK:
+        return None
+    ins, wide, own = w.static[1], w.static[3], block_of(x)
+    if own not in (1, per, BLOCK) or (own == per and ins > per):
+        return None
+    words = -(-ins // own) * own // per if own > 1 else -(-ins // per)
+    if own < BLOCK and words * per >= BLOCK:
+        return None
+    if wide * words <= WORDS and kind.dilations[-1] == 1:
+        found = Form(per, words, 1, wide)
+    elif own < BLOCK:
+        return None
+    else:
+        chunks = -(-words // WORDS)
+        whole = BLOCK // per  # words of a block: no chunk has parts of one
+        found = Form(per, -(-words // whole // chunks) * whole, chunks)
+    total = words * math.prod(w.static[2:])
+    return found if found.sums >= FEWEST_OF_CONVS and (per == 2 or total >= FEWEST_BYTES) else None
 
 
 def together(words: int) -> int:
@@ -28,34 +86,24 @@ def together(words: int) -> int:
     return found if found >= FEWEST else 0
 
 
-def convolves(op: Op) -> bool:
-    """Whether a convolution of images can run on tiles, if its weights are laid out for it."""
+def integers(op: Op) -> Form | None:
+    """How a convolution of u8 by s8 images runs on tiles, if its weights are laid out for it."""
     if op.kind.name != "conv_integer":
-        return False
+        return None
     types = op.operand(0).tensor.dtype, op.operand(1).tensor.dtype
-    return types == (DType.u8, DType.i8) and _blocks(op, 4)
+    return form(op, BYTES) if types == (DType.u8, DType.i8) else None
 
 
-def convolves_halves(op: Op) -> bool:
+def convolved_halves(op: Op) -> Form | None:
     """The same of images of bfloat16 made float32; so are the weights then, or will be."""
-    return op.kind.name == "conv" and is_half(op.operand(0)) and _blocks(op, 2)
+    return form(op, HALVES) if op.kind.name == "conv" and is_half(op.operand(0)) else None
 
 
-def _blocks(op: Op, per: int) -> bool:
-    """Whether a convolution's channels fill tiles by words of `per` numbers."""
-    kind: Any = op.kind
-    w = op.operand(1).tensor
-    outs, ins = (w.static or (1, 0))[:2]
-    if kind.group != 1 or w.rank != 4 or outs % BLOCK:
-        return False
-    blocked = _block(op.operand(0)) == _block(op.result) == BLOCK
-    return blocked and together(-(-ins // BLOCK) * BLOCK // per) > 0
-
-
-def halves(op: Op) -> str:
-    """The layout of an op's weights, if tiles multiply both sides as bfloat16; else empty."""
-    if convolves_halves(op):
-        return HALF_WEIGHTS
+def weights(op: Op) -> str:
+    """The layout of weights that tiles multiply by; empty where they don't."""
+    found = integers(op) or convolved_halves(op)
+    if found:
+        return found.tag
     tag = pairs(op)
     return tag if tag and together((op.operand(0).tensor.static or (0,))[-1] // 2) else ""
 
@@ -85,6 +133,7 @@ def is_half(value: Value) -> bool:
     return op is not None and op.kind.name == "cast" and op.operand(0).tensor.dtype is DType.bf16
 
 
-def _block(value: Value) -> int:
+def block_of(value: Value) -> int:
+    """Channels that a value's layout keeps together; 1: it is dense."""
     tag = value.tensor.layout
     return dict(parse_layout(tag).blocks).get(1, 1) if tag else 1

@@ -132,7 +132,7 @@ def _nearest_half(b: Body, machine: Machine) -> str:
     remains. The instruction does the same, but takes denormals for zero.
     """
     floats, word = b.type("float"), b.type("i32")
-    if machine.halves > 1 and b.width in CONVERSIONS:
+    if machine.converts and b.width in CONVERSIONS:
         short = f"<{b.width} x bfloat>"
         name = f"llvm.x86.avx512bf16.cvtneps2bf16.{CONVERSIONS[b.width]}"
         half = b.emit(f"call {short} @{name}({floats} %a0)")
@@ -154,7 +154,7 @@ def _nearest_half(b: Body, machine: Machine) -> str:
 
 
 def _declare_nearest_half(width: int, machine: Machine) -> str:
-    if machine.halves <= 1 or width not in CONVERSIONS:
+    if not machine.converts or width not in CONVERSIONS:
         return ""
     name = f"llvm.x86.avx512bf16.cvtneps2bf16.{CONVERSIONS[width]}"
     return f"declare <{width} x bfloat> @{name}({Body(width).type('float')})"

@@ -20,7 +20,7 @@ from graphopt.ir.types import DType
 from graphopt.ops.quant import Quantize, Requantize
 from graphopt.targets.tvm import expr, marks
 from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.region import Region, shape_of, static
+from graphopt.targets.tvm.region import Reader, Region, shape_of, static
 
 MARK = "graphopt.packed"
 NEAR = "near"  # the stage of 32-bit numbers
@@ -40,12 +40,15 @@ def fits(region: Region, output: Value) -> bool:
     )  # fmt: skip
 
 
-def stages(region: Region, output: Value) -> Any:
-    """The stage `out0` of a result that fits, from a stage `near` of its numbers before packing."""
-    op, tag = output.op, static(output).layout
+def numbers(region: Region, output: Value) -> tuple[Reader, Any, Any]:
+    """A result that fits, before it is packed: its reader, what its padding is, and the zero point.
+
+    The numbers are those of the result less the zero point, and no more than its largest.
+    """
+    op = output.op
     assert op is not None
     kind: Any = op.kind
-    shape, zero = shape_of(output), op.operands[2] if len(op.operands) > 2 else None
+    zero = op.operands[2] if len(op.operands) > 2 else None
     shift = expr.cast(region.at(zero, []), "int32") if zero else tirx.const(0, "int32")
 
     def rounded(index: Any) -> Any:
@@ -53,9 +56,16 @@ def stages(region: Region, output: Value) -> Any:
         ratio = x / scale if isinstance(kind, Quantize) else expr.cast(x, "float32") * scale
         return call("nearest", ratio, expr.cast(tirx.const(255, "int32") - shift, "float32"))
 
+    return rounded, tirx.const(0, "int32") - shift, shift
+
+
+def stages(region: Region, output: Value) -> Any:
+    """The stage `out0` of a result that fits, from a stage `near` of its numbers before packing."""
+    shape, tag = shape_of(output), static(output).layout
+    rounded, padding, shift = numbers(region, output)
+
     def near(*at: Any) -> Any:
-        index = region.logical(tag, at)
-        return region.element(output, index, tag, rounded, tirx.const(0, "int32") - shift)
+        return region.element(output, region.logical(tag, at), tag, rounded, padding)
 
     made = region.compute(physical_shape(shape, tag), near, NEAR)
     return region.compute(

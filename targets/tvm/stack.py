@@ -27,6 +27,7 @@ from graphopt.targets.tvm.walk import inside
 NAME = "graphopt"
 BY_LANES = "graphopt_by_lanes"  # for machines that multiply by a lane of a vector
 LARGEST = 16384  # bytes of a buffer on the stack; a thread of the driver has 1 MiB
+OF_VECTORS = 1 << 16  # of one that is asked for as vectors
 KEEP = "disable_lower_builtin"  # TVM's name of the mark
 ASK = "tirx.TVMBackendAllocWorkspace"
 noted: list[Workspace] = []  # of each function compiled, in order
@@ -43,6 +44,9 @@ def _fits(buffer: Any) -> bool:
     sizes = [int(d) for d in buffer.shape if isinstance(d, int | tirx.IntImm)]
     if buffer.scope() != "local" or len(sizes) != len(buffer.shape):
         return False
+    of = tvm.DataType(buffer.dtype)
+    if of.lanes > 1:
+        return math.prod(sizes) * of.lanes * of.bits // 8 <= OF_VECTORS
     return math.prod(sizes) * 8 <= LARGEST  # no element has more than 8 bytes
 
 

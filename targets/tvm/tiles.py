@@ -13,6 +13,7 @@ releases them after. Linux gives tiles to a process that asks: the generated dri
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from tvm.script.ir_builder import tirx as ir
 Expr = Any
 ROWS = 16  # of a register
 WORDS = 16  # of 4 bytes in a row
+LINE = 64  # bytes of a line of the cache
 SUMS, LEFT, RIGHT = (0, 1, 2, 3), (4, 5), (6, 7)  # the registers of a 2 x 2 product
 
 
@@ -65,8 +67,19 @@ def copy_of(rows: int, columns: int, dtype: str) -> Any:
 
     TVM cuts buffers down to what it sees used, so it is shown the last one.
     """
-    buffer = ir.alloc_buffer((rows, columns), dtype, scope="local")
-    ir.evaluate(_address(buffer, [rows - 1, columns - 1]))
+    return scratch((rows, columns), dtype)
+
+
+def scratch(shape: tuple[int, ...], dtype: str) -> Any:
+    """A buffer of a register tile, that tiles are stored to or loaded from.
+
+    It is of vectors, seen as numbers, so that rows of 64 bytes don't cross lines of the cache: LLVM
+    aligns those, and what TVM gives the stack is aligned to 16 bytes at most.
+    """
+    lanes = LINE * 8 // tvm.DataType(dtype).bits
+    whole = ir.alloc_buffer((math.prod(shape) // lanes,), f"{dtype}x{lanes}", scope="local")
+    buffer = ir.decl_buffer(shape, dtype, data=whole.data, scope="local")
+    ir.evaluate(_address(buffer, [d - 1 for d in shape]))
     return buffer
 
 

@@ -269,6 +269,6 @@ FILTERED = """graph @main(%x: f32[1,64,20,20]) {
 
 def test_debug_goes_on_where_lowering_makes_what_onnx_has_no_op_for(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "m.gir").write_text(FILTERED)
-    done = cli("optimize", tmp_path / "m.gir", *X86, "--debug", "d", "-o", "out")
+    done = cli("optimize", tmp_path / "m.gir", *X86, "--debug", tmp_path / "d", "-o", tmp_path / "out")
     assert done.code == 0, done.err
-    assert any("conv_winograd" in p.read_text() for p in Path("d").glob("*.gir"))
+    assert any("conv_winograd" in p.read_text() for p in (tmp_path / "d").glob("*.gir"))

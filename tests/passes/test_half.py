@@ -134,19 +134,37 @@ def chosen(cpu: str, text: str, passes: str = "half") -> tuple[list[str], Progra
 def test_operands_are_rounded_where_products_of_bfloat16_are_faster() -> None:
     text = CHAIN.format(kernel=1, pad=0)
     layers, program = chosen("znver4", text)
-    assert [name.strip('"') for name in layers] == ["second", "third"]
+    assert [name.strip('"') for name in layers] == ["first", "second", "third"]
     kernels = [s for s in program.steps if isinstance(s, KernelCall) and s.ops != ("reorder",)]
-    assert len(kernels) == 3  # the residual joins the second, no cast is a kernel
-    assert sum(":ABcd8b16a2b]" in k.text for k in program.kernels) == 2
-    assert [str(b.dtype) for b in program.buffers if b.name.endswith("half")] == ["bf16", "bf16"]
+    assert len(kernels) == 4  # the residual joins the second; the input's cast alone is a kernel
+    assert sum(":ABcd8b16a2b]" in k.text for k in program.kernels) == 3
+    found = [str(b.dtype) for b in program.buffers if b.name.endswith("half")]
+    assert found == ["bf16"] * 4  # the input's twice: as it is, and in blocks
     assert chosen("avx512bf16", text)[0] == []
     assert chosen("znver4", text, "half{products=false}")[0] == []
 
 
 def test_minimal_filtering_in_float32_is_faster_than_a_direct_sum_in_bfloat16() -> None:
     layers, program = chosen("znver4", CHAIN.format(kernel=3, pad=1))
-    assert [name.strip('"') for name in layers] == ["third"]
+    assert [name.strip('"') for name in layers] == ["first", "third"]
     assert sum("conv_winograd" in k.text for k in program.kernels) == 1
+
+
+def test_minimal_filtering_is_priced_against_tiles_though_a_residual_reads_the_operand() -> None:
+    layers, program = chosen("amx", CHAIN.format(kernel=3, pad=1))
+    assert [name.strip('"') for name in layers] == ["first", "second", "third"]
+    assert not any("conv_winograd" in k.text for k in program.kernels)
+
+
+def test_the_first_layer_runs_on_tiles() -> None:
+    """Of three channels: its input is rounded, and the interface stays float32."""
+    text = CHAIN.format(kernel=1, pad=0).replace("%x: f32[1,32", "%x: f32[1,3").replace(
+        "f32[64,32,1,1]", "f32[64,3,3,3]").replace("pads=[0,0,0,0],dilations=[1,1]} @ \"first\"",
+        "pads=[1,1,1,1],dilations=[1,1]} @ \"first\"").replace("{{", "{").replace("}}", "}")  # fmt: skip
+    layers, program = chosen("amx", text)
+    assert [name.strip('"') for name in layers] == ["first", "second", "third"]
+    assert str(program.buffers[program.inputs[0]].dtype) == "f32"
+    assert any("bf16[64,3,3,3:ABcd2b16a2b]" in k.text for k in program.kernels)
 
 
 def test_the_products_are_those_of_rounded_operands() -> None:

@@ -29,7 +29,7 @@ from graphopt.targets import machine
 from graphopt.targets.driver import toolchain
 from graphopt.targets.driver.generate import generate
 from graphopt.targets.program import Buffer, Input, Program
-from graphopt.targets.tvm import build, tiles
+from graphopt.targets.tvm import amx, build, tiles
 from graphopt.targets.x86 import X86
 from tests.kernelcheck import HOST, check, runnable
 from tests.targets.test_kernels_integer import numbers
@@ -50,6 +50,14 @@ PRODUCTS = [
 ]
 CONVS = [
     dict(ins=64, outs=64, size=(7, 7), kernel=1),
+    dict(ins=64, outs=96, size=(7, 7), kernel=3, pad=1),  # tiles cross lines
+    dict(ins=48, outs=24, size=(28, 28), kernel=3, pad=1),  # channels that fill no block
+    dict(ins=80, outs=40, size=(13, 13), kernel=1),
+    dict(ins=160, outs=32, size=(5, 5), kernel=3, pad=1, n=3),
+    dict(ins=3, outs=32, size=(23, 40), kernel=7, pad=3, stride=2),  # a line of the window in a row
+    dict(ins=3, outs=16, size=(20, 20), kernel=3, pad=1, stride=2, n=2),
+    dict(ins=32, outs=32, size=(30, 9), kernel=3, pad=1, stride=3),
+    dict(ins=64, outs=512, size=(6, 6), kernel=3, pad=1),  # a panel of weights at a time
     dict(ins=64, outs=48, size=(14, 14), kernel=3, pad=1),
     dict(ins=32, outs=32, size=(9, 33), kernel=3, pad=1, n=2),
     dict(ins=96, outs=16, size=(8, 11), kernel=1, n=2),
@@ -70,18 +78,27 @@ def product(m, k, n, lead=()) -> str:
     }}"""
 
 
+def with_weights(text: str, per: int) -> str:
+    """The text of a kernel with its convolution's weights as tiles want them."""
+    (op,) = (o for o in parse(text.replace("TAG", "ABcd2b16a2b")).main if "conv" in o.kind.name)
+    form = amx.form(op, per)
+    assert form
+    return text.replace("TAG", form.tag)
+
+
 def convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) -> str:
     """A convolution, its bias, and its requantization by channel."""
+    first = "aBcd4b" if ins < 16 else "aBcd16b"
     out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
     shape = f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
-    return f"""graph @k(%x: u8[{n},{ins},{size[0]},{size[1]}:aBcd16b],
-             %w: i8[{outs},{ins},{kernel},{kernel}:AcdB4b16a4b], %b: i32[{outs},1,1], %s: f32[{outs}], %z: u8[]) {{
+    return with_weights(f"""graph @k(%x: u8[{n},{ins},{size[0]},{size[1]}:{first}],
+             %w: i8[{outs},{ins},{kernel},{kernel}:TAG], %b: i32[{outs},1,1], %s: f32[{outs}], %z: u8[]) {{
       %c = conv_integer(%x, %w) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
         dilations=[{dilation},{dilation}],group=1,pad_value=119}} : i32{shape}
       %d = add(%c, %b) : i32{shape}
       %q = requantize(%d, %s, %z) {{dtype=u8,axis=1}} : u8{shape}
       return(%q)
-    }}"""
+    }}""", 4)
 
 
 TEXTS = [*(product(**c) for c in PRODUCTS), *(convolution(**c) for c in CONVS)]
@@ -177,9 +194,10 @@ HALF_CONVS = [*CONVS, dict(ins=16, outs=32, size=(9, 20), kernel=3, pad=1)]
 def half_convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) -> str:
     """A convolution of bfloat16, its bias, a residual and an activation, stored as bfloat16."""
     out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
-    x, y = f"[{n},{ins},{size[0]},{size[1]}:aBcd16b]", f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
-    w = f"[{outs},{ins},{kernel},{kernel}:AcdB8b16a2b]"
-    return f"""graph @k(%a: bf16{x}, %u: bf16{w}, %b: f32[{outs}], %r: bf16{y}) {{
+    first = "" if ins < 16 else ":aBcd16b"
+    x, y = f"[{n},{ins},{size[0]},{size[1]}{first}]", f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
+    w = f"[{outs},{ins},{kernel},{kernel}:TAG]"
+    return with_weights(f"""graph @k(%a: bf16{x}, %u: bf16{w}, %b: f32[{outs}], %r: bf16{y}) {{
       %x = cast(%a) {{to=f32}} : f32{x}
       %w = cast(%u) {{to=f32}} : f32{w}
       %c = conv(%x, %w, %b) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
@@ -188,7 +206,7 @@ def half_convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) 
       %d = add(%c, %s) : f32{y}
       %y = relu(%d) : f32{y}
       return(%y)
-    }}"""
+    }}""", 2)
 
 
 @pytest.mark.skipif(not WIDE, reason="this CPU lacks AVX-512, which the rest of the kernel needs")
@@ -261,8 +279,8 @@ def test_weights_are_laid_out_for_tiles() -> None:
     }"""
     programs = {cpu: X86(cpu).lower(parse(text)) for cpu in ("avx512bf16", "amx")}
     texts = {cpu: "".join(k.text for k in p.kernels) for cpu, p in programs.items()}
-    assert "AcdB4b16a4b" in texts["amx"]
-    assert "AcdB4b16a4b" not in texts["avx512bf16"]
+    assert "ABcd16b16a4b" in texts["amx"]
+    assert "ABcd16b16a4b" not in texts["avx512bf16"]
     assert {len(p.steps) for p in programs.values()} == {len(programs["amx"].steps)}
 
 
@@ -294,7 +312,7 @@ def test_convolutions_of_bfloat16_are_laid_out_for_tiles() -> None:
     }"""
     module = parse(text)
     run_pipeline(parse_pipeline("half{products=true}"), module, PassContext())
-    assert any("bf16[64,64,3,3:AcdB8b16a2b]" in k.text for k in X86("amx").lower(module).kernels)
+    assert any("bf16[64,64,3,3:ABcd16b16a2b]" in k.text for k in X86("amx").lower(module).kernels)
 
 
 def test_the_widest_machine_is_taken() -> None:

@@ -334,15 +334,15 @@ def register_tile(
 
 def build(region: Region) -> Any:
     """The scheduled function of a convolution and its epilogue."""
-    from graphopt.targets.tvm.kernels import pairs, tiled
+    from graphopt.targets.tvm.kernels import pairs, tiled, tiled_conv
 
     op = region.anchor
     assert op is not None
     s = shape(op)
     if pairs.fits(op, region.machine):
         return pairs.convolution(region, op)
-    if by_tiles := tiled.conv_plan(op, region.machine):
-        return tiled.build(region, op, by_tiles, tiled.HalfConvolution, s.macs)
+    if by_tiles := tiled_conv.plan(op, region.machine):
+        return tiled.build(region, op, by_tiles, tiled_conv.Convolution, s.macs)
     if s.group > 1 and not whole_groups(s, op, region.machine):
         from graphopt.targets.tvm.kernels import grouped
 

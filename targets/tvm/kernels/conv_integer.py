@@ -18,7 +18,7 @@ from typing import Any
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.tvm import eights, shorts
-from graphopt.targets.tvm.kernels import conv, plain_integer, tiled, words
+from graphopt.targets.tvm.kernels import conv, plain_integer, tiled, tiled_conv, words
 from graphopt.targets.tvm.kernels import eights as by_eights
 from graphopt.targets.tvm.kernels import shorts as by_shorts
 from graphopt.targets.tvm.kernels.integer import border_word
@@ -31,9 +31,8 @@ def build(region: Region) -> Any:
     assert op is not None
     s = conv.shape(op)
     dots = static(op.operand(0)).dtype is (DType.i8 if region.machine.signed else DType.u8)
-    by_tiles = tiled.conv_plan(op, region.machine)
-    if by_tiles:
-        return tiled.build(region, op, by_tiles, tiled.Convolution, s.macs)
+    if by_tiles := tiled_conv.plan(op, region.machine):
+        return tiled.build(region, op, by_tiles, tiled_conv.Convolution, s.macs)
     stored = static(op.operand(1)).layout
     if stored and stored == eights.layout(op, region.machine):
         return by_eights.build(region, op)

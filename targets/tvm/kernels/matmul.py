@@ -337,15 +337,15 @@ def product_tiles(sch: Any, s: Shape, k: Knobs, *, parallel: bool, name: str = "
 
 def build(region: Region) -> Any:
     """The scheduled function of a product and its epilogue."""
-    from graphopt.targets.tvm.kernels import pairs, tiled
+    from graphopt.targets.tvm.kernels import pairs, tiled, tiled_product
 
     op = region.anchor
     assert op is not None
     if pairs.fits(op, region.machine):
         return pairs.product(region, op)
-    s, by_tiles = shape(op), tiled.half_plan(op, region.machine)
+    s, by_tiles = shape(op), tiled_product.halves(op, region.machine)
     if by_tiles:
-        return tiled.build(region, op, by_tiles, tiled.HalfProduct, s.macs)
+        return tiled.build(region, op, by_tiles, tiled_product.Product, s.macs)
     knobs = region.pick(choose(s, region.machine, loops.bits_of(op.result)))
     compute(region, op, s, knobs)
     return apply(region, s, knobs)

@@ -18,7 +18,7 @@ from graphopt.ir.core import Op
 from graphopt.ir.types import DType
 from graphopt.targets.tvm import eights, loops, shorts
 from graphopt.targets.tvm.kernels import eights as by_eights
-from graphopt.targets.tvm.kernels import matmul, tiled, words
+from graphopt.targets.tvm.kernels import matmul, tiled, tiled_product, words
 from graphopt.targets.tvm.kernels import shorts as by_shorts
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
@@ -28,9 +28,9 @@ def build(region: Region) -> Any:
     op = region.anchor
     assert op is not None
     s = matmul.shape(op)
-    by_tiles = tiled.product_plan(op, region.machine)
+    by_tiles = tiled_product.integers(op, region.machine)
     if by_tiles:
-        return tiled.build(region, op, by_tiles, tiled.Product, s.macs)
+        return tiled.build(region, op, by_tiles, tiled_product.Product, s.macs)
     stored = static(op.operand(1)).layout
     if stored and stored == eights.layout(op, region.machine):
         return by_eights.build(region, op)

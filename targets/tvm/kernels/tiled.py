@@ -1,18 +1,20 @@
 # pyright: basic
 # TVM ships no types.
-"""Products and convolutions on AMX tiles: of u8 by s8 integers, or of bfloat16.
+"""Sums of products on AMX tiles, of u8 by s8 integers or of bfloat16.
 
-    y[p, ob, oi] = sum over taps, c of x[p at tap, 4c + i] * w[ob, tap, c, oi, i]
+    y[p, ob, oi] = sum over steps, words of dot(x[p at step, word], w[ob, step, word, oi])
 
-A register tile is 2 x 2 tiles: 32 rows (of a matrix, or pixels of a line of the image), 32 columns.
-The last tile of a line starts early, so that it ends where that does; what it computes again is not
-stored again. A convolution reads a copy of the image with its channels beside each other, padded.
+A register tile is up to 2 x 2 tiles: two tiles of 16 rows (of a matrix, or pixels of an image), two
+panels of 16 columns. Rows are those of `lines` of equal length; the last tile of a line starts
+early, so that it ends where that does, and what it computes again is not stored again. Sums go
+through a copy in the first cache to the epilogue.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,111 +22,126 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
-from graphopt.errors import UnsupportedError
 from graphopt.ir.core import Op
-from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, bfloat, loops, movement, tiles, vectors
+from graphopt.targets.tvm import ahead, amx, bfloat, loops, packs, tiles, vectors
 from graphopt.targets.tvm.amx import BLOCK
-from graphopt.targets.tvm.kernels import conv, matmul
-from graphopt.targets.tvm.kernels.integer import border
+from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.parameters import declare
-from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
+from graphopt.targets.tvm.region import Region, static
 
 Expr = Any
+TOGETHER = 4  # rows that are stored at once, where they lie beside each other
+TASKS = 16  # that threads share, where there are as many
+GROUPS = 8  # register tiles of rows, from which on threads share those
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is multiplied: numbers of a word, the type of sums, the instruction."""
+
+    per: int
+    dtype: str
+    multiply: str
+    stored: str
+
+
+BYTES = Words(amx.BYTES, "int32", "tdpbusd", "uint8")
+HALVES = Words(amx.HALVES, "float32", "tdpbf16ps", "uint16")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A product as tiles: `rows` of each of `lines` lines, `panels` of columns, `words` of a sum.
+    """A product as tiles.
 
-    `taps` are the sizes of the window, and `sizes` those of the tiles.
+    Attributes:
+        of: what is multiplied.
+        images: independent images (or 1), each of `lines` lines of `rows` rows.
+        lines: lines that no tile crosses.
+        rows: of a line.
+        columns: of the result.
+        words: that are summed at once.
+        panels_first: whether a panel of weights stays while all rows pass, or rows stay.
+        cold: whether weights don't stay in the cache, so that the next panels are fetched ahead.
     """
 
+    of: Words
+    images: int
     lines: int
     rows: int
-    panels: int
+    columns: int
     words: int
-    taps: tuple[int, ...]
-    sizes: tiles.Sizes
+    panels_first: bool
+    cold: bool = False
+
+    @property
+    def sizes(self) -> tiles.Sizes:
+        """Of the tiles."""
+        return tiles.Sizes(min(self.rows, tiles.ROWS), self.words)
 
     @property
     def across(self) -> int:
-        """Tiles of a register tile along a line, and along the columns."""
-        return 2 if self.rows > tiles.ROWS else 1
+        """Tiles of a line."""
+        return -(-self.rows // tiles.ROWS)
+
+    @property
+    def count(self) -> int:
+        """Tiles of rows of an image."""
+        return self.lines * self.across
+
+    @property
+    def pair(self) -> int:
+        """Tiles of rows of a register tile."""
+        return min(2, self.count)
 
     @property
     def groups(self) -> int:
-        """Register tiles of a line."""
-        return -(-self.rows // (self.across * tiles.ROWS))
+        """Register tiles of rows of an image."""
+        return -(-self.count // self.pair)
 
     @property
-    def columns(self) -> int:
-        """Panels of a register tile."""
+    def panels(self) -> int:
+        """Tiles of columns."""
+        return -(-self.columns // BLOCK)
+
+    @property
+    def width(self) -> int:
+        """Tiles of columns of a register tile."""
         return min(2, self.panels)
 
+    @property
+    def pairs(self) -> int:
+        """Register tiles of columns."""
+        return -(-self.panels // self.width)
 
-def plan(lines: int, rows: int, columns: int, words: int, taps: tuple[int, ...]) -> Plan | None:
-    """The tiles of a product; None where too few words are summed at once."""
-    if not amx.together(words):
-        return None
-    sizes = tiles.Sizes(min(rows, tiles.ROWS), amx.together(words))
-    return Plan(lines, rows, -(-columns // BLOCK), words, taps, sizes)
-
-
-def product_plan(op: Op, machine: Machine) -> Plan | None:
-    """How a matrix product runs on tiles; None where it doesn't."""
-    a, b, y = (static(v) for v in (op.operand(0), op.operand(1), op.result))
-    if amx.FEATURE not in machine.cpu_features or a.layout or y.layout or b.layout != amx.PANELS:
-        return None
-    s = matmul.shape(op)
-    if (a.dtype, b.dtype) != (DType.u8, DType.i8) or s.batch or s.trans_a or s.m < 2 or s.k % 4:
-        return None
-    return plan(1, s.m, s.n, s.k // 4, ())
+    @property
+    def chunk(self) -> int:
+        """Register tiles of rows of a task."""
+        tasks = -(-TASKS // self.pairs) if self.panels_first else TASKS
+        return -(-self.images * self.groups // tasks)
 
 
-def half_plan(op: Op, machine: Machine) -> Plan | None:
-    """How a product of bfloat16 runs on tiles; None where it doesn't."""
-    tag, weights = amx.halves(op), static(op.operand(1))
-    if amx.FEATURE not in machine.cpu_features or not tag or weights.layout != tag:
-        return None
-    s = matmul.shape(op)
-    rounded = amx.is_half(op.operand(1))
-    return None if s.batch or not rounded else plan(1, s.m, s.n, s.k // 2, ())
+def passes_once(weights: int, machine: Machine) -> bool:
+    """Whether weights of some bytes are too many for the second cache."""
+    return weights > machine.l2_bytes // 2
 
 
-def conv_plan(op: Op, machine: Machine) -> Plan | None:
-    """How a convolution of images runs on tiles; None where it doesn't.
-
-    Raises:
-        UnsupportedError: its weights are laid out for tiles, but it doesn't run on them.
-    """
-    tag = static(op.operand(1)).layout
-    if tag not in (amx.WEIGHTS, amx.HALF_WEIGHTS):
-        return None
-    half = tag == amx.HALF_WEIGHTS
-    fits = amx.convolves_halves(op) if half else amx.convolves(op)
-    if amx.FEATURE not in machine.cpu_features or not fits:
-        raise UnsupportedError("a convolution with weights for tiles that it can't use")
-    s = conv.shape(op)
-    flat = pointwise(s)
-    lines, rows = (1, math.prod(s.out)) if flat else s.out
-    channels = -(-s.ins // BLOCK) * BLOCK
-    return plan(s.n * lines, rows, s.outs, channels // (2 if half else 4), s.kernel)
+def stays(panel: int, panels: int, machine: Machine) -> bool:
+    """Whether two panels of some bytes, of several pairs, stay in the first cache."""
+    return panels > 2 and 2 * panel <= machine.l1_bytes * 3 // 4
 
 
-def pointwise(s: conv.Shape) -> bool:
-    """Whether pixels are multiplied one by one, so that the image is one line."""
-    return not any(s.pads) and {*s.kernel, *s.strides} == {1}
+@dataclass(frozen=True)
+class Rows:
+    """A tile of rows: its line, the first row that it stores, and the row where it starts."""
+
+    line: Expr
+    first: Expr
+    start: Expr
 
 
 class Kernel:
-    """One product: its buffers, and where its operands and results are.
-
-    `dtype` is what is summed in, `per` the numbers of a word, `multiply` the instruction.
-    """
-
-    dtype, per, multiply = "int32", 4, "tdpbusd"
+    """One product: its buffers, and where its operands and results are."""
 
     def __init__(self, region: Region, op: Op, p: Plan, work: int) -> None:
         """Declare arguments; results are stored as the region says."""
@@ -134,217 +151,239 @@ class Kernel:
         (self.output,) = region.graph.outputs
         self.x, self.w = (bfloat.raw(region.tensors[op.operand(i)]) for i in (0, 1))
 
-    def left(self, line: Expr, row: Expr, taps: list[Expr], word: Expr) -> tuple[list[Expr], int]:
-        """Where a tile of x begins, and the bytes from row to row."""
+    def steps(self) -> tuple[int, ...]:
+        """The loops over what is summed, a step of `words` in each turn."""
         raise NotImplementedError
 
-    def right(self, panel: Expr, taps: list[Expr], word: Expr) -> list[Expr]:
-        """Where a tile of w begins."""
+    def left(self, image: Expr, i: int, rows: Rows, at: list[Expr]) -> tuple[list[Expr], int]:
+        """Where tile `i` of x begins in a step, and the bytes from row to row."""
         raise NotImplementedError
 
-    def index(self, line: Expr, row: Expr, column: Expr) -> list[Expr]:
+    def right(self, panel: Expr, at: list[Expr]) -> list[Expr]:
+        """Where a tile of w begins in a step."""
+        raise NotImplementedError
+
+    def place(self, rows: Rows, r: Expr) -> list[Expr]:
+        """The index of row `r` of a tile in the result, but for its image and column."""
+        raise NotImplementedError
+
+    def index(self, image: Expr, place: list[Expr], column: Expr) -> list[Expr]:
         """The result's logical index."""
         raise NotImplementedError
+
+    def start(self) -> None:
+        """Declare what a task needs besides."""
+
+    def ready(self, image: Expr, rows: list[Rows]) -> None:
+        """Make ready what the tiles of a register tile read."""
+
+    def counts(self, place: list[Expr]) -> list[Expr]:
+        """What tells whether a place is one of the result."""
+        return []
+
+    def consecutive(self) -> bool:
+        """Whether places of one line lie beside each other in the result."""
+        return False
+
+    def beside(self, place: list[Expr]) -> list[Expr]:
+        """What tells whether `TOGETHER` places from one on are of its line."""
+        return []
 
     def over(self, size: int) -> Any:
         """A loop over independent parts."""
         return ir.parallel(0, size) if self.parallel and size > 1 else ir.serial(0, size)
 
     def run(self) -> None:
-        """All register tiles, lines or panels in parallel, whichever are more."""
+        """All register tiles, in the plan's order.
+
+        A task has register tiles one after another; while one is summed, the one before it goes
+        through the epilogue: its sums are in the other half of `total`.
+        """
         p = self.p
-        lines, panels = p.lines * p.groups, -(-p.panels // p.columns)
-        with self.over(max(lines, panels)) as outer:
+        panels, chunk, chunks = p.pairs, p.chunk, -(-p.images * p.groups // p.chunk)
+        with self.over(panels * chunks if p.panels_first else chunks) as task:
+            mine = tirx.floormod(task, chunks) if p.panels_first else task
+            groups = tirx.min(chunk, p.images * p.groups - mine * chunk)
+            turns = groups if p.panels_first else groups * panels
+
+            def tile(turn: Expr) -> tuple[Expr, Expr]:
+                if p.panels_first:
+                    return mine * chunk + turn, tirx.floordiv(task, chunks)
+                return mine * chunk + tirx.floordiv(turn, panels), tirx.floormod(turn, panels)
+
             tiles.configure(p.sizes)
-            with ir.serial(0, min(lines, panels)) as inner:
-                group, panel = (outer, inner) if lines >= panels else (inner, outer)
-                self.tile(tirx.floordiv(group, p.groups), tirx.floormod(group, p.groups), panel)
+            self.start()
+            total = tiles.scratch((2 * p.pair * tiles.ROWS, p.width * BLOCK), p.of.dtype)
+            with ir.serial(0, turns + 1) as turn:
+                with ir.If(turn < turns), ir.Then():
+                    group, panel = tile(turn)
+                    self.sum(total, tirx.floormod(turn, 2), group, panel, turn)
+                with ir.If(turn > 0), ir.Then():
+                    self.finish(total, tirx.floormod(turn - 1, 2), *tile(turn - 1))
             tiles.release()
 
-    def tile(self, line: Expr, group: Expr, panel: Expr) -> None:
-        """One register tile: the sums, then the epilogue from their copy in the first cache."""
-        p, width = self.p, self.p.columns * BLOCK
-        total = tiles.copy_of(p.across * tiles.ROWS, width, self.dtype)
-        firsts = [(group * p.across + i) * tiles.ROWS for i in range(p.across)]
-        starts = [tirx.min(f, max(0, p.rows - tiles.ROWS)) for f in firsts]
-        panels = [tirx.min(panel * p.columns + j, p.panels - 1) for j in range(p.columns)]
-        cells = [(i, j) for i in range(p.across) for j in range(p.columns)]
+    def rows_of(self, group: Expr) -> tuple[Expr, list[Rows]]:
+        """The image and the tiles of rows of a register tile."""
+        p = self.p
+        image, mine = tirx.floordiv(group, p.groups), tirx.floormod(group, p.groups)
+        found: list[Rows] = []
+        for i in range(p.pair):
+            tile = mine * p.pair + i
+            held = tirx.min(tile, p.count - 1)
+            line, part = tirx.floordiv(held, p.across), tirx.floormod(held, p.across)
+            first = part * tiles.ROWS
+            start = tirx.min(first, max(0, p.rows - tiles.ROWS))
+            if p.count % p.pair and i:  # a tile too many stores nothing
+                first = first + tirx.Select(tile < p.count, 0, p.rows)
+            found.append(Rows(line, first, start))
+        return image, found
+
+    def sum(self, total: Any, half: Expr, group: Expr, panel: Expr, turn: Expr) -> None:
+        """The sums of a register tile, to one half of `total`."""
+        p = self.p
+        image, rows = self.rows_of(group)
+        fresh = True if p.panels_first else panel == 0
+        with vectors.when(fresh, not p.panels_first):
+            self.ready(image, rows)
+        panels = [tirx.min(panel * p.width + j, p.panels - 1) for j in range(p.width)]
+        cells = [(i, j) for i in range(p.pair) for j in range(p.width)]
         for i, j in cells:
             tiles.zero(tiles.SUMS[2 * i + j])
-        self.sums(line, starts, panels, cells)
+        fetch = self.fetcher(panel, turn) if p.cold else None
+        self.sums(image, rows, panels, cells, fetch)
         for i, j in cells:
-            tiles.store(tiles.SUMS[2 * i + j], total, [i * tiles.ROWS, j * BLOCK], 4 * width)
-        for i, j in cells:
-            here = panel * p.columns + j
-            with vectors.when(here < p.panels, p.panels % p.columns != 0):
-                self.rows(total, i, j, line, firsts[i], starts[i], here)
+            place = [(half * p.pair + i) * tiles.ROWS, j * BLOCK]
+            tiles.store(tiles.SUMS[2 * i + j], total, place, 4 * p.width * BLOCK)
+
+    def finish(self, total: Any, half: Expr, group: Expr, panel: Expr) -> None:
+        """Store a register tile's results, from its sums."""
+        p = self.p
+        image, rows = self.rows_of(group)
+        for i, j in ((i, j) for i in range(p.pair) for j in range(p.width)):
+            here = panel * p.width + j
+            with vectors.when(here < p.panels, p.panels % p.width != 0):
+                self.store(
+                    total, [(half * p.pair + i) * tiles.ROWS, j * BLOCK], i, image, rows[i], here
+                )
+
+    def fetcher(self, panel: Expr, turn: Expr) -> Callable[[Expr], None]:
+        """What fetches, in a step, its share of the next panels into the second cache."""
+        p, steps = self.p, math.prod(self.steps())
+        every = ahead.lines_of(self.w)
+        lines = every * p.width // p.panels
+        share = -(-lines // (steps * p.chunk))
+        last = every - share
+
+        def fetch(step: Expr) -> None:
+            line = (panel + 1) * lines + tirx.min((turn * steps + step) * share, lines - share)
+            for i in range(share):
+                ir.evaluate(ahead.fetch(self.w, tirx.min(line, last) + i))
+
+        return fetch
 
     def sums(
-        self, line: Expr, starts: list[Expr], panels: list[Expr], cells: list[tuple[int, int]]
-    ) -> None:
-        """All taps and words of the register tile."""
-        p, step = self.p, self.p.sizes.words
+        self, image: Expr, rows: list[Rows], panels: list[Expr], cells: list[tuple[int, int]],
+        fetch: Callable[[Expr], None] | None,
+    ) -> None:  # fmt: skip
+        """All steps of the register tile."""
         with contextlib.ExitStack() as stack:
-            taps = [stack.enter_context(ir.serial(0, d)) for d in p.taps]
-            word = stack.enter_context(ir.serial(0, p.words // step)) * step
-            for i, start in enumerate(starts):
-                at, stride = self.left(line, start, taps, word)
-                tiles.load(tiles.LEFT[i], self.x, at, stride)
+            at = [stack.enter_context(ir.serial(0, d)) for d in self.steps()]
+            if fetch:
+                step: Expr = 0
+                for i, d in zip(at, self.steps(), strict=True):
+                    step = step * d + i
+                fetch(step)
+            for i, one in enumerate(rows):
+                where, stride = self.left(image, i, one, at)
+                tiles.load(tiles.LEFT[i], self.x, where, stride)
             for j, panel in enumerate(panels):
-                tiles.load(tiles.RIGHT[j], self.w, self.right(panel, taps, word), 4 * BLOCK)
+                tiles.load(tiles.RIGHT[j], self.w, self.right(panel, at), 4 * BLOCK)
             for i, j in cells:
-                tiles.multiply(self.multiply, tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j])
+                numbers = tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j]
+                tiles.multiply(self.p.of.multiply, *numbers)
 
-    def rows(
-        self, total: Any, i: int, j: int, line: Expr, first: Expr, start: Expr, panel: Expr
+    def store(
+        self, total: Any, at: list[Expr], i: int, image: Expr, rows: Rows, panel: Expr
     ) -> None:
-        """Store the rows of a tile from `first` on, through the epilogue."""
-        size = self.p.sizes.rows
-        with ir.serial(0, size) as r:
-            row = start + r
-            with vectors.when(row >= first, self.p.rows % size != 0):
-                self.lanes(total, [i * tiles.ROWS + r, j * BLOCK], line, row, panel)
+        """Store the rows of a tile from its first on, through the epilogue."""
+        p, size = self.p, self.p.sizes.rows
+        skips = p.rows % size != 0 or (i > 0 and p.count % p.pair != 0)
 
-    def lanes(self, total: Any, at: list[Expr], line: Expr, row: Expr, panel: Expr) -> None:
-        """Store a row of a panel; one by one, where the columns don't fill it."""
-        whole = self.columns_total() % BLOCK == 0
-        loop = ir.vectorized(0, BLOCK) if whole else ir.serial(0, BLOCK)
-        with loop as lane:
+        def one(r: Expr) -> None:
+            place = self.place(rows, r)
+            checks = [*([rows.start + r >= rows.first] if skips else []), *self.counts(place)]
+            with vectors.when(tirx.all(*checks) if checks else None, bool(checks)):
+                self.lanes(total, [at[0] + r, at[1]], image, place, panel)
+
+        together = size // TOGETHER if self.consecutive() else 0
+        with ir.serial(0, together) as part:
+            r = part * TOGETHER
+            place = self.place(rows, r)
+            checks = [*([rows.start + r >= rows.first] if skips else []), *self.beside(place)]
+            if not checks:
+                self.several(total, [at[0] + r, at[1]], image, place, panel)
+            else:
+                with ir.If(tirx.all(*checks)):
+                    with ir.Then():
+                        self.several(total, [at[0] + r, at[1]], image, place, panel)
+                    with ir.Else(), ir.serial(0, TOGETHER) as rest:
+                        one(r + rest)
+        with ir.serial(together * TOGETHER, size) as r:
+            one(r)
+
+    def several(
+        self, total: Any, at: list[Expr], image: Expr, place: list[Expr], panel: Expr
+    ) -> None:
+        """Store rows that that lie beside each other in the result; bytes are packed first."""
+        row, first = at
+
+        def beside(i: Expr) -> list[Expr]:
+            return [*place[:-1], place[-1] + i]
+
+        if not packs.fits(self.region, self.output):
+            for i in range(TOGETHER):
+                self.lanes(total, [row + i, first], image, beside(i), panel)
+            return
+        tag = static(self.output).layout
+        rounded, padding, shift = packs.numbers(self.region, self.output)
+        near = ir.alloc_buffer((TOGETHER, BLOCK), "int32", scope="local")
+        for i in range(TOGETHER):
+            with ir.vectorized(0, BLOCK) as lane:
+                self.read(total[row + i, first + lane])
+                index = self.index(image, beside(i), panel * BLOCK + lane)
+                made = self.region.element(self.output, index, tag, rounded, padding)
+                ir.buffer_store(near, made, [i, lane])
+        with ir.vectorized(0, TOGETHER * BLOCK) as lane:
+            i, c = tirx.floordiv(lane, BLOCK), tirx.floormod(lane, BLOCK)
+            index = self.index(image, beside(i), panel * BLOCK + c)
+            found = call("narrow", near[i, c], shift)
+            ir.buffer_store(self.region.result, found, self.region.physical(tag, index))
+
+    def lanes(
+        self, total: Any, at: list[Expr], image: Expr, place: list[Expr], panel: Expr
+    ) -> None:
+        """Store a row of a panel; one by one, where the columns of a matrix don't fill it."""
+        tag, columns = static(self.output).layout, self.p.columns
+        whole = bool(tag) or columns % BLOCK == 0
+        with ir.vectorized(0, BLOCK) if whole else ir.serial(0, BLOCK) as lane:
             column = panel * BLOCK + lane
-            with vectors.when(column < self.columns_total(), not whole):
-                value = total[at[0], at[1] + lane]
-                self.region.bind(self.op.result, lambda index: self.summed(value, index))
-                index = self.index(line, row, column)
-                made = self.region.stored(self.output, lambda: self.region.at(self.output, index))
-                place = self.region.physical(static(self.output).layout, index)
-                ir.buffer_store(self.region.result, made, place)
+            with vectors.when(column < columns, not whole):
+                self.read(total[at[0], at[1] + lane])
+                index = self.index(image, place, column)
+                made = self.region.element(self.output, index, tag)
+                ir.buffer_store(self.region.result, made, self.region.physical(tag, index))
+
+    def read(self, value: Expr) -> None:
+        """Let the epilogue read a sum."""
+        self.region.bind(self.op.result, lambda index: self.summed(value, index))
 
     def summed(self, value: Expr, index: Any) -> Expr:
         """What the op makes of its sum."""
         return value
 
-    def columns_total(self) -> int:
-        """Columns of the result."""
-        raise NotImplementedError
 
-
-class Product(Kernel):
-    """A matrix product; x is [.., m, k], w [n/16, k/4, 16, 4]."""
-
-    def left(self, line: Expr, row: Expr, taps: list[Expr], word: Expr) -> tuple[list[Expr], int]:
-        """Row after row of x."""
-        own, word = shape_of(self.op.operand(0)), word * self.per
-        return [*movement.unflat(row, own[:-1]), word], own[-1] * 4 // self.per
-
-    def right(self, panel: Expr, taps: list[Expr], word: Expr) -> list[Expr]:
-        """Words of a panel."""
-        return [panel, word, 0, 0]
-
-    def index(self, line: Expr, row: Expr, column: Expr) -> list[Expr]:
-        """All axes but the last are rows."""
-        simplify = self.region.analyzer.simplify
-        return [*map(simplify, movement.unflat(row, shape_of(self.op.result)[:-1])), column]
-
-    def columns_total(self) -> int:
-        """The last axis."""
-        return shape_of(self.op.result)[-1]
-
-
-class HalfProduct(Product):
-    """A product of bfloat16, summed in float32; w is [n/16, k/2, 16, 2]."""
-
-    dtype, per, multiply = "float32", 2, "tdpbf16ps"
-
-    def summed(self, value: Expr, index: Any) -> Expr:
-        """A gemm's addend joins."""
-        addend = self.op.operands[2] if self.op.kind.name == "gemm" else None
-        if addend is None:
-            return value
-        at = broadcast(index, shape_of(addend), shape_of(self.op.result))
-        return value + self.region.at(addend, at)
-
-
-class Convolution(Kernel):
-    """A convolution; w is [ob, kh, kw, ib, 4, 16, 4]."""
-
-    stored = "uint8"
-
-    def __init__(self, region: Region, op: Op, p: Plan, work: int) -> None:
-        """Copy the image, padded, channels beside each other."""
-        super().__init__(region, op, p, work)
-        self.s = conv.shape(op)
-        self.flat = pointwise(self.s)
-        self.copied()
-
-    def copied(self) -> None:
-        """x becomes [n, height, width, channels] with its padding."""
-        s, image = self.s, self.x
-        size = tuple((o - 1) * st + (k - 1) * d + 1 for o, st, k, d in
-                     zip(s.out, s.strides, s.kernel, s.dilations, strict=True))  # fmt: skip
-        blocks = -(-s.ins // BLOCK)
-        copy = ir.alloc_buffer((s.n, *size, blocks * BLOCK), self.stored)
-        fill = self.border()
-        outside = tirx.const(fill, self.stored) if isinstance(fill, int) else fill
-        with self.over(s.n * size[0]) as line, ir.serial(0, size[1]) as column:
-            n, row = tirx.floordiv(line, size[0]), tirx.floormod(line, size[0])
-            y, x = row - s.pads[0], column - s.pads[1]
-            checks = [y >= 0, y < s.size[0], x >= 0, x < s.size[1]]
-            with ir.serial(0, blocks) as cb, ir.vectorized(0, BLOCK) as lane:
-                found = image[n, cb, y, x, lane]
-                if any(s.pads):
-                    found = tirx.if_then_else(tirx.all(*checks), found, outside)
-                ir.buffer_store(copy, found, [n, row, column, cb * BLOCK + lane])
-        self.x = copy
-
-    def border(self) -> Any:
-        """What lies around the image."""
-        return border(self.region, self.op)
-
-    def left(self, line: Expr, row: Expr, taps: list[Expr], word: Expr) -> tuple[list[Expr], int]:
-        """Pixels of a row of the image, `strides` apart."""
-        s, channels = self.s, int(self.x.shape[3])
-        width, first = channels * 4 // self.per, word * self.per
-        if self.flat:
-            return [line, *movement.unflat(row, s.out), first], width
-        (height, _), (down, across) = s.out, s.strides
-        y = tirx.floormod(line, height) * down + taps[0] * s.dilations[0]
-        x = row * across + taps[1] * s.dilations[1]
-        return [tirx.floordiv(line, height), y, x, first], across * width
-
-    def right(self, panel: Expr, taps: list[Expr], word: Expr) -> list[Expr]:
-        """Words of a tap's channels."""
-        words = BLOCK // self.per
-        return [panel, *taps, tirx.floordiv(word, words), tirx.floormod(word, words), 0, 0]
-
-    def index(self, line: Expr, row: Expr, column: Expr) -> list[Expr]:
-        """Image, channel, and place in it."""
-        if self.flat:
-            return [line, column, *movement.unflat(row, self.s.out)]
-        height = self.s.out[0]
-        return [tirx.floordiv(line, height), column, tirx.floormod(line, height), row]
-
-    def columns_total(self) -> int:
-        """Output channels."""
-        return self.s.outs
-
-
-class HalfConvolution(Convolution):
-    """A convolution of bfloat16, summed in float32; w is [ob, kh, kw, ib, 8, 16, 2]."""
-
-    dtype, per, multiply, stored = "float32", 2, "tdpbf16ps", "uint16"
-
-    def border(self) -> Any:
-        """Zero."""
-        return 0
-
-    def summed(self, value: Expr, index: Any) -> Expr:
-        """The bias joins."""
-        bias = self.op.operands[2]
-        return value if bias is None else value + self.region.at(bias, [index[1]])
-
-
-def build(region: Region, op: Op, p: Plan, form: type[Kernel], work: int) -> Any:
-    """The function of a product and its epilogue."""
+def build(region: Region, op: Op, p: Plan, form: Any, work: int) -> Any:
+    """The function of a product and its epilogue; `form` makes its kernel."""
     with IRBuilder() as builder, ir.prim_func(s_tir=True):
         ir.func_name("kernel")
         form(region, op, p, work).run()
