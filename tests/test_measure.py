@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from graphopt.measure import interleave
 
 
-def test_runs_take_turns() -> None:
+def test_runs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only the runs move: a busy machine's would count its other work."""
     seen: list[str] = []
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
     def take(name: str) -> None:
         seen.append(name)
