@@ -1,4 +1,4 @@
-"""How much of an error in a layer's result is left in the model's outputs (logits, where it has any).
+"""How much of an error in a layer's result is left in what the model tells (see `answers.told`).
 
 Errors of layers, each as a share of its own signal, can't be held against each other: a late layer
 matters more than an early one, and a residual branch less than the stream that it is added to. So
