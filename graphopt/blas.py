@@ -1,8 +1,8 @@
 """One thread for numpy's and scipy's linear algebra, while passes do much of it.
 
 Both bring an OpenBLAS of their own, whose threads wait for work without sleeping: those of the one
-take the cores that the other computes on. `prune` of a small model took 86 s instead of 11 on an
-idle machine of 2 cores. And how factorizations are split among threads changes their last bits, so
+take the cores that the other computes on. `prune` of a small model took 110 s instead of 11 on a
+busy machine of 2 cores. And how factorizations are split among threads changes their last bits, so
 that results would depend on how many cores a machine has.
 """
 
