@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 from graphopt.analysis.moments import Moments
 from graphopt.analysis.price import Costs
+from graphopt.blas import one_thread
 from graphopt.choices import Settled
 from graphopt.errors import GraphoptError
 from graphopt.ir.clone import clone_module
@@ -247,7 +249,8 @@ def run_pipeline(
                 h.before(number, p, module)
             if p.effect == "lossy" and ctx.before is None:
                 ctx.before = clone_module(module)
-            result = p.run(module, ctx)
+            with one_thread() if p.effect == "lossy" else nullcontext():
+                result = p.run(module, ctx)
             for h in reversed(hooks):
                 h.after(number, p, module, result)
         except Exception as error:

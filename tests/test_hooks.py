@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from graphopt.ir.parser import parse
 from graphopt.ir.store import load_gir
 from graphopt.ir.types import TensorType
 from graphopt.ops.elementwise import Relu
-from graphopt.pipeline import Context, Pass, PassResult, parse_pipeline, run_pipeline
+from graphopt.pipeline import Context, Effect, Pass, PassResult, parse_pipeline, run_pipeline
 from graphopt.rewrite import Remark, Rewriter, Rule, rewrite
 from graphopt.verify import Tolerance
 
@@ -233,3 +234,29 @@ def test_observe_gives_every_named_value() -> None:
 
 def test_no_difference_between_equal_modules() -> None:
     assert first_difference(parse(TEXT), parse(TEXT), X, run, LIMIT) is None
+
+
+def blas_threads() -> set[int]:
+    """How many threads numpy's and scipy's linear algebra may take."""
+    importlib.import_module("scipy.linalg")  # loads its library
+
+    tool: Any = importlib.import_module("threadpoolctl")  # untyped
+    return {i["num_threads"] for i in tool.threadpool_info() if i["user_api"] == "blas"}
+
+
+@dataclass(frozen=True)
+class Blas(Pass, name="test-blas"):
+    """Tells of the threads."""
+
+    effect: ClassVar[Effect] = "lossy"
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        return PassResult(False, notes=(str(blas_threads()),))
+
+
+def test_linear_algebra_of_lossy_passes_takes_one_thread() -> None:
+    """Those of numpy and scipy take the cores from each other (graphopt/blas.py)."""
+    tool: Any = importlib.import_module("threadpoolctl")
+    with tool.threadpool_limits(2, user_api="blas"):
+        (record,) = run_pipeline((Blas(),), parse(TEXT), Context())
+        assert (record.notes, blas_threads()) == (("{1}",), {2})

@@ -21,7 +21,8 @@ rows of pipelines of your own. --methods takes names or patterns.
 Rows are saved to --json as they come; those that it already has aren't measured again, unless they
 failed. With --refresh PATTERN those are. The peer's Python needs
 `pip install torch onnx torch-pruning onnx2torch`. --timer "CMD ..." is put before the command that
-times (a lock, or taskset).
+times (a lock, or taskset). With --retime the rows of --json are timed once more, by the bundles that
+--keep has kept, and nothing else is done: for when the machine is quiet.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -120,8 +122,8 @@ class Bench:
     def evaluated(self, method: Method, made: Made, out: Path) -> Row:
         """A row with everything."""
         model, t = out / "model.onnx", self.task
-        keep(self.o.keep, model, f"{t.name}.{method.name}")
         bundle = out if method.ours else compiled(model, out / "bundle", self.o)
+        keep(self.o.keep, bundle, t.name, method.name)
         after = outputs(t, model, self.o.threads)
         right, now = t.score(self.before), t.score(after)
         return self.row(
@@ -132,20 +134,8 @@ class Bench:
         )  # fmt: skip
 
     def timed(self, bundle: Path) -> Timing:
-        """A bundle's time beside that of the exact pipeline's.
-
-        Raises:
-            RuntimeError: it can't be timed.
-        """
-        told = [str(self.exact), str(bundle), str(self.folder / "one.npz"), str(self.o.threads),
-                str(self.o.seconds)]  # fmt: skip
-        done = run_child(
-            [*shlex.split(self.o.timer), sys.executable, "-P", str(TIMER), *told], True
-        )
-        if done is None or done.returncode:
-            raise RuntimeError(f"not timed: {done.stderr[-200:] if done else 'it takes too long'}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        return Timing(tuple(found["before"]), tuple(found["after"]))
+        """A bundle's time beside that of the exact pipeline's."""
+        return timed(self.exact, bundle, self.folder / "one.npz", self.o)
 
     def compiled_sqnr(self, bundle: Path, model: Path) -> float:
         """The bundle's answers held against ONNX Runtime's, for some test samples."""
@@ -163,11 +153,45 @@ def finite(decibels: float) -> float:
     return min(max(decibels, -999.0), 999.0)
 
 
-def keep(folder: Path | None, model: Path, name: str) -> None:
-    """A copy of a model, if a folder is given."""
+def timed(exact: Path, bundle: Path, sample: Path, o: argparse.Namespace) -> Timing:
+    """A bundle's time beside that of the exact pipeline's.
+
+    Raises:
+        RuntimeError: it can't be timed.
+    """
+    told = [str(exact), str(bundle), str(sample), str(o.threads), str(o.seconds)]
+    done = run_child([*shlex.split(o.timer), sys.executable, "-P", str(TIMER), *told], True)
+    if done is None or done.returncode:
+        raise RuntimeError(f"not timed: {done.stderr[-200:] if done else 'it takes too long'}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return Timing(tuple(found["before"]), tuple(found["after"]))
+
+
+def kept(folder: Path, task: str, method: str) -> Path:
+    """Where a method's bundle is kept."""
+    return folder / f"{task}.{method}.graphopt"
+
+
+def keep(folder: Path | None, bundle: Path, task: str, method: str) -> None:
+    """A copy of a bundle, if a folder is given."""
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.onnx").write_bytes(model.read_bytes())
+        shutil.copytree(bundle, kept(folder, task, method), dirs_exist_ok=True)
+
+
+def retimed(rows: list[Row], names: list[str], places: Places, o: argparse.Namespace) -> list[Row]:
+    """Rows of some tasks with the times of now, of the bundles that were kept."""
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        found, benches = list[Row](), dict[str, Bench]()
+        for row in rows:
+            exact = kept(o.keep, row.task, ORIGINAL.name)
+            bundle = kept(o.keep, row.task, row.method)
+            if row.task in names and row.timing and exact.exists() and bundle.exists():
+                if row.task not in benches:
+                    benches[row.task] = Bench(task(row.task, places), Path(folder), o)
+                row = replace(row, timing=timed(exact, bundle, Path(folder) / "one.npz", o))
+                tell(row)
+            found.append(row)
+    return found
 
 
 def compiled(model: Path, out: Path, o: argparse.Namespace) -> Path:
@@ -229,6 +253,12 @@ def tell(row: Row) -> None:
     print(f"{row.task}, {row.method}: {told}", file=sys.stderr, flush=True)
 
 
+def save(rows: list[Row], o: argparse.Namespace) -> None:
+    """Keep the rows."""
+    if o.json:
+        o.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
+
+
 def options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -248,13 +278,16 @@ def options() -> argparse.Namespace:
     parser.add_argument("--timer", default="", metavar="CMD")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--refresh", action="append", default=[], metavar="PATTERN")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the models there")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the bundles there")
+    parser.add_argument("--retime", action="store_true", help="only time what was kept once more")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     o = parser.parse_args()
     unknown = set(o.tasks.split(",")) - set(TASKS)
     if unknown:
         parser.error(f"no task {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
+    if o.retime and not (o.keep and o.json):
+        parser.error("--retime needs --keep and --json of an earlier run")
     return o
 
 
@@ -270,8 +303,11 @@ def main() -> int:
         tell(row)
         return rows
 
-    skipped = collect(o.tasks.split(","), lambda name: run(name, places, o, known), take, o.json,
-                      MissingError)  # fmt: skip
+    if o.retime:
+        rows = retimed(rows, o.tasks.split(","), places, o)
+        save(rows, o)
+    tasks = () if o.retime else o.tasks.split(",")
+    skipped = collect(tasks, lambda name: run(name, places, o, known), take, o.json, MissingError)
     finish(sheets(rows), skipped, o.markdown)
     return 0
 

@@ -1,4 +1,4 @@
-"""How much of an error in a layer's result is left in the model's outputs.
+"""How much of an error in a layer's result is left in what the model tells (see `answers.told`).
 
 Errors of layers, each as a share of its own signal, can't be held against each other: a late layer
 matters more than an early one, and a residual branch less than the stream that it is added to. So
@@ -18,6 +18,7 @@ from graphopt.ir.core import Module, Op, Value
 from graphopt.ir.data import Inline
 from graphopt.ir.types import Array
 from graphopt.ops.elementwise import Add
+from graphopt.passes.layers.answers import told
 from graphopt.pipeline import Activations
 
 RUNS = 8
@@ -36,11 +37,10 @@ def sensitivities(
         runs: how many of them; each value costs so many runs of the model.
 
     Returns:
-        One number a value; the mean over the outputs that hold floats. 1 where an output is the
-        value itself.
+        One number a value; the mean over the outputs that are made of floats (see `answers.told`).
+        1 where an output is the value itself.
     """
-    outputs = [v for v in module.main.outputs if v.tensor.dtype.is_float]
-    clean, signal = _outputs(module, outputs, samples, runs), np.zeros(len(values))
+    clean, signal = _answers(module, samples, runs), np.zeros(len(values))
     counts = np.zeros(len(values))
     for i, x in samples.watch(module, values, runs):
         signal[i] += float(np.sum(np.square(x, dtype=np.float64)))
@@ -48,19 +48,16 @@ def sensitivities(
     found = list[float]()
     for value, total, count in zip(values, signal, counts, strict=True):
         rms = float(np.sqrt(total / max(count, 1)))
-        copy = _noisy(module, value, rms * LEVEL**0.5)
-        moved = _outputs(copy, [v for v in copy.main.outputs if v.tensor.dtype.is_float], samples,
-                         runs)  # fmt: skip
+        moved = _answers(_noisy(module, value, rms * LEVEL**0.5), samples, runs)
         found.append(_noise_ratio(clean, moved) / LEVEL if rms else 0.0)
     return found
 
 
-def _outputs(
-    module: Module, outputs: Sequence[Value], samples: Activations, runs: int
-) -> list[list[Array]]:
-    """The arrays of each output, run after run."""
-    found: list[list[Array]] = [[] for _ in outputs]
-    for i, y in samples.watch(module, outputs, runs):
+def _answers(module: Module, samples: Activations, runs: int) -> list[list[Array]]:
+    """The arrays of what each output tells, run after run."""
+    values = told(module)
+    found: list[list[Array]] = [[] for _ in values]
+    for i, y in samples.watch(module, values, runs):
         found[i].append(np.asarray(y, np.float64))
     return found
 

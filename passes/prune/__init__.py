@@ -29,7 +29,8 @@ class Prune(Pass, name="prune"):
     --max-drop bounds the loss. `criterion`: `l1` and `l2` are norms of weights, and need no data;
     `reconstruct` is what the layers that read a channel lose on samples when the others make up for
     it, which their new weights then do. `round_to`: channels left are a multiple; `auto`: of the
-    target's vectors where time counts, else 1. `rounds`: in which the ratio is reached, after each
+    target's vectors where time counts, else 1. `heads`: of attention, `whole` ones go, or channels
+    `inside` them, of each as many. `rounds`: in which the ratio is reached, after each
     of which all is looked at again; 0: by the criterion. `aim`: what has to become less. `skip`:
     parts of names of ONNX nodes.
     """
@@ -40,6 +41,7 @@ class Prune(Pass, name="prune"):
     round_to: Literal["auto"] | int = "auto"
     rounds: int = 0
     aim: Aim = "time"
+    heads: Literal["whole", "inside"] = "whole"
     skip: tuple[str, ...] = ()
 
     def run(self, module: Module, ctx: Context) -> PassResult:
@@ -50,7 +52,7 @@ class Prune(Pass, name="prune"):
         """
         self._check(ctx)
         asked = Asked(self.criterion, self.ratio, self.aim, self._multiple(ctx), self.rounds,
-                      self.skip)  # fmt: skip
+                      self.skip, self.heads == "inside")  # fmt: skip
         return Rounds(module, ctx, asked).run()
 
     def _check(self, ctx: Context) -> None:

@@ -18,7 +18,7 @@ from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.types import Array, TensorType
 from graphopt.passes.prune.rules import Follow, Port, weighted
-from graphopt.passes.prune.units import FIXED, components, thin, varying
+from graphopt.passes.prune.units import FIXED, Units, components, thin, varying
 
 ALONE = "nothing would be left of it"
 UNKNOWN = "its shapes aren't known before a run"
@@ -73,14 +73,18 @@ class Groups:
     readers: list[End] = field(default_factory=list[End])
 
 
-def groups(module: Module) -> Groups:
-    """Find them in the main graph of a module, which stays as it is."""
+def groups(module: Module, inside: bool = False) -> Groups:
+    """Find them in the main graph of a module, which stays as it is.
+
+    `inside`: those of channels inside attention heads, where several heads share a product, instead
+    of whole heads.
+    """
     graph, twins = module.main, dict[Op, Op]()
     if any(isinstance(v.type, TensorType) and v.tensor.static is None for v in _values(module)):
         bound = _bound(module)
         twins = dict(zip(bound.main, module.main, strict=True))
         graph = bound.main
-    follow = Follow()
+    follow = Follow(Units(inside=inside))
     for op in graph:
         follow.visit(op)
     _square(follow)

@@ -1,4 +1,4 @@
-"""Products of activations: heads go as a whole, summed elements go from both sides."""
+"""Products of activations: heads go as wholes, or of each the same; sums lose both sides."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ Joined = Callable[[Units, Sequence[Array | None], tuple[int, ...]], Array]
 def multiplied(units: Units, joined: Joined, a: Array, b: Array, shape: tuple[int, ...]) -> Array:
     """Units of a b, of shapes [..., M, K] and [..., K, N].
 
-    Where batches (heads) differ, each goes as a whole. Else what is summed goes from both, and
-    rows of a and columns of b are those of the result.
+    Where batches (heads) differ, each goes as a whole, or (`Units.inside`) all lose the same. Then
+    what is summed goes from both, and rows of a and columns of b are those of the result.
     """
     if min(a.ndim, b.ndim) < 2:
         for x in (a, b):
             units.fix(x, "a product with a vector reads it")
         return nothing(shape)
-    if batched(a) or batched(b):
+    if units.inside:
+        a, b = alike(units, a), alike(units, b)
+    elif batched(a) or batched(b):
         return np.broadcast_to(heads(units, joined, [a, b], shape), shape)
     a, b = summed(units, a, -1, b, -2), summed(units, b, -2, a, -1)
     rows, columns = -2 % a.ndim in varying(a), -1 % b.ndim in varying(b)
@@ -40,6 +42,11 @@ def multiplied(units: Units, joined: Joined, a: Array, b: Array, shape: tuple[in
 def batched(x: Array) -> bool:
     """Whether batches of matrices differ."""
     return any(i < x.ndim - 2 for i in varying(x))
+
+
+def alike(units: Units, x: Array) -> Array:
+    """The same units in all batches of matrices."""
+    return units.merge_over(x, [i for i in varying(x) if i < x.ndim - 2])
 
 
 def heads(units: Units, joined: Joined, parts: Sequence[Array], shape: tuple[int, ...]) -> Array:
@@ -71,7 +78,9 @@ def attended(units: Units, joined: Joined, op: Op, given: Sequence[Array | None]
     mask = given[3] if len(given) > 3 else None
     if mask is not None and mask.ndim < 3:
         units.fix(mask, "a mask for all heads")
-    if any(map(batched, (q, k, v))) or (mask is not None and mask.any()):
+    if units.inside:
+        units.fix(mask, "a mask of scores")
+    elif any(map(batched, (q, k, v))) or (mask is not None and mask.any()):
         parts = [q, k, v] if mask is None or mask.ndim < 3 else [q, k, v, mask]
         return np.broadcast_to(heads(units, joined, parts, shape), shape)
     turned = np.swapaxes(k, -1, -2)

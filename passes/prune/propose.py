@@ -41,9 +41,9 @@ class Plan:
     whole: dict[str, Graph] = field(default_factory=dict[str, Graph])
 
     @staticmethod
-    def of(module: Module, aim: Aim, multiple: int) -> Plan:
-        """One without orders yet."""
-        plan = Plan(module, groups(module), aim, multiple)
+    def of(module: Module, aim: Aim, multiple: int, inside: bool = False) -> Plan:
+        """One without orders yet; `inside`: see `groups`."""
+        plan = Plan(module, groups(module, inside), aim, multiple)
         plan.touched = _touched(module.main, plan.found)
         return plan
 

@@ -32,6 +32,7 @@ class Asked:
     multiple: int
     rounds: int
     skip: tuple[str, ...]
+    inside: bool = False
 
     def count(self) -> int:
         """How many rounds."""
@@ -60,7 +61,7 @@ class Rounds:
         Raises:
             InputError: `skip` names nothing.
         """
-        plan = Plan.of(self.module, self.asked.aim, self.asked.multiple)
+        plan = self._plan()
         out = self._out(plan.found.groups)
         start, count = self.asked.size(self.module), self.asked.count()
         ratio = self.asked.ratio
@@ -76,8 +77,11 @@ class Rounds:
             settled = self._round(plan, out, left)
             if not settled.kept:
                 break
-            plan = Plan.of(self.module, self.asked.aim, self.asked.multiple)
+            plan = self._plan()
         return self._result(settled, fixed, start)
+
+    def _plan(self) -> Plan:
+        return Plan.of(self.module, self.asked.aim, self.asked.multiple, self.asked.inside)
 
     def _out(self, found: Sequence[Group]) -> dict[str, str]:
         """Why groups that could go don't, by name.
@@ -123,8 +127,7 @@ class Rounds:
         kept = plan.apply(module, made)
         if module is self.module:
             for name, places in kept.items():
-                old = self.ctx.channels.get(name)
-                self.ctx.channels[name] = tuple(old[p] for p in places) if old else places
+                self.ctx.channels[name] = still(self.ctx.channels.get(name), places)
 
     def _order(self, plan: Plan, able: Sequence[Group]) -> None:
         """Say of each group which channels go first."""
@@ -178,6 +181,16 @@ class Rounds:
 
     def _what(self) -> str:
         return "bytes of weights" if self.asked.aim == "size" else "multiply-adds"
+
+
+def still(old: tuple[int, ...] | None, places: tuple[int, ...]) -> tuple[int, ...]:
+    """Which of the original's elements a value has, after one more cut of which `places` are left.
+
+    None, if the cut was along another axis than those before (heads, then channels inside them).
+    """
+    if old is None:
+        return places
+    return tuple(old[p] for p in places) if max(places, default=0) < len(old) else ()
 
 
 def _name(op: Op) -> str:

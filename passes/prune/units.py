@@ -77,10 +77,12 @@ class Units:
     """Sets of elements, merged as they are found to belong together.
 
     `pairs` that belong together are collected; `solve` finds the sets. `reasons` say of elements
-    why they stay.
+    why they stay. `inside`: where a product of activations has many heads, channels inside them go,
+    of each the same, instead of whole ones.
     """
 
     count: int = 1
+    inside: bool = False
     pairs: list[Array] = field(default_factory=list[Array])
     reasons: list[tuple[Array, str]] = field(default_factory=list[tuple[Array, str]])
     roots: Array = field(default_factory=lambda: np.zeros(1, np.int32))

@@ -57,6 +57,26 @@ def test_noise_on_an_output_stays_as_it_is() -> None:
     assert module.to_text() == before
 
 
+@pytest.mark.parametrize("end", [
+    "%y = softmax(%s) {axis=1}",
+    "%a = sigmoid(%s)\n  %y = transpose(%a) {perm=[0,2,3,1]}",
+    "%a = softmax(%s) {axis=1}\n  %b = transpose(%a) {perm=[0,2,3,1]}\n"
+    "  %y = arg_max(%b) {axis=3,keepdims=false}",
+])  # fmt: skip
+def test_noise_is_measured_before_a_softmax_hides_it(end: str) -> None:
+    """A model that is sure of all its answers: noise on its logits wouldn't reach its outputs."""
+    module, samples, _ = module_and_samples()
+    sure = parse(
+        TEXT.replace(
+            "  return",
+            f"  %k = const splat 1000.0 : f32[1]\n  %s = mul(%y0, %k)\n  {end}\n  return",
+        ).replace("%y = conv", "%y0 = conv")
+    )
+    both = [sensitivities(m, [op.result for op in m.main if op.kind.name == "conv"], samples)
+            for m in (module, sure)]  # fmt: skip
+    assert both[0] == pytest.approx(both[1], rel=1e-3)  # times 1000 in float32
+
+
 def test_gains_without_a_target_are_multiply_adds() -> None:
     module, _, _ = module_and_samples()
     first, last = (graph_of([op]) for op in module.main if op.kind.name == "conv")

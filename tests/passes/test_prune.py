@@ -20,6 +20,7 @@ from graphopt.ir.types import Array
 from graphopt.ir.verify import verify
 from graphopt.passes.prune.eliminate import eliminate, reading
 from graphopt.passes.prune.groups import groups
+from graphopt.passes.prune.rounds import still
 from graphopt.pipeline import Context, PassResult, parse_pipeline
 
 NETWORK = """graph @main(%x: f32[1,6,8,8]) {
@@ -179,6 +180,14 @@ def test_what_cannot_go_is_listed_with_its_reason() -> None:
 def test_bad_options_are_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         run(text)
+
+
+def test_what_is_left_after_cuts_along_two_axes_is_not_guessed() -> None:
+    """Of 4 heads two go, then channels inside them: places 5 and 7 are none of two heads."""
+    assert still(None, (0, 2, 3)) == (0, 2, 3)
+    assert still((0, 2, 3), (1, 2)) == (2, 3)
+    assert still((1, 3), (0, 5, 7)) == ()
+    assert still((), (0,)) == ()
 
 
 def test_reconstruct_needs_samples() -> None:

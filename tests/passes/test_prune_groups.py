@@ -95,15 +95,15 @@ def shape(x: Value) -> tuple[int, ...]:
     return x.tensor.static
 
 
-def silenced(module: Module, found: Groups, gone: Array) -> Module:
-    """A copy in which no layer listens to some units; those that none reads hold zeros."""
+def silenced(module: Module, found: Groups, gone: Array, all_zero: bool = False) -> Module:
+    """A copy in which no layer listens to some units; those that none reads, or all, hold zeros."""
     copy = clone_module(module)
     twins = dict(zip(module.main, copy.main, strict=True))
     for end in found.readers:
         op, by = twins[end.op], (~np.isin(end.line, gone)).astype(np.float64)
         layer, w = weighted(op), numbers(op)
         put(op, layer.input_scaled(w, by) if layer else w * by.reshape(1, -1, *(1,) * (w.ndim - 2)))
-    unread = [u for g in found.groups for u in g.units if not g.readers]
+    unread = [u for g in found.groups for u in g.units if all_zero or not g.readers]
     for end in found.makers:
         op, by = twins[end.op], (~np.isin(end.line, gone[np.isin(gone, unread)])).astype(np.float64)
         layer = weighted(op)
@@ -124,15 +124,15 @@ def put(op: Op, w: Array) -> None:
     op.set_operand(1, made.result)
 
 
-def same(module: Module, gone: Array, onnx: bool = True) -> Module:
+def same(module: Module, gone: Array, onnx: bool = True, inside: bool = False) -> Module:
     """Cut units out of a copy and check that nothing changes; give the copy."""
     feed = {a.hint: Rand(F, shape(a), 77 + i).numpy() for i, a in enumerate(module.main.args)}
     copy = clone_module(module)
-    found = groups(copy)
-    want = interpret(silenced(copy, found, gone), feed)
+    found = groups(copy, inside)
+    want = interpret(silenced(copy, found, gone, inside), feed)
     kept = cut_out(copy, found, gone)
     verify(copy)
-    assert not groups(copy).groups or kept or not gone.size
+    assert not groups(copy, inside).groups or kept or not gone.size
     got = interpret(copy, feed)
     runs = [got, Reference(copy).run(feed)] if onnx else [got]
     for name, y in want.items():
@@ -141,18 +141,18 @@ def same(module: Module, gone: Array, onnx: bool = True) -> Module:
     return copy
 
 
-def able(module: Module) -> list[Group]:
-    return [g for g in groups(module).groups if not g.why]
+def able(module: Module, inside: bool = False) -> list[Group]:
+    return [g for g in groups(module, inside).groups if not g.why]
 
 
-def check(module: Module, names: int) -> list[Group]:
+def check(module: Module, names: int, inside: bool = False) -> list[Group]:
     """All but one unit of each group go, in turn and together; `names` groups are expected."""
-    found = able(module)
-    assert len(found) == names, [(g.name, g.why) for g in groups(module).groups]
+    found = able(module, inside)
+    assert len(found) == names, [(g.name, g.why) for g in groups(module, inside).groups]
     random = np.random.default_rng(0)
     parts = [random.permutation(g.units)[: random.integers(1, len(g.units))] for g in found]
     for part in (*parts, np.concatenate(parts)):
-        same(module, part)
+        same(module, part, inside=inside)
     return found
 
 
@@ -320,10 +320,16 @@ def test_units_that_nothing_reads_can_be_cut_out(make: Callable[[Net], Value], c
     check(n.done(make(n)), count)
 
 
-def attention(n: Net, width: int = 12, heads: int = 3) -> Value:
+def bare(n: Net, width: int) -> Value:
+    """A product without a bias: results of rows of zeros stay zeros."""
+    return n.put(MatMul(), n.x, n.const(shape(n.x)[-1], width, fan=shape(n.x)[-1]))
+
+
+def attention(n: Net, width: int = 12, heads: int = 3, bias: bool = True) -> Value:
     """Multi-head attention as exporters bake it: one product for q, k and v, sizes in reshapes."""
     t, each = shape(n.x)[1], width // heads
-    a = n.reshape(n.product(n.x, 3 * width), 1, t, 3, heads, each)
+    made = n.product(n.x, 3 * width) if bias else bare(n, 3 * width)
+    a = n.reshape(made, 1, t, 3, heads, each)
     parts = n.put(mv.Split(2, (1, 1, 1)), a).op
     assert parts
     q, k, v = (n.put(mv.Transpose((0, 2, 1, 3)), n.put(mv.Squeeze((2,)), p)) for p in parts.results)
@@ -332,10 +338,11 @@ def attention(n: Net, width: int = 12, heads: int = 3) -> Value:
     return n.product(flat, shape(n.x)[2])
 
 
-def taken_apart(n: Net, width: int = 12, heads: int = 3) -> Value:
+def taken_apart(n: Net, width: int = 12, heads: int = 3, bias: bool = True) -> Value:
     """The same by products and a softmax."""
     t, each = shape(n.x)[1], width // heads
-    q, k, v = (n.reshape(n.product(n.x, width), 0, t, heads, each) for _ in range(3))
+    made = [n.product(n.x, width) if bias else bare(n, width) for _ in range(3)]
+    q, k, v = (n.reshape(x, 0, t, heads, each) for x in made)
     q, v = (n.put(mv.Transpose((0, 2, 1, 3)), a) for a in (q, v))
     scores = n.put(MatMul(), q, n.put(mv.Transpose((0, 2, 3, 1)), k))
     y = n.put(MatMul(), n.put(nn.Softmax(-1), scores), v)
@@ -350,6 +357,21 @@ def test_heads_go_as_wholes(make: Callable[[Net], Value]) -> None:
     n.x = normed
     (found,) = check(n.done(n.put(ew.Add(), normed, make(n))), 1)
     assert len(found.units) == 3
+
+
+@pytest.mark.parametrize(("make", "ends"), [
+    (attention, [(1, 1)]),  # one product makes q, k and v: a reshape keeps them of one size
+    (taken_apart, [(2, 0), (1, 1)]),  # those of q with k's, those of v with what reads them
+])  # fmt: skip
+def test_of_all_heads_the_same_channels_go(
+    make: Callable[..., Value], ends: list[tuple[int, int]]
+) -> None:
+    """Of 3 heads of 4 channels."""
+    n = Net(1, 5, 8)
+    n.x = n.put(nn.LayerNorm(), n.x, n.const(8), n.const(8))
+    found = check(n.done(n.put(ew.Add(), n.x, make(n, bias=False))), len(ends), inside=True)
+    assert [len(g.units) for g in found] == [4] * len(ends)
+    assert [(len(g.makers), len(g.readers)) for g in found] == ends
 
 
 def test_one_head_alone_loses_what_is_inside() -> None:

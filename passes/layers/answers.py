@@ -1,0 +1,31 @@
+"""What a model's outputs say, before a last function that hides how sure they are of it."""
+
+from __future__ import annotations
+
+from graphopt.ir.core import Module, Value
+from graphopt.ops.elementwise import Cast, Identity, Sigmoid
+from graphopt.ops.movement import Reshape, Squeeze, Transpose
+from graphopt.ops.nn import LogSoftmax, Softmax
+from graphopt.ops.reduce import ArgMax
+
+MOVED = (Reshape, Squeeze, Transpose, Cast, Identity)
+HIDING = (Softmax, LogSoftmax, Sigmoid, ArgMax)
+
+
+def told(module: Module) -> list[Value]:
+    """Floats that a module's outputs are made of, one an output, in order; others are left out.
+
+    Logits stand for what a softmax, a sigmoid or an arg_max makes of them: where a model is sure of
+    its answer these hardly move however much of the noise arrives, until the answer is another.
+    """
+    found = [said(v) for v in module.main.outputs]
+    return [v for v in found if v.tensor.dtype.is_float]
+
+
+def said(output: Value) -> Value:
+    """The logits of an output, perhaps of another shape than it; itself where it has none."""
+    found = at = output
+    while at.op and isinstance(at.op.kind, MOVED + HIDING):
+        hides, at = isinstance(at.op.kind, HIDING), at.op.operand(0)
+        found = at if hides else found
+    return found
