@@ -126,6 +126,15 @@ class Target(Spec):
             UnsupportedError: nothing does; the message says what would.
         """
 
+    def examine(self, bundle: Path) -> str:
+        """Read a bundle's code; what that proved, as a sentence. Empty: nothing is asked of it.
+
+        Raises:
+            MismatchError: the CPU lacks an instruction of it.
+            UnsupportedError: nothing here reads it; the message says what would.
+        """
+        return ""
+
     def estimate(self, bundle: Path, feed: Mapping[str, Any]) -> Estimate | None:
         """What a run takes where this computer can't time it; None: it can.
 

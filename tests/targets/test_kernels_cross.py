@@ -68,7 +68,10 @@ def minimal() -> Region:
 
 
 @pytest.mark.parametrize(
-    "name", ["cortex-a72", "cortex-a76", pytest.param("neoverse-v1", marks=pytest.mark.slow)]
+    "name",
+    ["cortex-a72", "cortex-a76",
+     *(pytest.param(name, marks=pytest.mark.slow)
+       for name in ("cortex-a53", "cortex-a55", "neoverse-n1", "neoverse-v1"))],
 )
 def test_kernels_on_arm(name: str, tmp_path: Path) -> None:
     m = machine.load(name)
