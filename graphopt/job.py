@@ -101,7 +101,7 @@ class Job:
         self.lowering, self.integers = Records(), Kept("integers")
         self.checks: list[Check] = []
         self.losses: tuple[Loss, ...] = ()
-        self.ran = ""
+        self.ran = self.instructions = ""
         self.latency: list[Latency] = []
         self.profile: Profile | None = None
 
@@ -288,14 +288,18 @@ class Job:
 
     def _verify_bundle(self) -> None:
         assert self.staged and self.truth and self.target
-        feeds = self.truth.feeds
+        feeds, place = self.truth.feeds, Path(self.staged.name) / "bundle"
+        try:
+            self.instructions = self.target.examine(place)
+        except UnsupportedError as why:
+            self.notes.append(f"the compiled instructions were NOT CHECKED: {why}")
         try:
             runner = self.target.runner()
         except UnsupportedError as why:
             self.notes.append(f"the compiled bundle was NOT RUN: {why}")
             return
         self.ran = runner.how
-        got = runner.run(Path(self.staged.name) / "bundle", feeds, self.request.threads)
+        got = runner.run(place, feeds, self.request.threads)
         what = f"the compiled bundle, {self.ran}," if self.ran else "the compiled bundle"
         self._passed(self.truth.check(what, got))
         if self.integers.module:
@@ -374,6 +378,7 @@ class Job:
             losses=list(self.losses),
             max_drop=self.request.max_drop,
             ran=self.ran,
+            instructions=self.instructions,
             latency=self.latency,
         )
         if self.profile:

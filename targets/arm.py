@@ -12,10 +12,12 @@ from graphopt.ir.core import Module
 from graphopt.ir.types import TensorType
 from graphopt.targets import machine
 from graphopt.targets.base import Estimate, Runner
+from graphopt.targets.bundle import ARCHIVE, LIBRARY
 from graphopt.targets.compiled import Compiled
 from graphopt.targets.driver import toolchain
 from graphopt.targets.emulator.artifact import Emulated, artifact
 from graphopt.targets.emulator.estimate import estimate
+from graphopt.targets.emulator.instructions import proved
 from graphopt.targets.emulator.qemu import find
 from graphopt.targets.program import Program
 
@@ -44,6 +46,15 @@ class Arm(Compiled, name="arm"):
     def runner(self) -> Runner:
         """This computer, if it is one, else qemu as exactly this CPU."""
         return Emulated(self.toolchain(), find(self.machine()))
+
+    def examine(self, bundle: Path) -> str:
+        """Hold every instruction of the libraries against what the CPU has.
+
+        Raises:
+            MismatchError: it lacks one.
+            UnsupportedError: there is no disassembler.
+        """
+        return proved([bundle / LIBRARY, bundle / ARCHIVE], self.machine(), self.toolchain())
 
     def estimate(self, bundle: Path, feed: Mapping[str, Any]) -> Estimate | None:
         """From the instructions that it executes under qemu.

@@ -131,6 +131,15 @@ class Target(Spec):
         """The architecture of its bundles, as `uname -m` says it; empty: this computer's."""
         return ""
 
+    def examine(self, bundle: Path) -> str:
+        """Read a bundle's code; what that proved, as a sentence. Empty: nothing is asked of it.
+
+        Raises:
+            MismatchError: the CPU lacks an instruction of it.
+            UnsupportedError: nothing here reads it; the message says what would.
+        """
+        return ""
+
     def estimate(self, bundle: Path, feed: Mapping[str, Any]) -> Estimate | None:
         """What a run takes where this computer can't time it; None: it can.
 

@@ -47,6 +47,18 @@ def run(
     return runner.run(folder, given, threads or 1)
 
 
+def examine(folder: Path, manifest: Manifest) -> str:
+    """What reading the code of such a bundle proves, as a sentence; empty: nothing is asked.
+
+    Raises:
+        InputError: the bundle is damaged.
+        MismatchError: its CPU lacks an instruction of it.
+        UnsupportedError: nothing here reads it; the message says what would.
+    """
+    check_files(folder, manifest, verify=True)
+    return _asked(manifest).examine(folder)
+
+
 def estimate(folder: Path, manifest: Manifest, feed: Mapping[str, Any]) -> Estimate:
     """What a run of such a bundle takes on its CPU.
 

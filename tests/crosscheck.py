@@ -19,6 +19,7 @@ from graphopt.targets.base import Runner
 from graphopt.targets.driver import toolchain
 from graphopt.targets.emulator import qemu
 from graphopt.targets.emulator.artifact import Emulated
+from graphopt.targets.emulator.instructions import proved, tools
 from graphopt.targets.program import (
     Buffer,
     Input,
@@ -82,6 +83,8 @@ def check_all(
     meta = bundle.Meta(target="arm", arch=platform.machine() if m.portable else m.arch)
     bundle.write(p, objects, place, model=b"", meta=meta, toolchain=compiler, static=True,
                  workspace=Workspace.beside(objects))  # fmt: skip
+    if m.arch == "aarch64" and tools():
+        assert proved([place / bundle.ARCHIVE], m, compiler)
     given = {name: r.arrays or random_arrays(parse(r.text).main) for name, r in regions.items()}
     feed: dict[str, np.ndarray] = {}
     inputs = iter(p.inputs)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.cli import console
 from graphopt.cli.options import Bundle, Data, Json, Model, Threads, existing, model_file
-from graphopt.errors import InputError, MismatchError
+from graphopt.errors import InputError, MismatchError, UnsupportedError
 
 if TYPE_CHECKING:
     from graphopt.ir.core import Module
@@ -36,6 +36,7 @@ def verify(
     lossy = bool(manifest.extra.get("losses"))
     told_losses = losses(bundle, model, module, data) if lossy else ()
     checks = _checks(bundle, model, module, data, threads, lossy)
+    instructions = _instructions(bundle, manifest)
     if json:
         import dataclasses
 
@@ -43,9 +44,11 @@ def verify(
 
         told = [check_json(c) for c in checks]
         lost = [plain(dataclasses.asdict(one)) for one in told_losses]
-        console.show_json({"verified": all(c.ok for c in checks), "checks": told, "losses": lost})
+        console.show_json({"verified": all(c.ok for c in checks), "checks": told, "losses": lost,
+                           "instructions": instructions})  # fmt: skip
     else:
-        console.show(*(str(c) for c in checks if c.ok), *map(str, told_losses))
+        proved = [instructions] if instructions else []
+        console.show(*(str(c) for c in checks if c.ok), *proved, *map(str, told_losses))
     wrong = [c for c in checks if not c.ok]
     if wrong:
         raise MismatchError("; ".join(map(str, wrong)))
@@ -76,6 +79,16 @@ def _checks(
         return [*checks, t.hold(f"the compiled bundle, {target.runner().how},", got)]
     with Session(bundle, threads=threads, verify=True) as session:
         return [*checks, t.check("the compiled bundle", session.run)]
+
+
+def _instructions(bundle: Path, manifest: Manifest) -> str:
+    """What reading the code of a bundle for another CPU proves; empty for this computer's."""
+    from graphopt.targets.elsewhere import examine, target_of
+
+    try:
+        return examine(bundle, manifest) if target_of(manifest) else ""
+    except UnsupportedError as why:
+        return f"the compiled instructions were NOT CHECKED: {why}"
 
 
 def losses(bundle: Path, model: Path, module: Module, data: str | None) -> tuple[Loss, ...]:

@@ -111,7 +111,8 @@ class Latency:
 class Report:
     """Everything there is to say about one optimization.
 
-    `ran` says where the bundle was run to verify it, if not on this computer.
+    `ran` says where the bundle was run to verify it, if not on this computer; `instructions` what
+    reading its code proved.
     `losses` say what lossy passes cost, `max_drop` what they may; `seconds` are wall times by
     stage; `layers` the profile and `roofline` what the machine can do (both as `graphopt profile`
     gives them); `files` the bundle's, in bytes; `source_bytes` the original model's file, with its
@@ -135,6 +136,7 @@ class Report:
     fallback: Fallback | None = None
     storage: Storage | None = None
     ran: str = ""
+    instructions: str = ""
     latency: list[Latency] = field(default_factory=list[Latency])
     layers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     roofline: dict[str, Any] | None = None

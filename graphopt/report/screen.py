@@ -124,6 +124,8 @@ def _sentences(report: Report) -> Iterator[str]:
     """What was verified, what isn't compiled."""
     for check in report.checks:
         yield str(check)
+    if report.instructions:
+        yield report.instructions
     for one in report.losses:
         if one.before is not None:
             yield str(one)

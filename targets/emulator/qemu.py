@@ -14,6 +14,7 @@ from graphopt.targets.machine import Machine
 
 QEMU = {"armv7l": "arm"}  # what qemu calls an architecture
 SUPERSET = "max"  # has every instruction that qemu knows
+NO_SVE = "max,sve=off"  # the one large part that qemu can take away (SVE2 and SME go with it)
 REMEDY = "apt-get install qemu-user"
 
 
@@ -22,7 +23,7 @@ class Emulator:
     """How to run a program: `command` goes before it.
 
     `cpu` is qemu's; empty: this computer itself. `exact` says whether an instruction that the
-    machine lacks would be noticed.
+    machine lacks would be noticed by running it; `instructions.proved` is for where it wouldn't.
     """
 
     command: tuple[str, ...]
@@ -39,8 +40,7 @@ class Emulator:
             return f"as {self.cpu} under qemu"
         if self.exact:
             return f"as {self.cpu}, which has {self.machine}'s instructions, under qemu"
-        return (f"under qemu as a CPU with all instructions (it has no {self.machine}: one that "
-                "this lacks would not be noticed)")  # fmt: skip
+        return f"as {self.cpu}, which has {self.machine}'s instructions and more, under qemu"
 
 
 def find(target: Machine) -> Emulator:
@@ -59,7 +59,8 @@ def find(target: Machine) -> Emulator:
     for cpu in target.qemu:
         if cpu in known:
             return Emulator((binary, "-cpu", cpu), cpu, True, target.name)
-    return Emulator((binary, "-cpu", SUPERSET), SUPERSET, False, target.name)
+    cpu = NO_SVE if target.arch == "aarch64" and "sve" not in target.cpu_features else SUPERSET
+    return Emulator((binary, "-cpu", cpu), cpu, False, target.name)
 
 
 @lru_cache(maxsize=8)

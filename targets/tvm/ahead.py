@@ -7,6 +7,9 @@ each part of its result, then turns to the next group. That lies cold in memory,
 looks only once the first pass asks for it. So the passes over a group fetch the next group into the
 second cache, some cache lines at each step.
 
+On AArch64 the fetches run on past a group, and past the last: an address without limits is one
+addition a step, one with them is nine instructions, and a fetch never faults.
+
 A schedule says where with `mark`; `insert` then adds the instructions, which schedules can't.
 """
 
@@ -18,6 +21,7 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import marks
 from graphopt.targets.tvm.marks import Loops
 
@@ -33,21 +37,23 @@ def mark(sch: Any, outer: Any, passes: int, step: Any) -> None:
     sch.annotate(step, STEP, 1)
 
 
-def insert(func: Any, weights: int, blocks: int) -> Any:
+def insert(func: Any, weights: int, blocks: int, machine: Machine) -> Any:
     """The function with its marks turned into instructions.
 
     Args:
         func: scheduled, with marks.
         weights: which parameter holds the weights, [block, ...].
         blocks: of a group.
+        machine: compiled for.
     """
     tensor = func.params[weights]
     lines = blocks * _lines(tensor.shape[1:], tensor)
+    limited = machine.arch != "aarch64"
 
     def change(loop: Any, around: Loops) -> Any:
         body = loop.body
         if STEP in loop.annotations:
-            body = tirx.SeqStmt([*_fetches((*around, loop), tensor, lines), body])
+            body = tirx.SeqStmt([*_fetches((*around, loop), tensor, lines, limited), body])
         return marks.loop(loop, body, without=(PASSES, STEP))
 
     return marks.rewritten(func, change)
@@ -63,7 +69,7 @@ def _elements(tensor: Any) -> int:
     return LINE * 8 // tvm.DataType(tensor.dtype).bits
 
 
-def _fetches(around: Loops, weights: Any, lines: int) -> list[Any]:
+def _fetches(around: Loops, weights: Any, lines: int, limited: bool) -> list[Any]:
     """The instructions of one step: its share of the lines of the next group."""
     marked = next(i for i, loop in enumerate(around) if PASSES in loop.annotations)
     first, within = around[marked], around[marked + 1 :]
@@ -73,9 +79,12 @@ def _fetches(around: Loops, weights: Any, lines: int) -> list[Any]:
     for loop in within:
         step, steps = step * loop.extent + loop.loop_var, steps * int(loop.extent)
     share = -(-lines // steps)
-    last = _lines(weights.shape, weights) - share
-    line: Any = (group + 1) * lines + tirx.min(step * share, lines - share)
-    begin: Any = tirx.min(line, last)
+    begin: Any = (group + 1) * lines
+    if limited:
+        begin = begin + tirx.min(step * share, lines - share)
+        begin = tirx.min(begin, _lines(weights.shape, weights) - share)
+    else:
+        begin = begin + step * share
     return [tirx.Evaluate(fetch(weights, begin + i)) for i in range(share)]
 
 

@@ -54,7 +54,7 @@ def define(name: str) -> str:
         UnsupportedError: it has an instruction that isn't known here.
     """
     word = name in intmath.EVERYWHERE
-    text = intmath.define(name, 1, PLAIN) if word else vecmath.define(name, 1, False)
+    text = intmath.define(name, 1, PLAIN) if word else vecmath.define(name, 1)
     head, *lines, _ = text.splitlines()
     given = re.findall(rf"{_TYPE} %(a\d)", head)
     result = _GIVEN[head.split()[2]]

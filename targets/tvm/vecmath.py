@@ -46,10 +46,14 @@ LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440054690583e-4  # the sum is ln 2; the
 
 @dataclass
 class Body:
-    """The instructions of one function of a vector width; `avx512`: it may use AVX-512 VL."""
+    """The instructions of one function of a vector width; `avx512`: it may use AVX-512 VL.
+
+    `extremes`: the machine's maximum and minimum of two numbers are NaN where one is (NEON's).
+    """
 
     width: int
     avx512: bool = False
+    extremes: bool = False
     lines: list[str] = field(default_factory=list[str])
 
     def type(self, scalar: str) -> str:
@@ -125,6 +129,13 @@ class Number:
         return Number(self.body, self.body.call(f"llvm.{intrinsic}.{suffix}", "float",
                                                 f"{kind} {self.name}"))  # fmt: skip
 
+    def extreme(self, intrinsic: str, other: Number | float) -> Number:
+        """LLVM's maximum or minimum of two, NaN where one is."""
+        kind = self.body.type("float")
+        suffix = "f32" if self.body.width == 1 else f"v{self.body.width}f32"
+        both = (f"{kind} {self.name}", f"{kind} {self.like(other)}")
+        return Number(self.body, self.body.call(f"llvm.{intrinsic}.{suffix}", "float", *both))
+
     def scaled(self, n: Number) -> Number:
         """This times 2^n, n integral, in one instruction of AVX-512."""
         suffix, rest = SCALEF[self.body.width]
@@ -164,11 +175,15 @@ def horner(x: Number, coefficients: Sequence[float]) -> Number:
 
 def at_least(x: Number, low: Number | float) -> Number:
     """max(x, low), NaN staying NaN."""
+    if x.body.extremes:
+        return maximum(x, low)
     return choose(x.compare("olt", low), low, x)
 
 
 def at_most(x: Number, high: Number | float) -> Number:
     """min(x, high), NaN staying NaN."""
+    if x.body.extremes:
+        return minimum(x, high)
     return choose(x.compare("ogt", high), high, x)
 
 
@@ -306,14 +321,18 @@ def leaky(x: Number, slope: Number) -> Number:
     return choose(x.compare("oge", 0.0), x, slope * x)
 
 
-def maximum(a: Number, b: Number) -> Number:
+def maximum(a: Number, b: Number | float) -> Number:
     """The larger; NaN if either is."""
+    if a.body.extremes:
+        return a.extreme("maximum", b)
     larger = choose(a.compare("ogt", b), a, b)
     return choose(a.compare("uno", 0.0), a, larger)
 
 
-def minimum(a: Number, b: Number) -> Number:
+def minimum(a: Number, b: Number | float) -> Number:
     """The smaller; NaN if either is."""
+    if a.body.extremes:
+        return a.extreme("minimum", b)
     smaller = choose(a.compare("olt", b), a, b)
     return choose(a.compare("uno", 0.0), a, smaller)
 
@@ -333,10 +352,10 @@ def symbol(name: str, width: int) -> str:
     return f"graphopt_{name}_{width}"
 
 
-def define(name: str, width: int, avx512: bool) -> str:
+def define(name: str, width: int, avx512: bool = False, extremes: bool = False) -> str:
     """The LLVM IR of one function."""
     count, function = FUNCTIONS[name]
-    body = Body(width, avx512)
+    body = Body(width, avx512, extremes)
     args = [Number(body, f"%a{i}") for i in range(count)]
     result = function(*args)
     kind = body.type("float")
@@ -348,12 +367,15 @@ def define(name: str, width: int, avx512: bool) -> str:
 def module(names: Sequence[str], machine: Machine) -> str:
     """The LLVM IR of functions in every width, with the intrinsics they use declared."""
     avx512 = "avx512vl" in machine.cpu_features
-    text = "\n".join(define(n, w, avx512) for n in names for w in WIDTHS)
+    extremes = machine.arch == "aarch64"
+    text = "\n".join(define(n, w, avx512, extremes) for n in names for w in WIDTHS)
     declared: list[str] = []
-    for intrinsic in ("floor", "fabs"):
+    called = {"floor": 1, "fabs": 1, **({"maximum": 2, "minimum": 2} if extremes else {})}
+    for intrinsic, operands in called.items():
         for w in WIDTHS:
             kind, suffix = Body(w).type("float"), "f32" if w == 1 else f"v{w}f32"
-            declared.append(f"declare {kind} @llvm.{intrinsic}.{suffix}({kind})")
+            given = ", ".join([kind] * operands)
+            declared.append(f"declare {kind} @llvm.{intrinsic}.{suffix}({given})")
     for w, (suffix, rest) in SCALEF.items() if avx512 else ():
         kind = Body(w).type("float")
         more = ", ".join(part.split()[0] for part in rest.split(", "))

@@ -18,6 +18,11 @@ Expr = Any
 BIASED = frozenset({"conv", "conv_winograd"})
 
 
+def bias_of(op: Op) -> Value | None:
+    """What is added to each channel of an op's result, if anything."""
+    return op.operands[2] if op.kind.name in BIASED else None
+
+
 def store(
     region: Region,
     op: Op,
@@ -26,6 +31,7 @@ def store(
     value_of: Callable[[Expr], Expr],
     block: int,
     target: tuple[Any, Sequence[Expr]] = (None, ()),
+    biased: bool = False,
 ) -> None:
     """Store a vector of `last`, which element-wise ops make of an op's results.
 
@@ -36,11 +42,12 @@ def store(
         at: image, block of channels, row and column; those after the block only where it has such.
         value_of: the op's result without its bias, by lane.
         block: lanes.
+        biased: whether the bias is in the value already.
         target: a buffer, and the place in it without the lane; (None, ...): the kernel's result.
     """
     buffer, place = target
     n, cb, *pixel = at
-    bias = op.operands[2] if op.kind.name in BIASED else None
+    bias = None if biased else bias_of(op)
     with ir.vectorized(0, block) as lane:
         channel = cb * block + lane
         value = value_of(lane)

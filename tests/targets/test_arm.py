@@ -19,6 +19,7 @@ from graphopt.targets.base import Build
 from graphopt.targets.driver import toolchain
 from graphopt.targets.emulator.artifact import artifact
 from graphopt.targets.emulator.count import count
+from graphopt.targets.emulator.instructions import tools
 from graphopt.targets.emulator.qemu import Emulator
 from tests.crosscheck import emulated
 
@@ -62,6 +63,7 @@ def test_a_model_as_the_cpu_runs_it(name: str, cpu: str, passes: str) -> None:
     report = result.report
     assert report.ok and "under qemu" in report.ran and report.fallback is None
     assert any(check.what.startswith("the compiled bundle, ") for check in report.checks)
+    assert report.instructions.startswith(f"{cpu} has every instruction: ") or not tools()
     (latency,) = report.latency
     assert "estimated" in latency.estimate and latency.median_ms > 0
     assert all(row["instructions"] > 0 for row in report.layers)

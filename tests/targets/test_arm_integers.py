@@ -10,6 +10,7 @@ import pytest
 import graphopt
 from graphopt.onnx import to_proto
 from graphopt.targets import machine
+from graphopt.targets.emulator.instructions import tools
 from tests.crosscheck import emulated
 
 
@@ -50,6 +51,7 @@ def model() -> str:
 CPUS = (
     "cortex-a72", "cortex-a76", "neoverse-v1",
     pytest.param("cortex-a53", marks=pytest.mark.slow),
+    pytest.param("cortex-a55", marks=pytest.mark.slow),
     pytest.param("neoverse-n1", marks=pytest.mark.slow),
 )  # fmt: skip
 
@@ -62,6 +64,7 @@ def test_integers_are_those_of_numpy(cpu: str, tmp_path: Path) -> None:
     result = graphopt.optimize(path, f"arm:{cpu}", threads=1)
     checks = {c.what.split(",")[1].strip(): c for c in result.report.checks if "," in c.what}
     assert checks["against numpy in integers"].ok
+    assert result.report.instructions.startswith(f"{cpu} has every instruction") or not tools()
     assert result.manifest is not None
     ops = [op for layer in result.manifest.layers for op in layer.ops]
     assert ops.count("conv_integer") >= 4 and ops.count("matmul_integer") == 1

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from graphopt.ir.parser import parse
@@ -18,6 +19,7 @@ from graphopt.targets.driver import toolchain
 from tests.crosscheck import Region, check_all, emulated
 from tests.kernelcheck import random_arrays
 from tests.targets import test_kernels as floats
+from tests.targets import test_kernels_chain as chains
 from tests.targets import test_kernels_integer as integers
 from tests.targets import test_kernels_winograd as winograd
 
@@ -35,6 +37,10 @@ def regions() -> dict[str, Region]:
         "odd": floats.conv(ins=20, outs=24, size=(7, 13), kernel=3, pad=1, b=BLOCK),
         "depthwise": floats.conv(ins=24, outs=24, size=(11, 9), kernel=5, pad=2, stride=2, group=24, b=BLOCK),
         "transposed": floats.conv(ins=16, outs=32, size=(7, 7), kernel=2, stride=2, kind="conv_transpose", b=BLOCK),
+        "columns": floats.conv(ins=32, outs=16, size=(5, 8), kernel=1, epilogue="clip", b=BLOCK),
+        "line": floats.conv(ins=3, outs=16, size=(6, 11), kernel=5, pad=2, epilogue="relu", b=BLOCK),
+        "row": "graph @k(%a: f32[1,64], %b: f32[64,96:Ba8b]) { %m = matmul(%a, %b) : f32[1,96]\n return(%m) }",
+        "chain": chains.text(24, 48, 24, (9, 11), act="silu", residual=True, b=BLOCK),
         "softmax": "graph @k(%x: f32[5,33]) { %y = softmax(%x) {axis=1} : f32[5,33]\n return(%y) }",
         "matmul": """graph @k(%a: f32[13,40], %b: f32[40,24]) {
           %m = matmul(%a, %b) : f32[13,24]
@@ -45,6 +51,7 @@ def regions() -> dict[str, Region]:
         text = f"graph @k(%x: f32[40]) {{ %y = {kind}(%x) : f32[40]\n return(%y) }}"
         found[kind] = Region(text, tolerance=1e-6)
     found["winograd"] = minimal()
+    found |= {kind: edges(kind) for kind in ("relu", "clip", "max", "min")}
     for name, case in {
         "int8": dict(ins=32, outs=32, size=(9, 10), kernel=3, pad=1),
         "int8_point": dict(ins=24, outs=40, size=(7, 8), kernel=1),
@@ -59,6 +66,17 @@ def regions() -> dict[str, Region]:
     return found
 
 
+def edges(kind: str) -> Region:
+    """Of numbers that aren't any, and infinite ones: they stay as they are, or become bounds."""
+    x = np.array([np.nan, np.inf, -np.inf, 0.5, -0.5, 7.0, np.nan, -1e-40] * 5, np.float32)
+    if kind in {"max", "min"}:
+        text = f"graph @k(%x: f32[40], %z: f32[40]) {{ %y = {kind}(%x, %z) : f32[40]\n return(%y) }}"
+        return Region(text, [x, np.roll(x, 1)], 0.0)
+    attributes = "{lo=0.0,hi=6.0}" if kind == "clip" else ""
+    text = f"graph @k(%x: f32[40]) {{ %y = {kind}(%x) {attributes} : f32[40]\n return(%y) }}"
+    return Region(text, [x], 0.0)
+
+
 def minimal() -> Region:
     """A convolution by minimal filtering; its transforms' cancellations lose some five bits."""
     text = winograd.text(ins=16, outs=24, size=(11, 9), pads=(1, 1, 1, 1), epilogue="relu", b=BLOCK)
@@ -68,7 +86,10 @@ def minimal() -> Region:
 
 
 @pytest.mark.parametrize(
-    "name", ["cortex-a72", "cortex-a76", pytest.param("neoverse-v1", marks=pytest.mark.slow)]
+    "name",
+    ["cortex-a72", "cortex-a76",
+     *(pytest.param(name, marks=pytest.mark.slow)
+       for name in ("cortex-a53", "cortex-a55", "neoverse-n1", "neoverse-v1"))],
 )
 def test_kernels_on_arm(name: str, tmp_path: Path) -> None:
     m = machine.load(name)

@@ -282,7 +282,7 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     if few or k.input_first or k.inner == 1 or held is None:
         return sch.mod["main"]
     ahead.mark(sch, outer[0], passes, sums[-2])
-    return ahead.insert(sch.mod["main"], held, k.blocks)
+    return ahead.insert(sch.mod["main"], held, k.blocks, region.machine)
 
 
 def tile_loops(sch: Any, block: Any, s: Shape, k: Knobs, dense: bool) -> tuple[Any, list[Any]]:

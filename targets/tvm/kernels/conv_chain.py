@@ -208,6 +208,11 @@ class Kernel:
 
         vectors.tiles(s.out[1], self.k.columns, tile)
 
+    def start(self, op: Op, block: Any, lane: Any) -> Any:
+        """What a sum begins with: the bias, which costs no more than a zero and is added then."""
+        bias = vectors.bias_of(op)
+        return ZERO if bias is None else self.region.at(bias, [block * self.k.block + lane])
+
     def taps(self, n: Any, block: Any, b: int, first: Any, r: Any, begin: Any, columns: int) -> Any:
         """The sums over the window, of a tile of columns."""
         s, w = self.s, self.region.tensors[self.chain.filter.operand(1)]
@@ -215,7 +220,7 @@ class Kernel:
         acc = ir.alloc_buffer((columns, self.k.block), "float32", scope="local")
         for c in range(columns):
             with self.lanes() as lane:
-                ir.buffer_store(acc, ZERO, [c, lane])
+                ir.buffer_store(acc, self.start(self.chain.filter, block, lane), [c, lane])
 
         def row(down: Any) -> None:
             j = r * s.strides[0] + down * s.dilations[0]
@@ -271,7 +276,8 @@ class Kernel:
         cells = [(b, c) for b in range(blocks) for c in range(columns)]
         for b, c in cells:
             with self.lanes() as lane:
-                ir.buffer_store(acc, ZERO, [b * columns + c, lane])
+                first = self.start(op, group * blocks + b, lane)
+                ir.buffer_store(acc, first, [b * columns + c, lane])
 
         ins = (op.operand(1).tensor.static or (0, 0))[1]
         part = conv.together(ins, width)  # one loop of a length that LLVM won't mix with the rest
@@ -295,7 +301,8 @@ class Kernel:
         place: list[Any],
     ) -> None:
         """A vector of `last` to `place` of `target`, or to the result (see `vectors.store`)."""
-        vectors.store(self.region, op, last, at, sum_of, self.k.block, (target, place))
+        to = (target, place)
+        vectors.store(self.region, op, last, at, sum_of, self.k.block, to, biased=True)
 
 
 def choose(chain: Chain, machine: Machine) -> list[Knobs]:

@@ -255,7 +255,7 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
         if step is None or s.batch or "pack" in region.stages or held is None:
             return sch.mod["main"]
         ahead.mark(sch, step[0], 1, step[1])
-        return ahead.insert(sch.mod["main"], held, k.panels)
+        return ahead.insert(sch.mod["main"], held, k.panels, region.machine)
     product_tiles(sch, s, k, parallel=parallel)
     work = math.prod(result) * 4
     loops.simple_stage(sch, sch.get_sblock("out0"), region.machine, work=work)
