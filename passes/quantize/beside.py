@@ -27,6 +27,7 @@ from graphopt.ops.reduce import ReduceSum
 from graphopt.passes.quantize.points import source
 from graphopt.pipeline import Activations
 
+LAYERS = frozenset({"conv", "conv_transpose", "matmul", "gemm"})
 Reduce = Callable[["Beside", Value, Value], Sequence[Value]]
 """Makes the values to watch of a float layer's result and of the quantized one's."""
 
@@ -44,7 +45,7 @@ def layers(module: Module) -> list[Layer]:
     found: list[Layer] = []
     for op in module.main:
         reads = [_dequantized(v) for v in op.operands[:2]]
-        if len(reads) == 2 and all(reads) and op.kind.name in ("conv", "matmul", "gemm"):
+        if len(reads) == 2 and all(reads) and op.kind.name in LAYERS:
             found.append(Layer(op, op.result.hint))
     return found
 

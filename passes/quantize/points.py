@@ -16,10 +16,11 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Add, Elementwise
 from graphopt.ops.linalg import Gemm, MatMul
-from graphopt.ops.nn import AvgPool, Conv, MaxPool
+from graphopt.ops.nn import AvgPool, Conv, ConvTranspose, MaxPool
 from graphopt.ops.quant import Calibrated, Dequantize
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.integers.moves import chooses
+from graphopt.passes.integers.transposed import possible
 from graphopt.rewrite import const
 
 CHAIN = 16  # element-wise ops after a sum that its kernel still takes in
@@ -121,6 +122,8 @@ def summed(op: Op) -> bool:
     match op.kind:
         case Conv():
             return const(op.operand(1)) is not None
+        case ConvTranspose():
+            return possible(op)
         case MatMul():
             w = const(op.operand(1))
             return w is not None and len(w.shape) == 2 and (x.rank or 0) >= 2
@@ -142,7 +145,7 @@ def _whole(x: TensorType) -> bool:
 
 def weighted(op: Op) -> bool:
     """Whether an op that sums has weights (a mean has none)."""
-    return isinstance(op.kind, Conv | MatMul | Gemm)
+    return isinstance(op.kind, Conv | ConvTranspose | MatMul | Gemm)
 
 
 def candidates(graph: Graph) -> list[Op]:

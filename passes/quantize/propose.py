@@ -6,16 +6,21 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from graphopt.analysis.cost import macs
 from graphopt.analysis.price import Costs, graph_of, graph_with
 from graphopt.choices import Choice
 from graphopt.errors import InputError
+from graphopt.ir.builtin import Const
 from graphopt.ir.clone import clone_module
-from graphopt.ir.core import Module, Op, OpKind
+from graphopt.ir.core import Graph, Module, Op, OpKind, Value
+from graphopt.ir.data import Inline
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.linalg import Gemm
-from graphopt.ops.nn import Conv
-from graphopt.ops.quant import ConvInteger, MatMulInteger
+from graphopt.ops.nn import Conv, ConvTranspose
+from graphopt.ops.quant import ConvInteger, MatMulInteger, Requantize
+from graphopt.passes.integers.transposed import Phases, phases, spread
 from graphopt.passes.layers.sensitivity import sensitivities
 from graphopt.passes.quantize import bfloat, tables
 from graphopt.passes.quantize.beside import Layer, noise_ratios
@@ -118,21 +123,39 @@ def _gain(op: Op, costs: Costs | None) -> tuple[float, str]:
     made = integer_form(op)
     if costs is None or made is None:
         return float(max(macs(op), 1)), "MACs"
-    kind, types = made
     before = costs.price(graph_of([op])).seconds
-    return before - costs.price(graph_with(kind, types, [1])).seconds, "s"
+    return before - costs.price(made).seconds, "s"
 
 
-def integer_form(op: Op) -> tuple[OpKind, list[TensorType | None]] | None:
-    """The integer op in an op's place, and its operands' types; None where sizes are unknown."""
+def integer_form(op: Op) -> Graph | None:
+    """What an op becomes in integers, as a graph to be priced; None where sizes are unknown."""
     x, w = (op.operand(i).tensor for i in (0, 1))
     if x.static is None or w.static is None:
         return None
+    types = [TensorType(DType.u8, x.shape), TensorType(DType.i8, w.shape)]
     match op.kind:
         case Conv() as k:
             kind: OpKind = ConvInteger(k.strides, k.pads, k.dilations, k.group)
+        case ConvTranspose() as k:
+            found = phases(k, w.static[2:])
+            assert found  # or it was no candidate
+            types[1] = TensorType(DType.i8, found.shape(w.static))
+            return _spread(op, found, graph_with(found.convolution(), types, [1]))
         case Gemm(trans_b=True):
-            kind, w = MatMulInteger(), TensorType(w.dtype, w.static[::-1])
+            kind, types[1] = MatMulInteger(), TensorType(DType.i8, w.static[::-1])
         case _:
             kind = MatMulInteger()
-    return kind, [TensorType(DType.u8, x.shape), TensorType(DType.i8, w.shape)]
+    return graph_with(kind, types, [1])
+
+
+def _spread(op: Op, found: Phases, graph: Graph) -> Graph:
+    """With the requantization after the sums, and the phases put between each other."""
+    end, (sums,), shape = graph.last, graph.outputs, op.result.tensor.static
+    assert end and shape
+
+    def make(kind: OpKind, *operands: Value) -> Value:
+        return graph.insert(Op(kind, operands), end).result
+
+    requantized = make(Requantize(DType.u8), sums, make(Const(Inline(np.ones((), np.float32)))))
+    end.set_operand(0, spread(make, found, requantized, shape))
+    return graph
