@@ -22,7 +22,7 @@ from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.ops.quant import ConvInteger, MatMulInteger, Requantize
 from graphopt.passes.integers.transposed import Phases, phases, spread
 from graphopt.passes.layers.sensitivity import sensitivities
-from graphopt.passes.quantize import bfloat, tables
+from graphopt.passes.quantize import bfloat, recurrent, tables
 from graphopt.passes.quantize.beside import Layer, noise_ratios
 from graphopt.passes.quantize.points import candidates
 from graphopt.pipeline import Activations, Context
@@ -31,18 +31,18 @@ from graphopt.spec import nearest
 
 INT8 = "in int8"
 Insert = Callable[[Module, Sequence[Choice]], None]
-"""Makes choices in a module; `Choice.layer` is a place among candidates, then among tables."""
+"""Makes choices: `Choice.layer` is a place among candidates, tables, and then recurrent layers."""
 
 RUNS = 16  # samples that tell a layer's error well enough to rank it
 
 
 def proposals(
     module: Module, ctx: Context, insert: Insert, skip: tuple[str, ...], activations: bool,
-    fallback: bool,
+    fallback: bool, scans: str = "f32",
 ) -> list[Choice]:  # fmt: skip
     """What could be done to each layer, in the order of the graph: int8, and else bfloat16.
 
-    Then to tables that are gathered from: int8.
+    Then to tables that are gathered from, and to LSTM and GRU layers: int8.
 
     Args:
         module: calibrated, not yet quantized.
@@ -51,12 +51,13 @@ def proposals(
         skip: parts of names of ONNX nodes that stay float.
         activations: whether these become integers, too.
         fallback: whether bfloat16 is proposed.
+        scans: what is proposed for LSTM and GRU layers: f32 (nothing), weights or product.
 
     Raises:
         InputError: `skip` names nothing.
     """
     ops, rows = candidates(module.main), tables.tables(module.main)
-    _check_skip(skip, [*ops, *rows])
+    _check_skip(skip, [*ops, *rows, *recurrent.recurrents(module.main)])
     costs = ctx.costs if activations else None
     offers = [[(INT8, *_gain(op, costs)) for op in ops]]
     if fallback and costs:
@@ -72,6 +73,8 @@ def proposals(
     found = [choice for one in zip(*made, strict=True) for choice in one]
     found += [Choice(str(len(ops) + i), op.loc, tables.WHAT, tables.saved(op), tables.error(op),
                      "bytes") for i, op in enumerate(rows)]  # fmt: skip
+    if scans != "f32":
+        found += _recurrent(module, ctx, insert, scans == "product", len(ops) + len(rows))
     return [_refused(choice, skip, ctx) for choice in found]
 
 
@@ -116,6 +119,26 @@ def _measured(
     ratios = noise_ratios(module, found, ctx.samples, RUNS) if found else []
     errors = dict(zip(changed, ratios, strict=True))
     return [replace(c, error=errors.get(c, math.nan)) for c in choices]
+
+
+def _recurrent(
+    module: Module, ctx: Context, insert: Insert, product: bool, first: int
+) -> list[Choice]:
+    """What could be done to LSTM and GRU layers; `first` is the number of the first of them."""
+    scans, costs = recurrent.recurrents(module.main), ctx.costs
+    offers = [recurrent.offer(op, costs, product) for op in scans]
+    found = [
+        Choice(str(first + i), op.loc, what, gain, recurrent.error(op), unit)
+        for i, (op, (what, gain, unit)) in enumerate(zip(scans, offers, strict=True))
+    ]
+    if ctx.samples is None or not found:
+        return found
+    copy = clone_module(module)
+    twins = recurrent.recurrents(copy.main)
+    insert(copy, found)
+    layers = [Layer(op, recurrent.made(op).hint) for op in twins]
+    ratios = noise_ratios(module, layers, ctx.samples, RUNS)
+    return [c if math.isnan(r) else replace(c, error=r) for c, r in zip(found, ratios, strict=True)]
 
 
 def _gain(op: Op, costs: Costs | None) -> tuple[float, str]:

@@ -74,6 +74,18 @@ def onnxruntime(job: Job) -> Work:
     return work
 
 
+def dynamic(job: Job) -> Work:
+    """ONNX Runtime's dynamic quantizer: weights by channel, no samples."""
+    q: Any = importlib.import_module("onnxruntime.quantization")
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            q.quantize_dynamic(prepared(job["model"], folder), job["out"], per_channel=True,
+                               weight_type=q.QuantType.QInt8)  # fmt: skip
+
+    return work
+
+
 def nncf(job: Job) -> Work:
     """NNCF's ONNX backend with bias correction, on what ONNX Runtime's preprocessing gives.
 
@@ -138,7 +150,7 @@ def at_opset(model: str, least: int, out: str) -> str:
 
 
 TOOLS: dict[str, Callable[[Job], Work]] = {
-    "graphopt": graphopt, "onnxruntime": onnxruntime, "nncf": nncf,
+    "graphopt": graphopt, "onnxruntime": onnxruntime, "dynamic": dynamic, "nncf": nncf,
 }  # fmt: skip
 
 
@@ -174,7 +186,7 @@ def cpu_seconds() -> float:
 def version(tool: str) -> str:
     """The tool's version; none if it runs from a checkout."""
     try:
-        return metadata.version(tool)
+        return metadata.version("onnxruntime" if tool == "dynamic" else tool)
     except metadata.PackageNotFoundError:
         return ""
 

@@ -40,6 +40,8 @@ def _pipeline(name: str, calibrate: str, quantize: str = "quantize") -> Method:
 PIPELINES = (
     _pipeline("", "calibrate"),
     _pipeline("recommended", "smooth,calibrate", "quantize,adaround,bias_correct"),
+    Method("graphopt weights", "graphopt", {"passes": "default,quantize{activations=f32}"}),
+    _pipeline("recurrent", "calibrate", "quantize{recurrent=product}"),
     _pipeline("minmax", "calibrate{method=minmax}"),
     _pipeline("percentile", "calibrate{method=percentile}"),
     _pipeline("entropy", "calibrate{method=entropy}"),
@@ -58,6 +60,8 @@ PEERS = (
            {"method": "MinMax", "linear": True}, transformers_only=True),
     Method("ORT percentile linear", "onnxruntime",
            {"method": "Percentile", "linear": True}, transformers_only=True),
+    # of matrix products and LSTM; activations are quantized as they come
+    Method("ORT dynamic", "dynamic"),
     Method("NNCF", "nncf"),
     Method("NNCF mixed", "nncf", {"preset": "MIXED"}),
     # by default it takes the mean of the samples' extremes, which clips
