@@ -22,7 +22,7 @@ from graphopt.ir.data import Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.elementwise import Cast, Mul, Sub
 from graphopt.ops.movement import Reshape
-from graphopt.ops.quant import Dequantize, Quantize
+from graphopt.ops.quant import Calibrated, Dequantize, Quantize
 from graphopt.ops.reduce import ReduceSum
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.recurrent import KINDS, made
@@ -81,7 +81,8 @@ class Beside:
                            [a.hint for a in before.main.args])  # fmt: skip
         self.before = before
         self.mapped = dict(zip(before.main.args, self.graph.args, strict=True))
-        self.made = {r.hint: op for op in before.main for r in op.results if r.hint}
+        ops = (op for op in before.main if not isinstance(op.kind, Calibrated))  # of same names
+        self.made = {r.hint: op for op in ops for r in op.results if r.hint}
         for op in before.main:
             if not isinstance(op.kind, Return):
                 self.graph.insert(clone_op(op, self.mapped))

@@ -36,6 +36,12 @@ def _pipeline(name: str, calibrate: str, quantize: str = "quantize") -> Method:
     return Method(f"graphopt {name}".strip(), "graphopt", {"passes": passes})
 
 
+def _no_data(name: str, passes: str) -> Method:
+    """Without samples."""
+    return Method(f"graphopt no data{name}", "graphopt",
+                  {"passes": f"default,{passes}", "no_data": True})  # fmt: skip
+
+
 # The pipelines that are compared; the first one is what a user gets who names no option.
 PIPELINES = (
     _pipeline("", "calibrate"),
@@ -50,6 +56,10 @@ PIPELINES = (
     _pipeline("smooth", "smooth,calibrate"),
     _pipeline("bias_correct", "calibrate", "quantize,bias_correct"),
     _pipeline("adaround", "calibrate", "quantize,adaround"),
+    _no_data("", "calibrate,quantize"),
+    _no_data(" equalize", "equalize,calibrate,quantize"),
+    _no_data(" minmax", "calibrate{method=minmax},quantize"),
+    _no_data(" analytic", "calibrate,quantize,bias_correct{method=analytic}"),
 )
 PEERS = (
     Method("ORT minmax", "onnxruntime", {"method": "MinMax"}),
