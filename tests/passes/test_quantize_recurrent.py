@@ -19,7 +19,7 @@ from graphopt.targets.x86 import X86
 STEPS, BATCH, INPUT, HIDDEN = 6, 2, 12, 16
 WEIGHTS = "default,quantize{activations=f32}"
 PRODUCT = "default,calibrate,quantize{recurrent=product}"
-CASES = [("LSTM", "forward", {}, PRODUCT), ("LSTM", "bidirectional", {}, WEIGHTS),
+CASES: list[tuple[str, str, dict[str, Any], str]] = [("LSTM", "forward", {}, PRODUCT), ("LSTM", "bidirectional", {}, WEIGHTS),
          ("GRU", "reverse", {}, WEIGHTS),
          ("GRU", "bidirectional", {"linear_before_reset": 1}, PRODUCT)]  # fmt: skip
 
