@@ -4,6 +4,8 @@
     xw = X W^T + (Wb + Rb), of all directions at once;  y, h, c = lstm_scan(xw, R, h, c)
 
 Most of the work is then one large product; the scan's kernel keeps the state in the first cache.
+Weights may be integers (`passes/quantize/recurrent.py`): then the product is one of these, which
+the pass `integers` sums as such where x is dequantized, too, and the scan scales its sums.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ import numpy as np
 
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Op, Value
+from graphopt.ir.data import Computed, Data
 from graphopt.ir.types import Array, DType
 from graphopt.ops.elementwise import Add
 from graphopt.ops.linalg import MatMul
 from graphopt.ops.movement import Concat, Reshape, Slice, Unsqueeze
+from graphopt.ops.quant import Dequantize
 from graphopt.ops.recurrent import GRUScan, LSTMScan
-from graphopt.passes.halves import moved
+from graphopt.passes.halves import Widened, moved
+from graphopt.passes.integers.read import quantized
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect
-from graphopt.rewrite import Miss, Rewriter, Rule
+from graphopt.rewrite import Miss, Rewriter, Rule, made_by
 from graphopt.rewrite import data as constant
 
 ACTIVATIONS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
@@ -65,6 +70,34 @@ class Layers:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Constant weights [D, GH, K]: floats, or s8 integers with a scale [D, GH]."""
+
+    data: Data
+    scale: Array | None = None
+
+    @property
+    def wide(self) -> Data:
+        """As floats, which integers may be read as; without their scale."""
+        return self.data if self.scale is None else Widened(self.data)
+
+
+def _weights(value: Value | None) -> Weights:
+    """Constants, as they are or as `reshape(dequantize(s8))` by row (Miss otherwise)."""
+    spread = made_by(value, Reshape)
+    found = quantized(spread[0].operand(0)) if spread else None
+    if spread is None or found is None:
+        return Weights(constant(value))
+    data, shape = constant(found.integers), spread[0].result.tensor.static
+    if data.dtype is not DType.i8 or found.zero.any() or found.axis != 0 or shape is None:
+        raise Miss("its weights are integers, but not s8 by rows without a zero point")
+    rows = shape[0] * shape[1]
+    integers = Computed(DType.i8, shape, lambda: data.numpy().reshape(shape))
+    scale = np.broadcast_to(found.scale.reshape(-1), (rows,))
+    return Weights(integers, scale.reshape(shape[:2]))
+
+
+@dataclass(frozen=True)
 class Layer:
     """The operands of a layer: x [T, B, I]; w [D, GH, I], r [D, GH, H], b [D, 2GH] constant."""
 
@@ -81,6 +114,10 @@ class Layer:
     def operand(self, index: int) -> Value | None:
         """An operand; None where it is absent."""
         return self.op.operands[index] if index < len(self.op.operands) else None
+
+    def weights(self, index: int) -> Weights:
+        """The constant w (1) or r (2)."""
+        return _weights(self.operand(index))
 
     def part(self, index: int, direction: int) -> Array:
         """A constant operand's numbers for one direction."""
@@ -102,8 +139,8 @@ def _check(op: Op, kind: Opaque) -> Layer:
         raise Miss("it clips, couples gates, or has the batch first")
     if any(i < len(op.operands) and op.operands[i] for i in (4, 7)):
         raise Miss("it has lengths of sequences or peepholes")
-    weights = constant(op.operands[1]), constant(op.operands[2])
-    return Layer(op, kind, GATES[kind.op_type], weights[1].shape[2])
+    weights = _weights(op.operands[1]), _weights(op.operands[2])
+    return Layer(op, kind, GATES[kind.op_type], weights[1].data.shape[2])
 
 
 def _product(rw: Rewriter, layer: Layer, directions: int) -> Value:
@@ -115,8 +152,10 @@ def _product(rw: Rewriter, layer: Layer, directions: int) -> Value:
     def columns(parts: Sequence[Array]) -> Array:
         return np.ascontiguousarray(np.concatenate([parts[0][d] for d in every]).T)
 
-    given = constant(layer.operand(1))
-    weights = rw.const(moved([given], (given.shape[2], width), columns))
+    given = layer.weights(1)
+    weights = rw.const(moved([given.data], (given.data.shape[2], width), columns))
+    if given.scale is not None:
+        weights = rw.make(Dequantize(1), weights, rw.const(given.scale.reshape(-1)))
     bias = np.concatenate([_biases(layer, d)[0] for d in every])
     product = rw.make(Add(), rw.make(MatMul(), x, weights), rw.const(bias))
     return rw.make(Reshape((*(x.tensor.static or ())[:2], directions, g, h)), product)
@@ -125,13 +164,17 @@ def _product(rw: Rewriter, layer: Layer, directions: int) -> Value:
 def _direction(rw: Rewriter, layer: Layer, xw: Value, d: int, reverse: bool) -> Op:
     """The scan of one direction."""
     g, h = layer.gates, layer.hidden
-    given = constant(layer.operand(2))
-    hidden = rw.const(moved([given], (g, h, h), lambda parts: parts[0][d].reshape(g, h, h)))
+    given, scale = layer.weights(2), None
+    of = lambda parts: parts[0][d].reshape(g, h, h)  # noqa: E731
+    hidden = rw.const(moved([given.wide], (g, h, h), of))
+    if given.scale is not None:
+        scale = rw.const(np.ascontiguousarray(given.scale[d].reshape(g, h)))
     start = [_state(rw, layer.operand(i), d) for i in (5, 6)]
     if layer.kind.op_type == "LSTM":
-        return rw.op(LSTMScan(reverse, d), xw, hidden, *start)
+        return rw.op(LSTMScan(reverse, d), xw, hidden, *start, *([scale] if scale else []))
     inside = rw.const(_biases(layer, d)[1]) if layer.before and layer.operand(3) else None
-    return rw.op(GRUScan(reverse, d, layer.before), xw, hidden, inside, start[0])
+    last = [scale] if scale else []
+    return rw.op(GRUScan(reverse, d, layer.before), xw, hidden, inside, start[0], *last)
 
 
 def _biases(layer: Layer, d: int) -> tuple[Array, Array]:

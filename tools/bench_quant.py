@@ -1,7 +1,7 @@
 """What int8 costs in accuracy: graphopt's calibrations against ONNX Runtime's and NNCF's.
 
     python tools/bench_quant.py --zoo DIR --data DIR [--only NAME] [--methods TEXT,...]
-                                [--peer-python VENV/bin/python] [--json FILE] [--markdown FILE]
+                                [--peer-python VENV/bin/python] [--fresh] [--json FILE] [--markdown FILE]
 
 Every method gets the same float32 model and the same calibration samples (`--samples`, of training
 data), in a process of its own under a limit of memory, and writes standard ONNX with
@@ -141,6 +141,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--methods", default="*", metavar="TEXT,...", help=told)
     parser.add_argument("--samples", type=int, default=300, help="to calibrate on")
     parser.add_argument("--evaluate", type=int, help="at most so many samples (default: all)")
+    parser.add_argument("--fresh", action="store_true", help="CIFAR-10 and Fashion-MNIST: evaluate on "
+                        "training samples that nobody calibrates on")  # fmt: skip
     parser.add_argument("--memory", type=float, default=8.0, help="limit of a method's data in GB")
     parser.add_argument("--threads", type=int, default=2, help="of the evaluator")
     parser.add_argument("--peer-python", default=sys.executable)
@@ -154,7 +156,7 @@ def options() -> argparse.Namespace:
 def main() -> int:
     """Measure every task that has its files."""
     o = options()
-    places = Places(tuple(o.zoo), tuple(o.data), o.samples, o.evaluate)
+    places = Places(tuple(o.zoo), tuple(o.data), o.samples, o.evaluate, o.fresh)
     known, rows = earlier(o.reuse), list[Row]()
 
     def take(row: Row) -> list[Row]:

@@ -25,8 +25,8 @@ class Scan(OpKind):
 
     xw: [T, B, D, G, H], the input's products and all biases that don't depend on the state, by
     direction (this one is `part`) and gate; r: [G, H, H], hidden weights by gate, output unit,
-    input unit; h0 (and c0): [B, H], absent for zeros. Results: y [T, B, H] and the last state(s)
-    [B, H].
+    input unit; h0 (and c0): [B, H], absent for zeros; scale: [G, H], by which sums over r are
+    multiplied, absent for 1. Results: y [T, B, H] and the last state(s) [B, H].
     """
 
     reverse: bool
@@ -59,6 +59,11 @@ class Scan(OpKind):
         return iter(range(steps - 1, -1, -1) if self.reverse else range(steps))
 
 
+def _scaled(r: Array, scale: Array | None) -> Array:
+    """The hidden weights that r and its scale stand for."""
+    return r if scale is None else r * scale[:, :, None]
+
+
 def _state(given: Array | None, xw: Array) -> Array:
     return np.zeros((xw.shape[1], xw.shape[3]), xw.dtype) if given is None else given
 
@@ -73,14 +78,19 @@ class LSTMScan(Scan, name="lstm_scan"):
 
     reverse: bool = False
     part: int = 0
-    operands = ("xw", "r", "h0?", "c0?")
+    operands = ("xw", "r", "h0?", "c0?", "scale?")
     gates = 4
     states = 2
 
+    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+        """See the class; the scale isn't a state."""
+        return super().infer(*types[:4])
+
     def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
         """Step by step."""
-        xw, r, h0, c0 = (*arrays, None, None)[:4]
+        xw, r, h0, c0, scale = (*arrays, None, None, None)[:5]
         assert xw is not None and r is not None
+        r = _scaled(r, scale)
         xw = xw[:, :, self.part]
         h, c = _state(h0, xw), _state(c0, xw)
         y = np.zeros((*xw.shape[:2], xw.shape[3]), xw.dtype)
@@ -104,18 +114,19 @@ class GRUScan(Scan, name="gru_scan"):
     reverse: bool = False
     part: int = 0
     linear_before_reset: bool = True
-    operands = ("xw", "r", "b?", "h0?")
+    operands = ("xw", "r", "b?", "h0?", "scale?")
     gates = 3
     states = 1
 
     def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
-        """See the class; b isn't a state."""
-        return super().infer(*types[:2], *types[3:])
+        """See the class; neither b nor the scale is a state."""
+        return super().infer(*types[:2], *types[3:4])
 
     def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
         """Step by step."""
-        xw, r, b, h0 = (*arrays, None, None)[:4]
+        xw, r, b, h0, scale = (*arrays, None, None, None)[:5]
         assert xw is not None and r is not None
+        r = _scaled(r, scale)
         xw = xw[:, :, self.part]
         h = _state(h0, xw)
         y = np.zeros((*xw.shape[:2], xw.shape[3]), xw.dtype)

@@ -5,6 +5,7 @@ New weights are computed in float64 and rounded once, when they are first wanted
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,12 +71,19 @@ class Linear:
                 return w * by[:, None]
 
     def response(self, w: Array, to: Array) -> Array:
-        """What output channels add when every input channel i holds to[i] everywhere."""
+        """What output channels add when every input channel i holds to[i] everywhere.
+
+        The mean over pixels, of a transposed convolution: each gets prod(strides) of its taps.
+        """
         match self.op.kind:
             case Conv(group=g):
                 taps = w.sum(axis=tuple(range(2, w.ndim)))  # [M, C/g]
                 inputs = np.repeat(to.reshape(g, -1), w.shape[0] // g, axis=0)
                 return (taps * inputs).sum(axis=1)
+            case ConvTranspose(group=g, strides=strides):
+                taps = w.sum(axis=tuple(range(2, w.ndim))) / math.prod(strides)  # [C, M/g]
+                return np.einsum("gcm,gc->gm", taps.reshape(g, -1, w.shape[1]),
+                                 to.reshape(g, -1)).reshape(-1)  # fmt: skip
             case Gemm(trans_b=True, alpha=alpha):
                 return alpha * (w @ to)
             case Gemm(alpha=alpha):

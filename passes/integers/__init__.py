@@ -21,12 +21,13 @@ from graphopt.passes.cse import Cse
 from graphopt.passes.integers.moves import MOVES, signed, unsigned
 from graphopt.passes.integers.sums import SUMS
 from graphopt.passes.integers.tables import TABLES
+from graphopt.passes.integers.transposed import TRANSPOSED
 from graphopt.passes.integers.values import BYTES, REST, VALUES
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect, PassResult
 from graphopt.rewrite import Rule, rewrite
 
-RULES = (*MOVES, *VALUES, *SUMS, *TABLES)
+RULES = (*MOVES, *VALUES, *SUMS, *TRANSPOSED, *TABLES)
 
 
 @dataclass(frozen=True)

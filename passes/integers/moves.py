@@ -10,6 +10,7 @@ import numpy as np
 from graphopt.ir.core import Op, OpKind, Value
 from graphopt.ir.types import DType
 from graphopt.ops import movement as mv
+from graphopt.ops.elementwise import Clip, Relu
 from graphopt.ops.nn import MaxPool
 from graphopt.ops.quant import Dequantize, Quantize
 from graphopt.ops.resize import Resize
@@ -35,19 +36,45 @@ def same_parameters(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
 
 @rule(Quantize)
 def quantize_below_move(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
-    """quantize(move(dequantize(q)...)) -> move(quantize(dequantize(q))...)."""
+    """quantize(move(x...)) -> move(quantize(x)...), where moves made x of dequantized values."""
     move = op.operand(0).op
-    if move is None or not chooses(move.kind) or len(move.results) != 1:
-        return None
-    if move.result.use_count != 1:
-        return None
-    values = [v for v in move.operands if v]
-    if not values or not all(made_by(v, Dequantize) for v in values):
+    if move is None or not _moves_dequantized(op.operand(0)):
         return None
     like(op, kind)
     rw.absorb(move)
-    inner = [rw.make(kind, v, *op.operands[1:]) for v in values]
+    inner = [rw.make(kind, v, *op.operands[1:]) for v in move.operands if v]
     return rw.make(move.kind, *inner)
+
+
+@rule(Quantize)
+def bounds_below_move(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
+    """quantize(clip(move(x...))) -> quantize(move(clip(x)...)), x as in `quantize_below_move`."""
+    bound = op.operand(0).op
+    if bound is None or not isinstance(bound.kind, Relu | Clip) or bound.result.use_count != 1:
+        return None
+    move = bound.operand(0).op
+    if move is None or not _moves_dequantized(bound.operand(0)):
+        return None
+    rw.absorb(move)
+    rw.absorb(bound)
+    inner = [rw.make(bound.kind, v) for v in move.operands if v]
+    return rw.make(kind, rw.make(move.kind, *inner), *op.operands[1:])
+
+
+def _moves_dequantized(value: Value) -> bool:
+    """Whether a value that nothing else reads is moved from such integers, bounds besides."""
+    move = value.op
+    if move is None or not chooses(move.kind) or len(move.results) != 1 or value.use_count != 1:
+        return False
+    values = [v for v in move.operands if v]
+    return bool(values) and all(_dequantized(v) for v in values)
+
+
+def _dequantized(value: Value) -> bool:
+    """Whether a value is `dequantize` of integers, or comes from such by moves and bounds alone."""
+    while value.op and isinstance(value.op.kind, Relu | Clip) and value.use_count == 1:
+        value = value.op.operand(0)
+    return made_by(value, Dequantize) is not None or _moves_dequantized(value)
 
 
 def chooses(kind: OpKind) -> bool:
@@ -103,4 +130,6 @@ def _shifted(
     return rw.make(kind, made, op.operand(1), point)
 
 
-MOVES: tuple[Rule[Any], ...] = (same_parameters, quantize_below_move, quantize_below_pad)
+MOVES: tuple[Rule[Any], ...] = (
+    same_parameters, quantize_below_move, bounds_below_move, quantize_below_pad,
+)  # fmt: skip

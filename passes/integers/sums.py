@@ -65,11 +65,16 @@ def _by_difference(data: Data, point: Array, scale: Array, axis: int) -> Weights
 
 @dataclass(frozen=True)
 class Sum:
-    """What makes an integer sum: x, the weights, and the axes of these that are summed over."""
+    """What makes an integer sum: x, the weights, and the axes of these that are summed over.
+
+    `spread`: from a number for each output channel to one for each channel of the sums, where an
+    output channel is made by several of these.
+    """
 
     x: Quantized
     w: Weights
     summed: tuple[int, ...]
+    spread: Callable[[Array], Array] = np.asarray
 
     @property
     def scale(self) -> Array:
@@ -83,7 +88,7 @@ class Sum:
 
     def bias(self, given: Value | None, channels: int) -> Callable[[], Array]:
         """The int32 constant by channel: the bias, and what x's zero point contributes."""
-        real = self._given(given, channels)
+        real = self.spread(self._given(given, channels))
         point, integers = self.x.point, self.w.integers
 
         def compute() -> Array:
@@ -118,14 +123,14 @@ def _close(a: Array, b: Array) -> bool:
     return bool(np.allclose(a.reshape(-1), b.reshape(-1), rtol=1e-6, atol=0))
 
 
-def _finish(rw: Rewriter, total: Value, s: Sum, bias: Callable[[], Array], axis: int) -> Value:
+def finish(rw: Rewriter, total: Value, s: Sum, bias: Callable[[], Array], axis: int) -> Value:
     """dequantize(total + bias) with the sums' scale."""
     channels, rank = s.w.data.shape[0], total.tensor.rank or 1
     channels = total.tensor.shape[axis] if total.tensor.shape else channels
     assert isinstance(channels, int)
     shape = (channels, *(1,) * (rank - 1 - axis % rank))
     constant = rw.computed(np.zeros(0, np.int32), shape, lambda: bias().reshape(shape))
-    scale = s.scale if s.scale.size > 1 else s.scale.reshape(())
+    scale = s.spread(s.scale) if s.scale.size > 1 else s.scale.reshape(())
     return rw.make(Dequantize(axis), rw.make(Add(), total, constant), rw.const(scale))
 
 
@@ -141,7 +146,7 @@ def conv_of_integers(rw: Rewriter, op: Op, kind: Conv) -> Value | None:
     integer = ConvInteger(kind.strides, kind.pads, kind.dilations, kind.group, x.point)
     packed = rw.computed(np.zeros(0, np.int8), w.data.shape, w.integers)
     total = rw.make(integer, x.integers, packed)
-    return _finish(rw, total, s, bias, 1)
+    return finish(rw, total, s, bias, 1)
 
 
 def _product(rw: Rewriter, op: Op, bias: Value | None, transposed: bool) -> Value | None:
@@ -156,7 +161,7 @@ def _product(rw: Rewriter, op: Op, bias: Value | None, transposed: bool) -> Valu
     s.check()
     made = s.bias(bias, shape[1])
     packed = rw.computed(np.zeros(0, np.int8), shape, integers)
-    return _finish(rw, rw.make(MatMulInteger(), a.integers, packed), s, made, -1)
+    return finish(rw, rw.make(MatMulInteger(), a.integers, packed), s, made, -1)
 
 
 @rule(MatMul)

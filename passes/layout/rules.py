@@ -148,6 +148,17 @@ def reduction(op: Op, block: int) -> Offer:
     return Offer((Choice(), written), (0,), (1,))
 
 
+def phases(op: Op, block: int) -> Offer:
+    """depth_to_space of channels that lie together: by words of 32 bits, in blocks alike."""
+    kind: Any = op.kind
+    if kind.mode != "DCR" or not may_follow(op) or not tags.may_be_blocked(op.operand(0)):
+        return movement(op, block)
+    word = 32 // op.result.tensor.dtype.bits
+    if not word or tags.dims(op.result)[1] % word:
+        return movement(op, block)
+    return together(op, Choice(repacked(op.result, block), padded(op.result, block)))
+
+
 def _port(value: Value | None, block: int = 0) -> Choice:
     """Either layout, dense if nothing speaks for blocks."""
     if not tags.may_be_blocked(value):
@@ -226,6 +237,7 @@ RULES: dict[str, Rule] = {
     "reduce_max": reduction, "reduce_min": reduction,
     "concat": concatenation,
     "transpose": movement, "split": movement, "slice": movement, "pad": movement,
+    "depth_to_space": phases,
     "matmul": product, "matmul_integer": product, "gemm": product,
     "lstm_scan": scan, "gru_scan": scan,
 }  # fmt: skip

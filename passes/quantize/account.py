@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.ir.core import Module, Value
+from graphopt.ir.builtin import Opaque
+from graphopt.ir.core import Module, OpKind, Value
 from graphopt.ir.types import Array
-from graphopt.passes.quantize.beside import layers, noise_ratios
+from graphopt.passes.quantize.beside import Layer, layers, noise_ratios, scans
 from graphopt.pipeline import Activations
 
 
@@ -40,18 +41,27 @@ def layer_errors(
         samples: what both run on.
         runs: of them, at most.
     """
-    found = layers(quantized)
+    found = [*layers(quantized), *scans(quantized)]
     ratios = noise_ratios(before, found, samples, runs)
     made = {r.hint: r for op in before.main for r in op.results if r.hint}
-    pairs = [(layer.op.result, made[layer.name]) for layer in found if layer.name in made]
+    pairs = [(_named(layer), made[layer.name]) for layer in found if layer.name in made]
     totals = dict(zip((v for v, _ in pairs), _totals(quantized, before, pairs, samples, runs),
                       strict=True))  # fmt: skip
     rows = [
-        LayerError(layer.op.loc.nodes, layer.op.kind.name, decibels(ratio),
-                   *totals.get(layer.op.result, (math.nan, math.nan)))
+        LayerError(layer.op.loc.nodes, _kind(layer.op.kind), decibels(ratio),
+                   *totals.get(_named(layer), (math.nan, math.nan)))
         for layer, ratio in zip(found, ratios, strict=True)
     ]  # fmt: skip
     return sorted(rows, key=lambda r: (math.isnan(r.own_db), r.own_db))
+
+
+def _named(layer: Layer) -> Value:
+    """The result that a layer goes by."""
+    return next(r for r in layer.op.results if r.hint == layer.name)
+
+
+def _kind(kind: OpKind) -> str:
+    return kind.op_type.lower() if isinstance(kind, Opaque) else kind.name
 
 
 def decibels(ratio: float) -> float:

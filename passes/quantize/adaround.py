@@ -5,7 +5,8 @@
 The objective is AdaRound's layer by layer (Nagel et al. 2020, arXiv 2004.10568, equation 13), over
 the two integers around each weight, by coordinate descent from the nearest instead of a relaxation
 by gradients. Inputs count by their covariance: the mean of a result is the bias's to keep, which
-takes up what the new integers would change of it.
+takes up what the new integers would change of it. Those of transposed convolutions, of which a
+pixel gets some of the taps, count by their second moments, and the bias stays.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from graphopt.errors import InputError
 from graphopt.ir.core import Module
 from graphopt.ir.types import Array
+from graphopt.ops.nn import ConvTranspose
 from graphopt.passes.layers.gram import AT_ONCE, Gram, gram_bytes
 from graphopt.passes.layers.unfold import rows, unrows
 from graphopt.passes.quantize.bias import shift
@@ -97,7 +99,8 @@ class AdaRound(Pass, name="adaround"):
         wanted = rows(pair.op, pair.weight).astype(np.float64) / scale
         new, before, after = old.copy(), 0.0, 0.0
         most = max(int(np.abs(old).max(initial=0)), 1)
-        for g, plain in enumerate(inputs.covariances()):
+        apart = isinstance(pair.op.kind, ConvTranspose)  # taps: a bias can't take up each one's
+        for g, plain in enumerate(inputs.moments() if apart else inputs.covariances()):
             h = damped(plain, inputs.count)
             new[g] = descend(wanted[g], old[g], h, most, self.iterations)
             weigh = scale[g, :, 0] ** 2
@@ -106,7 +109,7 @@ class AdaRound(Pass, name="adaround"):
         if not after < before:
             return Remark("adaround", pair.op.loc, False, "the integers are as good as they get")
         kept = np.einsum("gmk,gk->gm", (old - new) * scale, inputs.mean())
-        if not shift(pair.op, kept.reshape(-1)):
+        if not apart and not shift(pair.op, kept.reshape(-1)):
             return Remark("adaround", pair.op.loc, False, "the bias can't take up the difference")
         pair.replace(unrows(pair.op, new.astype(np.int8), pair.weight.shape))
         told = f"{10 * math.log10(before / max(after, 1e-30)):.1f} dB less noise of its own"
@@ -120,5 +123,7 @@ def _length(pair: Pair) -> int:
 
 def _scales(pair: Pair, grouped: Array) -> Array:
     """The weight's scales, [groups, M / groups, 1] in float64."""
-    scale = np.broadcast_to(pair.scale.astype(np.float64), (grouped.shape[0] * grouped.shape[1],))
-    return scale.reshape(*grouped.shape[:2], 1)
+    scale, count = pair.scale.astype(np.float64), grouped.shape[0] * grouped.shape[1]
+    if isinstance(pair.op.kind, ConvTranspose) and scale.size > 1:  # a row for each channel and tap
+        scale = np.tile(np.repeat(scale, grouped.shape[1] // scale.size), grouped.shape[0])
+    return np.broadcast_to(scale, (count,)).reshape(*grouped.shape[:2], 1)

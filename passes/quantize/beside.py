@@ -15,18 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.analysis.padding import padded
-from graphopt.ir.builtin import Const, Return
+from graphopt.ir.builtin import Const, Opaque, Return
 from graphopt.ir.clone import clone_op
 from graphopt.ir.core import Graph, Module, Op, OpKind, Value
 from graphopt.ir.data import Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.elementwise import Cast, Mul, Sub
 from graphopt.ops.movement import Reshape
-from graphopt.ops.quant import Dequantize, Quantize
+from graphopt.ops.quant import Calibrated, Dequantize, Quantize
 from graphopt.ops.reduce import ReduceSum
 from graphopt.passes.quantize.points import source
+from graphopt.passes.quantize.recurrent import KINDS, made
 from graphopt.pipeline import Activations
+from graphopt.rewrite import const
 
+LAYERS = frozenset({"conv", "conv_transpose", "matmul", "gemm"})
 Reduce = Callable[["Beside", Value, Value], Sequence[Value]]
 """Makes the values to watch of a float layer's result and of the quantized one's."""
 
@@ -44,8 +47,19 @@ def layers(module: Module) -> list[Layer]:
     found: list[Layer] = []
     for op in module.main:
         reads = [_dequantized(v) for v in op.operands[:2]]
-        if len(reads) == 2 and all(reads) and op.kind.name in ("conv", "matmul", "gemm"):
+        if len(reads) == 2 and all(reads) and op.kind.name in LAYERS:
             found.append(Layer(op, op.result.hint))
+    return found
+
+
+def scans(module: Module) -> list[Layer]:
+    """The LSTM and GRU layers of a quantized module whose weights are integers."""
+    found: list[Layer] = []
+    for op in module.main:
+        if isinstance(op.kind, Opaque) and op.kind.op_type in KINDS and len(op.operands) > 2:
+            w = op.operand(1).op
+            if w and isinstance(w.kind, Reshape) and _dequantized(w.operand(0)):
+                found.append(Layer(op, made(op).hint))
     return found
 
 
@@ -67,7 +81,8 @@ class Beside:
                            [a.hint for a in before.main.args])  # fmt: skip
         self.before = before
         self.mapped = dict(zip(before.main.args, self.graph.args, strict=True))
-        self.made = {r.hint: op for op in before.main for r in op.results if r.hint}
+        ops = (op for op in before.main if not isinstance(op.kind, Calibrated))  # of same names
+        self.made = {r.hint: op for op in ops for r in op.results if r.hint}
         for op in before.main:
             if not isinstance(op.kind, Return):
                 self.graph.insert(clone_op(op, self.mapped))
@@ -97,12 +112,17 @@ class Beside:
     def layer(self, layer: Layer) -> tuple[Value, Value] | None:
         """The float layer's result and the quantized one's; None where the names don't meet."""
         twin = self.made.get(layer.name)
-        if twin is None or twin.kind != layer.op.kind or len(twin.results) != 1:
+        if twin is None or twin.kind != layer.op.kind:
             return None
-        x = self.mapped[source(twin.operand(0))]
-        operands = [self._rounded(layer.op.operand(0), x)]
-        operands += [self._copied(v) for v in layer.op.operands[1:] if v]
-        return self.mapped[twin.result], self.add(layer.op.kind, *operands)
+        operands: list[Value | None] = []
+        for v, w in zip(layer.op.operands, twin.operands, strict=False):
+            x = self.mapped.get(source(w)) if w else None
+            varies = x is not None and w is not None and const(w) is None
+            operands.append(self._rounded(v, x) if v and x and varies else v and self._copied(v))
+        operands += [v and self._copied(v) for v in layer.op.operands[len(twin.operands) :]]
+        made = self.graph.insert(Op(layer.op.kind, operands, [r.type for r in twin.results]))
+        at = next(i for i, r in enumerate(twin.results) if r.hint == layer.name)
+        return self.mapped[twin.results[at]], made.results[at]
 
     def _rounded(self, value: Value, x: Value) -> Value:
         """A float value as a layer reads it: in integers, in bfloat16, or as it is."""

@@ -14,7 +14,9 @@ from graphopt.ir.builtin import Const
 from graphopt.ir.core import Op, Value
 from graphopt.ir.types import DType
 from graphopt.ops.elementwise import Cast
+from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.passes.half import store
+from graphopt.passes.operands import FEWEST
 from graphopt.passes.quantize.swap import swap
 
 WEIGHTS = "with bfloat16 weights"
@@ -56,10 +58,22 @@ def offer(op: Op, costs: Costs) -> tuple[str, float]:
     """The form of a layer that is fastest on a target, and the seconds that it saves."""
     plain = costs.price(graph_of([op])).seconds
     weights = _seconds(op, costs, products=False)
-    both = weights if op.kind.name == "conv" else _seconds(op, costs, products=True)
+    both = _seconds(op, costs, products=True) if _multiplied(op) else weights
     if both < MORE * weights:
         return PRODUCTS, plain - both
     return WEIGHTS, plain - weights
+
+
+def _multiplied(op: Op) -> bool:
+    """Whether kernels may multiply bfloat16 for an op, as the pass `half` takes it."""
+    match op.kind:
+        case Conv(group=g):
+            w = op.operand(1).tensor.static
+            return g == 1 or (w is not None and w[1] >= FEWEST)
+        case ConvTranspose():
+            return False
+        case _:
+            return True
 
 
 def _seconds(op: Op, costs: Costs, products: bool) -> float:

@@ -25,7 +25,7 @@ from graphopt.errors import InputError
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.types import Array
 from graphopt.ops.elementwise import Div, Mul, Sub
-from graphopt.ops.nn import Conv
+from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.quantize.beside import Beside, Layer, layers, watch
 from graphopt.passes.quantize.bias import SHIFTED, shift, shifted
@@ -169,7 +169,7 @@ def _name(op: Op) -> str:
 
 def _others(op: Op, rank: int) -> tuple[int, ...]:
     """The axes of a layer's result that aren't its output channels."""
-    channel = 1 if isinstance(op.kind, Conv) else rank - 1
+    channel = 1 if isinstance(op.kind, Conv | ConvTranspose) else rank - 1
     return tuple(a for a in range(rank) if a != channel)
 
 

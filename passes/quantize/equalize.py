@@ -19,7 +19,7 @@ from graphopt.errors import InputError
 from graphopt.ir.core import Module, Op
 from graphopt.ir.types import Array
 from graphopt.ops.linalg import Gemm
-from graphopt.ops.nn import Conv
+from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.passes.fuse.weights import Linear
 from graphopt.passes.quantize.chains import Chain, chains, scale, spread_over
 from graphopt.pipeline import Context, Effect, Pass, PassResult
@@ -116,9 +116,14 @@ class Ranges:
         """Those of the weights as they are."""
         w = np.abs(at.w.numpy()).astype(np.float64)
         kind = at.op.kind
-        self.groups = kind.group if isinstance(kind, Conv) else 1
+        self.groups = kind.group if isinstance(kind, Conv | ConvTranspose) else 1
+        if isinstance(kind, Conv | ConvTranspose):
+            w = w.max(axis=tuple(range(2, w.ndim)), initial=0)
         if isinstance(kind, Conv):
-            self.most = w.max(axis=tuple(range(2, w.ndim)), initial=0)
+            self.most = w
+        elif isinstance(kind, ConvTranspose):  # [C, M/group]
+            grouped = w.reshape(self.groups, -1, w.shape[1]).transpose(0, 2, 1)
+            self.most = grouped.reshape(-1, grouped.shape[-1])
         else:
             self.most = w if isinstance(kind, Gemm) and kind.trans_b else w.T
 

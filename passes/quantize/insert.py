@@ -20,7 +20,7 @@ from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.data import Computed, Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.quant import Calibrated, Dequantize, Quantize, limits
-from graphopt.passes.quantize import bfloat, tables
+from graphopt.passes.quantize import bfloat, recurrent, tables
 from graphopt.passes.quantize.calibrate import erase_notes, notes
 from graphopt.passes.quantize.lint import note
 from graphopt.passes.quantize.points import Points, candidates, points, reads_integers, source
@@ -40,7 +40,9 @@ class QuantizePass(Pass, name="quantize"):
     `weights`: a scale for each output channel, or one. `activations`: u8, s8, or f32 (weights
     only, no samples needed). `scheme`: asymmetric (a zero point) or symmetric activations. `bits`
     of weights: 8; 7 can't saturate on CPUs without VNNI. Large tables that are gathered from become
-    bytes, too, with a scale for each row. `skip`: parts of the names of ONNX nodes
+    bytes, too, with a scale for each row. `recurrent`: what becomes of LSTM and GRU layers: their
+    weights are bytes, or the input's product is summed in integers besides, where that is faster
+    (product); auto: f32, but weights with activations=f32. `skip`: parts of the names of ONNX nodes
     to leave in floats. `fallback`: what else is proposed for a layer where the target gains by it.
     `residual`: how many operands of a residual addition are integers: one, the other being the sum
     that it is fused to; or both (ask `calibrate` for them, too), which ONNX Runtime wants.
@@ -54,6 +56,7 @@ class QuantizePass(Pass, name="quantize"):
     skip: tuple[str, ...] = ()
     fallback: Literal["bf16", "f32"] = "bf16"
     residual: Literal["one", "both"] = "one"
+    recurrent: Literal["auto", "f32", "weights", "product"] = "auto"
 
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Rewrite the main graph.
@@ -65,36 +68,46 @@ class QuantizePass(Pass, name="quantize"):
             raise InputError(f"bits={self.bits} isn't between 2 and 8")
         if self.activations != "f32" and points(module.main).groups and not notes(module.main):
             raise InputError("nothing is calibrated; put `calibrate` before `quantize`")
-        choices = proposals(module, ctx, self.insert, self.skip, self.activations != "f32",
-                            self.fallback == "bf16")  # fmt: skip
+        activations, scans = self.activations != "f32", self.scans()
+        if scans == "product" and not activations:
+            raise InputError("recurrent=product needs activations=u8 or s8")
+        left = recurrent.left(module.main) if scans == "f32" else ()
+        choices = proposals(module, ctx, self.insert, self.skip, activations,
+                            self.fallback == "bf16", scans)  # fmt: skip
         if not choices:
-            return PassResult(False)
+            return PassResult(False, notes=left)
         settled = settle(module, choices, self.insert, ctx)
         warnings = note(module) if self.bits > 7 and self.activations == "u8" else ()
         return PassResult(bool(settled.kept), settled.remarks(), settled,
-                          (*settled.notes(), *warnings))  # fmt: skip
+                          (*settled.notes(), *left, *warnings))  # fmt: skip
+
+    def scans(self) -> Literal["f32", "weights", "product"]:
+        """What becomes of LSTM and GRU layers."""
+        if self.recurrent != "auto":
+            return self.recurrent
+        return "weights" if self.activations == "f32" else "f32"
 
     def insert(self, module: Module, choices: Sequence[Choice]) -> None:
-        """Make choices, each of a layer named by its place among the candidates."""
+        """Make choices, each named by its place among the layers, tables and recurrent layers."""
         graph, ops = module.main, candidates(module.main)
-        rows = tables.tables(graph)
-        tables.lower(
-            graph, [rows[int(c.layer) - len(ops)] for c in choices if c.rewrite == tables.WHAT]
-        )
-        choices = [c for c in choices if c.rewrite != tables.WHAT]
-        chosen = {ops[int(c.layer)] for c in choices if c.rewrite == INT8}
-        halves = {ops[int(c.layer)]: None for c in choices if c.rewrite != INT8}
-        products = [ops[int(c.layer)] for c in choices if c.rewrite == bfloat.PRODUCTS]
+        rows, scans = tables.tables(graph), recurrent.recurrents(graph)
+        every = [*ops, *rows, *scans]
+        made = {every[int(c.layer)]: c.rewrite for c in choices}
+        tables.lower(graph, [op for op in rows if op in made])
+        layers = {op: made[op] for op in ops if op in made}
+        chosen = {op for op, rewrite in layers.items() if rewrite == INT8}
         if self.activations == "f32":
             erase_notes(graph)
-            for op in graph:
-                if op in chosen:
-                    _quantize_weight(self, graph, op)
-            return
-        floats = [op for op in ops if op not in chosen]
-        found = points(graph, floats, self.residual == "both")
-        Inserter(self, graph, found).run()
-        bfloat.lower(halves, products)
+            for op in (op for op in graph if op in chosen):
+                _quantize_weight(self, graph, op)
+        else:
+            floats = [op for op in ops if op not in chosen]
+            floats += [op for op in scans if made.get(op) != recurrent.PRODUCT]
+            Inserter(self, graph, points(graph, floats, self.residual == "both")).run()
+            halves = {op: None for op in layers if op not in chosen}
+            bfloat.lower(halves, [op for op in halves if layers[op] == bfloat.PRODUCTS])
+        for op in (op for op in scans if op in made):
+            recurrent.lower(op, self.bits, self.weights == "per_channel")
 
     def parameters(self, low: float, high: float) -> tuple[Array, Array]:
         """The scale and the zero point for a range that includes 0."""

@@ -1,6 +1,7 @@
 """Which values of a float model become integers, and which of them must share a scale.
 
-Convolutions, matrix products by constants and means read integers (`sums` of the pass `integers`).
+Convolutions, matrix products by constants and means read integers (`sums` of the pass `integers`),
+and so does what LSTM and GRU layers make of their input.
 Ops that only choose or move elements work on integers where what they give is wanted as integers,
 so all that they connect has one scale. Of the two operands of a residual addition, one is the sum
 that the addition is fused to and stays float; the other goes through memory, and becomes integers.
@@ -16,10 +17,12 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops import movement as mv
 from graphopt.ops.elementwise import Add, Elementwise
 from graphopt.ops.linalg import Gemm, MatMul
-from graphopt.ops.nn import AvgPool, Conv, MaxPool
+from graphopt.ops.nn import AvgPool, Conv, ConvTranspose, MaxPool
 from graphopt.ops.quant import Calibrated, Dequantize
 from graphopt.ops.reduce import ReduceMean
 from graphopt.passes.integers.moves import chooses
+from graphopt.passes.integers.transposed import possible
+from graphopt.passes.quantize.recurrent import made, recurrent, recurrents
 from graphopt.rewrite import const
 
 CHAIN = 16  # element-wise ops after a sum that its kernel still takes in
@@ -56,14 +59,14 @@ class Points:
 
     def sums(self, op: Op) -> bool:
         """Whether an op is to sum integers."""
-        return summed(op) and op not in self.floats
+        return (summed(op) or recurrent(op)) and op not in self.floats
 
 
 def points(graph: Graph, floats: Iterable[Op] = (), both: bool = False) -> Points:
     """Choose the values of a graph that are quantized; `floats` stay as they are."""
     found = Points(frozenset(floats), both)
     for op in filter(found.sums, graph):
-        if weighted(op) or made_by_sum(op.operand(0), found):
+        if weighted(op) or recurrent(op) or made_by_sum(op.operand(0), found):
             _want(found, op.operand(0))
     for value in list(found.groups):
         for operand in _residuals(found, value):
@@ -121,6 +124,8 @@ def summed(op: Op) -> bool:
     match op.kind:
         case Conv():
             return const(op.operand(1)) is not None
+        case ConvTranspose():
+            return possible(op)
         case MatMul():
             w = const(op.operand(1))
             return w is not None and len(w.shape) == 2 and (x.rank or 0) >= 2
@@ -142,7 +147,7 @@ def _whole(x: TensorType) -> bool:
 
 def weighted(op: Op) -> bool:
     """Whether an op that sums has weights (a mean has none)."""
-    return isinstance(op.kind, Conv | MatMul | Gemm)
+    return isinstance(op.kind, Conv | ConvTranspose | MatMul | Gemm)
 
 
 def candidates(graph: Graph) -> list[Op]:
@@ -153,11 +158,12 @@ def candidates(graph: Graph) -> list[Op]:
 def name_layers(graph: Graph) -> None:
     """Name the results of layers that have no name: it is by names that they are found again."""
     known = {r.hint for op in graph for r in op.results}
-    for i, op in enumerate(candidates(graph)):
-        if not op.result.hint:
+    for i, value in enumerate(made(op) for op in (*candidates(graph), *recurrents(graph))):
+        if not value.hint and value.op:
+            op = value.op
             name = f"{op.loc.nodes[-1] if op.loc.nodes else op.kind.name}_out"
-            op.result.hint = name if name not in known else f"{name}_{i}"
-            known.add(op.result.hint)
+            value.hint = name if name not in known else f"{name}_{i}"
+            known.add(value.hint)
 
 
 def made_by_sum(value: Value, points: Points) -> bool:
@@ -231,7 +237,7 @@ def reads_integers(found: Points, use: Use) -> bool:
     op = use.op
     if op.kind.name == "return":
         return False
-    if summed(op) and use.index == 0:
+    if use.index == 0 and (summed(op) or recurrent(op)):
         return found.sums(op)
     value = source(op.operand(use.index))
     if op.results and source(op.results[0]) in found.groups and value in moved(op.results[0]):

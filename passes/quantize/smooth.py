@@ -36,7 +36,8 @@ GRID = tuple(i / 10 for i in range(1, 11))  # of alpha
 CAPS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # of the largest channel
 COLUMNS = 1024  # of a layer's unfolded inputs, to try scales on
 BETTER = 0.95  # of the error as it is, above which a layer stays
-WORTH = 0.8  # the same where layers with weights make it, or a product is put into the model
+WORTH = 0.8  # the same where a product is put into the model
+MADE = 0.65  # and where layers with weights make it
 LEAST = 0.01  # relative change of a channel that is worth it
 FAR = 2.0**16  # the most that a channel is scaled by
 LEVELS, MOST = 255, 127  # steps of activations; the largest integer of weights
@@ -75,8 +76,7 @@ class Smooth(Pass, name="smooth"):
         chosen: list[tuple[Chain, Array]] = []
         remarks: list[Remark] = []
         for chain, reads in zip(found, taken, strict=True):
-            free = bool(chain.makers) and _of_norms(chain)
-            best = _best(chain, reads, alpha, BETTER if free else WORTH)
+            best = _best(chain, reads, alpha, _bar(chain))
             if best is None or (np.abs(np.log(best[0])) < LEAST).all():
                 continue
             if ctx.permit("smooth", chain.loc):
@@ -106,6 +106,13 @@ class Smooth(Pass, name="smooth"):
         for i, x in ctx.samples.watch(module, values, runs):
             flat[i].add(x)
         return taken
+
+
+def _bar(chain: Chain) -> float:
+    """The part of the error as it is that scales of a chain have to stay under."""
+    if not chain.makers:
+        return WORTH
+    return BETTER if _of_norms(chain) else MADE
 
 
 def _of_norms(chain: Chain) -> bool:

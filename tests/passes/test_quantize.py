@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import graphopt
+from graphopt.activations import SampleRuns
 from graphopt.analysis.histogram import (
     BINS,
     Histogram,
@@ -22,12 +25,16 @@ from graphopt.analysis.histogram import (
 from graphopt.analysis.interpret import interpret
 from graphopt.errors import InputError
 from graphopt.ir.builtin import Const
-from graphopt.ir.core import Module, Op
+from graphopt.ir.clone import clone_module
+from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.data import Inline
 from graphopt.ir.parser import parse
 from graphopt.loss import decibels, share
 from graphopt.ops.quant import Calibrated, Quantize
-from graphopt.pipeline import parse_pipeline
+from graphopt.passes.quantize.account import layer_errors
+from graphopt.passes.quantize.calibrate import Calibrate
+from graphopt.passes.quantize.insert import QuantizePass
+from graphopt.pipeline import Context, parse_pipeline
 from graphopt.targets.base import Build
 from graphopt.targets.x86 import X86
 
@@ -86,6 +93,56 @@ def test_a_histogram_takes_the_same_room_however_much_it_has_seen() -> None:
         h.add(rng.normal(size=64).astype(np.float32) * (1 + i % 7))
     assert h.counts.nbytes == BINS * 8
     assert int(h.counts.sum()) + h.zeros == h.seen == 640_000
+
+
+@dataclass
+class Streamed(SampleRuns):
+    """Arrays as a model's runs give them, made one after another; `seen` counts them."""
+
+    seen: int = 0
+
+    def watch(
+        self, module: Module, values: Sequence[Value], runs: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        rng = np.random.default_rng(0)
+        for _ in range(runs or self.runs):
+            self.seen += 1
+            for i, value in enumerate(values):
+                yield i, rng.normal(size=value.tensor.static or ()).astype(np.float32)
+
+
+def test_calibration_takes_the_same_memory_for_10000_samples_as_for_100() -> None:
+    """A histogram a value, and the values of one run: nothing grows with the samples."""
+    peaks: list[int] = []
+    for count in (100, 100, 10_000):  # what is imported or cached on the way isn't counted
+        module = parse(BRANCHES)
+        runs = Streamed(lambda: [], count, "given")
+        tracemalloc.start()
+        Calibrate(method="mse", samples=count).run(module, Context(samples=runs))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        noted = sum(isinstance(op.kind, Calibrated) for op in module.main)
+        assert runs.seen == count // 2 and noted == 6  # the other half tells the loss
+    # the values of 4,950 runs more would be 60 MB; searching fuller histograms takes 2 MB
+    assert peaks[2] < peaks[1] + 4_000_000
+
+
+def test_layers_without_a_name_are_named_by_calibrate() -> None:
+    """It is by the names of their results that layers are found again beside the float model."""
+    module = parse(BRANCHES)
+    layers = {op.loc.nodes[0]: op for op in module.main if op.kind.name == "conv"}
+    layers["second"].result.hint = layers["third"].result.hint = ""
+    layers["third"].loc = layers["second"].loc  # two nodes of one name
+    layers["first"].result.hint = ""
+    layers["first"].loc = Loc()
+    data = SampleRuns(lambda: samples(4), 4, "given")
+    Calibrate().run(module, Context(samples=data))
+    hints = [layers[n].result.hint for n in ("first", "second", "third", "last")]
+    assert hints == ["conv_out", "second_out", "second_out_2", "y"]
+    before = clone_module(module)
+    QuantizePass().run(module, Context(samples=data, before=before))
+    errors = layer_errors(module, before, data)
+    assert len(errors) == 4 and all(row.own_db > 20 for row in errors)
 
 
 def test_zeros_and_what_is_not_finite_leave_a_histogram_sane() -> None:

@@ -22,6 +22,7 @@ from graphopt.ir.parser import parse
 from graphopt.loss import Loss, Share
 from graphopt.onnx import to_proto
 from graphopt.ops.elementwise import Cast
+from graphopt.passes.quantize import bfloat
 from graphopt.pipeline import Context, Record, parse_pipeline, run_pipeline
 from graphopt.targets.base import Build
 from graphopt.targets.x86 import X86
@@ -185,3 +186,36 @@ def test_a_mixed_model_is_written_read_and_compiled(tmp_path: Path) -> None:
     result = graphopt.optimize(mixed, X86(), build=Build(cache=tmp_path / "cache"), threads=1)
     assert all(check.ok for check in result.report.checks)
     assert result.report.checks[-1].what.startswith("the compiled bundle")
+
+
+def test_a_layer_whose_result_is_noted_has_an_error_too() -> None:
+    """The note of calibration goes by the same name."""
+    module = parse(CONVS)
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.normal(size=(1, 16, 4, 4)).astype(np.float32)} for _ in range(4)]
+    ctx = Context(samples=SampleRuns(lambda: data, 4, "given"))
+    (_, record) = run_pipeline(parse_pipeline("calibrate,quantize"), module, ctx)
+    assert record.settled
+    assert len(record.settled.kept) == 3
+    assert all(1e-6 < choice.error < 1e-2 for choice in record.settled.kept)
+
+
+CONVS = """graph @main(%x: f32[1,16,4,4]) {
+  %w = const rand 1 : f32[16,16,3,3]
+  %a = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "dense"
+  %r = relu(%a) @ "relu"
+  %v = const rand 2 : f32[16,1,3,3]
+  %b = conv(%r, %v) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1],group=16} @ "each"
+  %u = const rand 3 : f32[16,8,2,2]
+  %y = conv_transpose(%b, %u) {strides=[2,2],pads=[0,0,0,0],dilations=[1,1],output_padding=[0,0]} @ "up"
+  return(%y) {names=[y]}
+}"""
+
+
+def test_dense_convolutions_may_multiply_bfloat16_where_that_is_faster() -> None:
+    """As in the pass `half`; depthwise and transposed ones have no such kernels."""
+    graph = parse(CONVS).main
+    by = {op.loc.nodes[0]: op for op in graph if op.loc.nodes}
+    for halves, dense in ((True, "in bfloat16"), (False, "with bfloat16 weights")):
+        offers = {n: bfloat.offer(by[n], Bytes(halves))[0] for n in ("dense", "each", "up")}
+        assert offers == {"dense": dense, **dict.fromkeys(("each", "up"), "with bfloat16 weights")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,67 +11,75 @@ import numpy as np
 import pytest
 
 import graphopt
-from graphopt.analysis.interpret import interpret
-from graphopt.ir.builtin import Const
-from graphopt.ir.clone import clone_graph, extract
-from graphopt.ir.core import Graph, Module, Op
-from graphopt.onnx import Reference
-from graphopt.ops.quant import Quantize
-from graphopt.pipeline import Context, parse_pipeline, run_pipeline
+from graphopt.ir.core import Module
+from graphopt.ir.parser import parse
+from graphopt.onnx import to_proto
 
-MODELS = Path(__file__).parents[2] / "models"
-NEAR = 0.999  # of the elements are within 1 of each other
-
-
-def before(op: Op) -> list[Op]:
-    """The ops between a quantize and the integers that it depends on, in order."""
-    found: set[Op] = set()
-    todo = [op]
-    while todo:
-        at = todo.pop()
-        found.add(at)
-        for v in at.operands:
-            inner = v.op if v else None
-            if inner and inner not in found and not isinstance(inner.kind, Quantize | Const):
-                todo.append(inner)
-    assert op.graph
-    return [o for o in op.graph if o in found]
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "models"
+UP = """graph @main(%x: f32[1,8,6,7]) {
+  %u = const rand 2 : f32[8,6,3,3]
+  %b = const rand 3 : f32[6]
+  %d = conv_transpose(%x, %u, %b) {strides=[2,2],pads=[1,1,1,1],dilations=[1,1],output_padding=[1,1]} @ "up"
+  %r = relu(%d) @ "relu"
+  %w = const rand 4 : f32[4,6,1,1]
+  %y = conv(%r, %w) {strides=[1,1],pads=[0,0,0,0],dilations=[1,1]} @ "last"
+  return(%y) {names=[y]}
+}"""
 
 
-def layers(graph: Graph) -> list[tuple[Op, Graph]]:
-    """Each quantize of something computed from integers, with those as inputs."""
-    found: list[tuple[Op, Graph]] = []
-    for op in graph:
-        if isinstance(op.kind, Quantize):
-            part, inputs, _ = extract(before(op), "layer")
-            if inputs and all(v.tensor.dtype.is_int for v in inputs):
-                found.append((op, part))
-    return found
+@pytest.fixture(scope="module")
+def tool() -> Any:
+    sys.path.append(str(ROOT / "tools"))
+    return importlib.import_module("check_qdq")
 
 
-@pytest.mark.parametrize(
-    ("model", "data"), [("fmnist_resnet8", "fmnist"), ("fmnist_mobilenetv2", "fmnist")]
-)
-def test_given_the_same_integers_both_give_the_same(model: str, data: str) -> None:
+def samples(path: Path, count: int) -> list[dict[str, Any]]:
+    with np.load(path) as file:
+        return [{"input": x[None]} for x in file["input"][:count]]
+
+
+def quantized(model: Any, data: Any) -> Module:
+    return graphopt.optimize(model, None, "default,calibrate,quantize", data, check=False).module
+
+
+@pytest.mark.parametrize("model", ["fmnist_resnet8", "fmnist_mobilenetv2"])
+def test_given_the_same_integers_both_give_the_same(tool: Any, model: str) -> None:
     """Requantisation is one float32 product here, and another sequence of roundings there."""
-    with np.load(MODELS / "data" / f"{data}.npz") as file:
-        samples = [{"input": x[None]} for x in file["input"][:16]]
-    module = graphopt.optimize(MODELS / f"{model}.onnx", None,
-                               "default,calibrate,quantize", samples, check=False).module  # fmt: skip
-    for i, op in enumerate(o for o in module.main if isinstance(o.kind, Quantize)):
-        op.result.hint = f"integers{i}"
-    values: dict[str, Any] = {}
-    interpret(module, samples[3], observe=lambda op, rs: values.update(
-        zip((r.hint for r in op.results), rs, strict=True)))  # fmt: skip
-    checked = 0
-    for op, part in layers(module.main):
-        feed = {a.hint: values[a.hint] for a in part.args}
-        layer = Module(part, "layer", dict(module.opsets))
-        theirs = Reference(layer, optimize=True).run(feed)[op.result.hint]
-        ours = Module(clone_graph(part, {}), "layer", dict(module.opsets))
-        run_pipeline(parse_pipeline("integers"), ours, Context())
-        got = interpret(ours, feed)[op.result.hint]
-        apart = np.abs(got.astype(np.int32) - theirs.astype(np.int32))
-        assert np.count_nonzero(apart <= 1) >= NEAR * apart.size, op.loc
-        checked += 1
-    assert checked >= 8
+    data = samples(MODELS / "data" / "fmnist.npz", 16)
+    found = tool.compare(quantized(MODELS / f"{model}.onnx", data), data[3:4])
+    assert len(found) >= 8
+    for part in found:
+        assert part.optimized.ok and part.plain.ok, part.op.loc
+
+
+def test_transposed_convolutions_give_the_same(tool: Any) -> None:
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.normal(size=(1, 8, 6, 7)).astype(np.float32)} for _ in range(8)]
+    found = tool.compare(quantized(to_proto(parse(UP)), data), data[:3])
+    assert [part.kinds for part in found] == ["conv_transpose relu"]
+    assert all(a.ok and a.count == 3 * 6 * 12 * 14 for a in (found[0].optimized, found[0].plain))
+
+
+def test_what_is_apart_is_told(tool: Any) -> None:
+    apart = tool.Apart()
+    apart.add(np.arange(2000, dtype=np.uint8), np.arange(2000, dtype=np.uint8))
+    assert (apart.ok, apart.most) == (True, 0)
+    far = np.full(4, 255, np.uint8)
+    apart.add(far, np.array([254, 253, 0, 250], np.uint8))
+    assert (apart.count, apart.equal, apart.near, apart.most) == (2004, 2000, 2001, 255)
+    assert not apart.ok
+
+
+def test_the_tool_reads_a_model_and_fails_where_nothing_is_quantized(
+    tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = samples(MODELS / "data" / "fmnist.npz", 4)
+    np.savez(tmp_path / "d.npz", input=np.concatenate([d["input"] for d in data]))
+    args = ["check_qdq.py", str(MODELS / "fmnist_resnet8.onnx"), str(tmp_path / "d.npz")]
+    monkeypatch.setattr(sys, "argv", [*args, "--runs", "1"])
+    assert tool.main() == 0
+    assert "0 of them not within 1" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*args, "--passes", ""])
+    assert tool.main() == 1
+    assert "nothing is quantized" in capsys.readouterr().out

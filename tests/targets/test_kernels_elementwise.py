@@ -114,6 +114,18 @@ def test_movement(given_type: str, op: str) -> None:
     check(f"graph @k(%x: {given_type}) {{ %y = {op}\n return(%y) }}")
 
 
+SPREADS = [("f32", 16, 16, 2), ("f32", 20, 16, 2), ("u8", 12, 16, 2), ("u8", 24, 16, 2), ("u8", 32, 16, 3),
+           ("u8", 6, 16, 2), ("i8", 4, 8, 4), ("bf16", 10, 16, 2), ("f32", 48, 16, 3)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "channels", "block", "by"), SPREADS)
+def test_phases_are_spread_in_blocks(dtype: str, channels: int, block: int, by: int) -> None:
+    """By words where the channels are words; in whole blocks where they fill these."""
+    check(f"""graph @k(%x: {dtype}[2,{channels * by * by},3,5:aBcd{block}b]) {{
+      %y = depth_to_space(%x) {{block={by}}} : {dtype}[2,{channels},{3 * by},{5 * by}:aBcd{block}b]
+      return(%y) }}""")
+
+
 def test_concat_split_gather() -> None:
     check("""graph @k(%a: f32[2,3], %b: f32[2,1], %c: f32[2,4]) {
       %y = concat(%a, %b, %c) {axis=1}

@@ -21,10 +21,14 @@ SCANS = [
     dict(name="gru_scan", gates=3, states=1, units=16, batch=1, reverse=True),
     dict(name="gru_scan", gates=3, states=1, units=48, batch=2, state=True, first=True),
     dict(name="gru_scan", gates=3, states=1, units=7, batch=1, first=True, reverse=True),
+    dict(name="lstm_scan", gates=4, states=2, units=24, batch=2, scaled=True),
+    dict(name="gru_scan", gates=3, states=1, units=32, batch=1, bias=True, state=True, scaled=True),
+    dict(name="gru_scan", gates=3, states=1, units=16, batch=2, first=True, scaled=True),
 ]
 
 
-def scan(name, gates, states, units, batch, b, state=False, bias=False, first=False, reverse=False):
+def scan(name, gates, states, units, batch, b, state=False, bias=False, first=False, reverse=False,
+         scaled=False):  # fmt: skip
     """The text of a scan of six steps."""
     width = int(np.gcd(b, units))
     tag = f":Bca{width}b" if width > 1 else ":bca"
@@ -37,6 +41,9 @@ def scan(name, gates, states, units, batch, b, state=False, bias=False, first=Fa
     if state:
         args += [f"%h: {h}", f"%c: {h}"][:states]
         operands += ["%h", "%c"][:states]
+    if scaled:
+        args.append(f"%s: f32[{gates},{units}]")
+        operands += ["_"] * (4 - len(operands)) + ["%s"]
     attrs = ["reverse=true", "part=1"] if reverse else []
     attrs += ["linear_before_reset=false"] if first else []
     given = f" {{{','.join(attrs)}}}" if attrs else ""

@@ -42,8 +42,11 @@ def graphopt(job: Job) -> Work:
     """Our passes, given as pipeline text."""
     import graphopt as ours
 
+    optimize = ours.optimize  # imports what it needs now
+
     def work() -> None:
-        result = ours.optimize(job["model"], None, job["passes"], data=job["data"], check=False)
+        data = None if job.get("no_data") else job["data"]
+        result = optimize(job["model"], None, job["passes"], data=data, check=False)
         result.save(job["out"])
 
     return work
@@ -70,6 +73,18 @@ def onnxruntime(job: Job) -> Work:
                 activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
                 **only,  # without CalibMaxIntermediateOutputs: 1.31 forgets the samples before
             )  # fmt: skip
+
+    return work
+
+
+def dynamic(job: Job) -> Work:
+    """ONNX Runtime's dynamic quantizer: weights by channel, no samples."""
+    q: Any = importlib.import_module("onnxruntime.quantization")
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            q.quantize_dynamic(prepared(job["model"], folder), job["out"], per_channel=True,
+                               weight_type=q.QuantType.QInt8)  # fmt: skip
 
     return work
 
@@ -138,7 +153,7 @@ def at_opset(model: str, least: int, out: str) -> str:
 
 
 TOOLS: dict[str, Callable[[Job], Work]] = {
-    "graphopt": graphopt, "onnxruntime": onnxruntime, "nncf": nncf,
+    "graphopt": graphopt, "onnxruntime": onnxruntime, "dynamic": dynamic, "nncf": nncf,
 }  # fmt: skip
 
 
@@ -174,7 +189,7 @@ def cpu_seconds() -> float:
 def version(tool: str) -> str:
     """The tool's version; none if it runs from a checkout."""
     try:
-        return metadata.version(tool)
+        return metadata.version("onnxruntime" if tool == "dynamic" else tool)
     except metadata.PackageNotFoundError:
         return ""
 

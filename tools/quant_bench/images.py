@@ -38,12 +38,13 @@ def cifar(places: Places, name: str) -> Task:
     tiny = name.startswith("mlperf")
     path = places.model(f"{name}.onnx")
     with np.load(places.file("cifar10.npz", GET_CIFAR)) as file:
-        train, test, labels = file["train_x"], file["test_x"], file["test_y"]
-    chosen, _ = places.split(len(train))
-    (key, prepare), n = ("t0", as_it_is) if tiny else ("input", nchw), places.evaluation
+        train, test = ((file[f"{part}_x"], file[f"{part}_y"]) for part in ("train", "test"))
+    chosen, rest = places.split(len(train[0]))
+    images, labels = places.evaluated(rest, train, test)
+    key, prepare = ("t0", as_it_is) if tiny else ("input", nchw)
     return Task(
         name, "residual CNN", "top-1", path,
-        {key: prepare(train[chosen])}, {key: prepare(test[:n])}, partial(top1, labels=labels[:n]),
+        {key: prepare(train[0][chosen])}, {key: prepare(images)}, partial(top1, labels=labels),
     )  # fmt: skip
 
 
@@ -58,10 +59,13 @@ def idx(places: Places, name: str) -> Array:
 def fashion(places: Places, name: str, family: str) -> Task:
     """Fashion-MNIST networks."""
     path = places.model(f"{name}.onnx")
-    train, test = (idx(places, f"{part}-images-idx3") for part in ("train", "t10k"))
-    labels, n = idx(places, "t10k-labels-idx1")[: places.evaluation], places.evaluation
-    chosen, _ = places.split(len(train))
+    train, test = (
+        (idx(places, f"{part}-images-idx3"), idx(places, f"{part}-labels-idx1"))
+        for part in ("train", "t10k")
+    )
+    chosen, rest = places.split(len(train[0]))
+    images, labels = places.evaluated(rest, train, test)
     return Task(
-        name, family, "top-1", path, {"input": grey(train[chosen])}, {"input": grey(test[:n])},
+        name, family, "top-1", path, {"input": grey(train[0][chosen])}, {"input": grey(images)},
         partial(top1, labels=labels), transformer="transformer" in family,
     )  # fmt: skip

@@ -36,10 +36,18 @@ def _pipeline(name: str, calibrate: str, quantize: str = "quantize") -> Method:
     return Method(f"graphopt {name}".strip(), "graphopt", {"passes": passes})
 
 
+def _no_data(name: str, passes: str) -> Method:
+    """Without samples."""
+    return Method(f"graphopt no data{name}", "graphopt",
+                  {"passes": f"default,{passes}", "no_data": True})  # fmt: skip
+
+
 # The pipelines that are compared; the first one is what a user gets who names no option.
 PIPELINES = (
     _pipeline("", "calibrate"),
     _pipeline("recommended", "smooth,calibrate", "quantize,adaround,bias_correct"),
+    Method("graphopt weights", "graphopt", {"passes": "default,quantize{activations=f32}"}),
+    _pipeline("recurrent", "calibrate", "quantize{recurrent=product}"),
     _pipeline("minmax", "calibrate{method=minmax}"),
     _pipeline("percentile", "calibrate{method=percentile}"),
     _pipeline("entropy", "calibrate{method=entropy}"),
@@ -48,6 +56,10 @@ PIPELINES = (
     _pipeline("smooth", "smooth,calibrate"),
     _pipeline("bias_correct", "calibrate", "quantize,bias_correct"),
     _pipeline("adaround", "calibrate", "quantize,adaround"),
+    _no_data("", "calibrate,quantize"),
+    _no_data(" equalize", "equalize,calibrate,quantize"),
+    _no_data(" minmax", "calibrate{method=minmax},quantize"),
+    _no_data(" analytic", "calibrate,quantize,bias_correct{method=analytic}"),
 )
 PEERS = (
     Method("ORT minmax", "onnxruntime", {"method": "MinMax"}),
@@ -58,6 +70,8 @@ PEERS = (
            {"method": "MinMax", "linear": True}, transformers_only=True),
     Method("ORT percentile linear", "onnxruntime",
            {"method": "Percentile", "linear": True}, transformers_only=True),
+    # of matrix products and LSTM; activations are quantized as they come
+    Method("ORT dynamic", "dynamic"),
     Method("NNCF", "nncf"),
     Method("NNCF mixed", "nncf", {"preset": "MIXED"}),
     # by default it takes the mean of the samples' extremes, which clips

@@ -13,6 +13,7 @@ import numpy as np
 from .metrics import Array, same
 
 Feed = Mapping[str, Array]
+Labelled = tuple[Array, Array]
 
 
 class MissingError(Exception):
@@ -21,12 +22,16 @@ class MissingError(Exception):
 
 @dataclass(frozen=True)
 class Places:
-    """Folders of models and of data, and how many samples to calibrate and evaluate on."""
+    """Folders of models and of data, and how many samples to calibrate and evaluate on.
+
+    `fresh`: evaluate on training samples that nobody calibrates on, in place of the test samples.
+    """
 
     zoo: tuple[Path, ...]
     data: tuple[Path, ...]
     calibration: int = 300
     evaluation: int | None = None  # None: all
+    fresh: bool = False
 
     def model(self, name: str, get: str = "it is the folder of models that its page names") -> Path:
         """A file below one of the folders of models; `get` tells how it comes there."""
@@ -40,6 +45,13 @@ class Places:
         """Indices of `count` training samples to calibrate on, seeded; and those of the rest."""
         order = np.random.default_rng(20).permutation(count)
         return order[: self.calibration], order[self.calibration :]
+
+    def evaluated(self, rest: Array, train: Labelled, test: Labelled) -> Labelled:
+        """The samples and labels to evaluate on; `rest` are the training samples not calibrated on."""
+        if self.fresh:
+            chosen = rest[: self.evaluation]
+            return train[0][chosen], train[1][chosen]
+        return test[0][: self.evaluation], test[1][: self.evaluation]
 
 
 def _find(folders: tuple[Path, ...], name: str, option: str, get: str) -> Path:

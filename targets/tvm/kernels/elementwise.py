@@ -11,7 +11,7 @@ from graphopt.ir.builtin import Const
 from graphopt.ir.core import Op
 from graphopt.ir.layout import parse_layout
 from graphopt.ir.types import DType
-from graphopt.targets.tvm.kernels import gathered
+from graphopt.targets.tvm.kernels import gathered, spread
 from graphopt.targets.tvm.legal import is_movement
 from graphopt.targets.tvm.loops import extent, parallel_worth, schedule, simple_stage
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -22,8 +22,9 @@ PART = 256  # pixels of a block of channels: 16 KiB
 
 def build(region: Region) -> Any:
     """The scheduled function of a region without an anchor."""
-    if gathered.fits(region):
-        return gathered.build(region)
+    for kernel in (gathered, spread):
+        if kernel.fits(region):
+            return kernel.build(region)
     outputs = region.outputs()
     sch = schedule(region.primfunc(outputs))
     ops = [op for op in region.graph if not isinstance(op.kind, Const)]

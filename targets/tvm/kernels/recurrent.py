@@ -37,6 +37,8 @@ class Scan:
         self.steps, self.batch, self.parts, self.gates, self.units = shape_of(op.operand(0))
         self.lanes = parse_layout(static(op.operand(1)).layout).block(1)
         self.xw, self.r = (region.tensors[op.operand(i)] for i in (0, 1))
+        scale = op.operands[4] if len(op.operands) > 4 else None
+        self.scale = region.tensors[scale] if scale else None
         self.y, *self.last = results
         self.size = self.batch * self.units
         self.h = ir.alloc_buffer((2 * self.size,), "float32")
@@ -83,7 +85,9 @@ class Scan:
 
         def total(gate: int, lane: Any) -> Any:
             parts = [acc[(e * many + gates.index(gate)) * lanes + lane] for e in range(odd)]
-            return parts[0] if odd == 1 else parts[0] + parts[1]
+            total = parts[0] if odd == 1 else parts[0] + parts[1]
+            return total if self.scale is None else total * self.scale[
+                gate * self.units + u * lanes + lane]  # fmt: skip
 
         return total
 
