@@ -14,9 +14,9 @@ import os
 import platform
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from graphopt.errors import UnsupportedError
@@ -58,8 +58,11 @@ def host_roofline(threads: int, *, remeasure: bool = False, settle: bool = True)
     kept = None if remeasure else _read(_place(host, threads))
     if kept and (kept.steady or not settle):
         return kept
-    one = _read(_place(host, 1)) or measure(host, 1, LEAST_BYTES) if threads > 1 else None
-    found = _settled(host, threads, kept, one)
+    with _built() as probe:
+        one = None
+        if threads > 1:
+            one = _read(_place(host, 1)) or _measured(probe, host, 1, LEAST_BYTES)
+        found = _settled(probe, host, threads, kept, one)
     _write(_place(host, threads), found)
     return found
 
@@ -68,14 +71,16 @@ def _place(host: Host, threads: int) -> Path:
     return cache_folder("roofline") / f"{_key(host)}-{threads}.json"
 
 
-def _settled(host: Host, threads: int, kept: Roofline | None, one: Roofline | None) -> Roofline:
+def _settled(
+    probe: Path, host: Host, threads: int, kept: Roofline | None, one: Roofline | None
+) -> Roofline:
     """The best of measurements, until one more finds the same peaks, none below one thread's.
 
     The first is of everything, the others are of the peaks.
     """
     best = kept
     for i in range(TRIES):
-        new = measure(host, threads, LEAST_BYTES if i else MOST_BYTES)
+        new = _measured(probe, host, threads, LEAST_BYTES if i else MOST_BYTES)
         again = best is not None and _alike(best, new)
         best = best.joined(new) if best else new
         if again and not (one and _slower(best, one)):
@@ -101,8 +106,12 @@ def measure(host: Host, threads: int, most: int = MOST_BYTES) -> Roofline:
     Raises:
         UnsupportedError: there is no C compiler, or what it made doesn't run here.
     """
+    with _built() as probe:
+        return _measured(probe, host, threads, most)
+
+
+def _measured(probe: Path, host: Host, threads: int, most: int) -> Roofline:
     most = max(min(most, free_memory() // 4), LEAST_BYTES)
-    probe = Path(_built(toolchain.find()).name) / "probe"
     lines = _run([str(probe), str(threads), str(MILLISECONDS), str(most)])
     try:
         return parse_probe(host.name, threads, lines)
@@ -110,14 +119,14 @@ def measure(host: Host, threads: int, most: int = MOST_BYTES) -> Roofline:
         raise UnsupportedError(f"measuring this computer gave no numbers: {why}") from why
 
 
-@cache
-def _built(compiler: toolchain.Toolchain) -> tempfile.TemporaryDirectory[str]:
-    """The folder of the compiled probe, for as long as this process runs."""
-    folder = tempfile.TemporaryDirectory(prefix="graphopt-")
-    native = _NATIVE.get(platform.machine(), ())
-    args = [*_FLAGS, *native, str(SOURCE), "-o", "probe", "-lpthread"]
-    toolchain.run(compiler, args, Path(folder.name))
-    return folder
+@contextmanager
+def _built() -> Iterator[Path]:
+    """The compiled probe, in a folder that goes with it."""
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
+        native = _NATIVE.get(platform.machine(), ())
+        args = [*_FLAGS, *native, str(SOURCE), "-o", "probe", "-lpthread"]
+        toolchain.run(toolchain.find(), args, Path(name))
+        yield Path(name) / "probe"
 
 
 def _run(command: list[str]) -> list[str]:
