@@ -193,12 +193,12 @@ def probes(monkeypatch: pytest.MonkeyPatch, folder: Path, *peaks: float) -> list
     """Let measurements find these peaks, one after another; gives those that were taken."""
     taken: list[float] = []
 
-    def measured(host: object, threads: int, most: int = 0) -> Roofline:
+    def measured(probe: Path, host: object, threads: int, most: int) -> Roofline:
         taken.append(peaks[len(taken)])
         return replace(ROOF, threads=threads, peaks={"f32": taken[-1]})
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.setattr("graphopt.targets.roofline.measure.measure", measured)
+    monkeypatch.setattr("graphopt.targets.roofline.measure._measured", measured)
     return taken
 
 
