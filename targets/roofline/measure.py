@@ -100,17 +100,8 @@ def _slower(several: Roofline, one: Roofline) -> bool:
     return any(several.peaks.get(unit, 0.0) < ALIKE * rate for unit, rate in one.peaks.items())
 
 
-def measure(host: Host, threads: int, most: int = MOST_BYTES) -> Roofline:
-    """Measure now: the peaks, and bandwidths for working sets up to `most` bytes.
-
-    Raises:
-        UnsupportedError: there is no C compiler, or what it made doesn't run here.
-    """
-    with _built() as probe:
-        return _measured(probe, host, threads, most)
-
-
 def _measured(probe: Path, host: Host, threads: int, most: int) -> Roofline:
+    """Measure now: the peaks, and bandwidths for working sets up to `most` bytes."""
     most = max(min(most, free_memory() // 4), LEAST_BYTES)
     lines = _run([str(probe), str(threads), str(MILLISECONDS), str(most)])
     try:

@@ -62,19 +62,12 @@ def release() -> None:
     instruction("tilerelease")
 
 
-def copy_of(rows: int, columns: int, dtype: str) -> Any:
-    """A buffer of 32-bit numbers that tiles are stored to.
-
-    TVM cuts buffers down to what it sees used, so it is shown the last one.
-    """
-    return scratch((rows, columns), dtype)
-
-
 def scratch(shape: tuple[int, ...], dtype: str) -> Any:
     """A buffer of a register tile, that tiles are stored to or loaded from.
 
     It is of vectors, seen as numbers, so that rows of 64 bytes don't cross lines of the cache: LLVM
-    aligns those, and what TVM gives the stack is aligned to 16 bytes at most.
+    aligns those, and what TVM gives the stack is aligned to 16 bytes at most. TVM cuts buffers down
+    to what it sees used, so it is shown the last one.
     """
     lanes = LINE * 8 // tvm.DataType(dtype).bits
     whole = ir.alloc_buffer((math.prod(shape) // lanes,), f"{dtype}x{lanes}", scope="local")
