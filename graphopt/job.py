@@ -41,8 +41,8 @@ from graphopt.verify import Check, Feeds, compare, response, tolerance
 
 SEEDED_SAMPLES = 3
 DATA_SAMPLES = 16
-TIMED, ROUNDS = 0.4, 4  # seconds of the bundle's runs and of its peer's, and rounds at least
-PROFILED = 0.2  # seconds of runs layer by layer
+TIMED, ROUNDS = 0.2, 3  # seconds of the bundle's runs and of its peer's, and rounds at least
+PROFILED = 0.1  # seconds of runs layer by layer
 
 
 @dataclass

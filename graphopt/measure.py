@@ -24,18 +24,14 @@ def interleave(
 
     Each turn begins with a pause, in which threads of the one before stop spinning (they would hold
     a core for as long as a whole run takes), and a call that isn't timed, since the other's data
-    fill the caches; then come timed ones, one after another, for BURST seconds. Where one round
-    takes over `seconds` a callable, a single one is timed. `least` and `most` are rounds. After
-    those that are `calm`, whose threads soon sleep, there is no pause.
+    fill the caches; then come timed ones, one after another, for BURST seconds. Where first calls
+    take over `seconds` each, the second ones are all that is timed. `least` and `most` are rounds.
+    After those that are `calm`, whose threads soon sleep, there is no pause.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    began = time.perf_counter()
-    _round(runs, times, calm)
-    slow = time.perf_counter() - began > 2 * (seconds + PAUSE) * len(runs)
-    if slow:
-        return times
-    for found in times.values():
-        found.clear()  # the first round warms up
+    first = sum(_timed(run) for run in runs.values())  # these allocate
+    if first > seconds * len(runs):
+        return {name: [_timed(run)] for name, run in runs.items()}
     until, rounds = time.perf_counter() + seconds * len(runs), 0
     while rounds < least or (time.perf_counter() < until and rounds < most):
         _round(runs, times, calm)
@@ -54,12 +50,15 @@ def _round(
         run()
         until = time.perf_counter() + BURST
         while True:
-            began = time.perf_counter()
-            run()
-            ended = time.perf_counter()
-            times[name].append(ended - began)
-            if ended > until:
+            times[name].append(_timed(run))
+            if time.perf_counter() > until:
                 break
+
+
+def _timed(run: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
 
 
 def latency(what: str, threads: int, seconds: Sequence[float]) -> Latency:

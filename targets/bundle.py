@@ -98,6 +98,7 @@ def write(
     storage: Storage = "auto",
     static: bool = False,
     workspace: Workspace = NO_WORKSPACE,
+    cache: Path | None = None,
 ) -> Manifest:
     """Write a bundle: all of it, or nothing.
 
@@ -114,6 +115,7 @@ def write(
         storage: which constants are stored in fewer bytes, to be decoded when they are needed.
         static: whether there is a static library, too.
         workspace: the memory that kernels ask for.
+        cache: a folder where the compiled driver is kept; None: nowhere.
 
     Returns:
         The manifest written.
@@ -136,7 +138,7 @@ def write(
             kernels=objects if portable else None, weights=blob,
         )  # fmt: skip
         link(objects, sources, blob, stage / LIBRARY, toolchain=toolchain, prefix=prefix,
-             static=stage / ARCHIVE if static else None)  # fmt: skip
+             static=stage / ARCHIVE if static else None, cache=cache)  # fmt: skip
         for name in ("model.h", "main.c", "model.c"):
             if name in sources:
                 contents[name] = sources[name].encode()

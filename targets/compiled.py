@@ -35,7 +35,7 @@ from graphopt.targets.lower import NONE, lower, text_key
 from graphopt.targets.program import Program, Workspace, check_size
 from graphopt.targets.tuning import Database, Tuner
 from graphopt.targets.tvm.amx import FEATURE
-from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, salt
+from graphopt.targets.tvm.compile import CompileFailure, compile_kernels, default_cache, salt
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Compiled(Target):
         return program, bundle.write(
             program, objects, directory, model=model, meta=meta, toolchain=toolchain,
             amx=FEATURE in m.cpu_features, storage=options.storage, static=self.static,
-            workspace=Workspace.beside(objects),
+            workspace=Workspace.beside(objects), cache=options.cache or default_cache(),
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from graphopt.ir.types import Array, TensorType, ValueType
 from graphopt.ops.shapes import Ints, agree, tensors, window
 
 TILE = 4  # outputs along an axis
+PART = 2048  # filters transformed at a time: what a core's cache holds
 REACH = 6  # inputs along an axis that they need: TILE + 3 - 1
 # The matrices of the paper (section 4.3): Y = A^T ((G g G^T) * (B^T d B)) A.
 BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0),
@@ -22,9 +23,27 @@ AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8
 
 def transformed(w: Array) -> Array:
     """G w G^T of 3x3 filters [M, C, 3, 3], as [36, M, C]; computed in float64, rounded once."""
-    g = np.array(G)
-    u = np.einsum("ik,mckl,jl->ijmc", g, w.astype(np.float64), g)
-    return np.ascontiguousarray(u.reshape(REACH * REACH, *w.shape[:2]), w.dtype)
+    m, c = w.shape[:2]
+    found = np.empty((REACH * REACH, m, c), w.dtype)
+    part = max(1, PART // max(c, 1))
+    for i in range(0, m, part):
+        wide = np.moveaxis(w[i : i + part].astype(np.float64), (2, 3), (0, 1))
+        rows = _filtered(np.ascontiguousarray(wide))  # [6, 3, M, C]
+        found[:, i : i + part] = _filtered(rows.swapaxes(0, 1)).swapaxes(0, 1).reshape(
+            REACH * REACH, *wide.shape[2:]
+        )
+    return found
+
+
+def _filtered(x: Array) -> Array:
+    """G x along the first axis, [3, ...] -> [6, ...]: sums in order, on every computer the same."""
+    found = np.empty((REACH, *x.shape[1:]), x.dtype)
+    for row, out in zip(G, found, strict=True):
+        (first, at), *others = [(g, k) for k, g in enumerate(row) if g]
+        np.multiply(x[at], first, out=out)
+        for g, k in others:
+            out += x[k] * g
+    return found
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def seeded_inputs(bundle: Path) -> Mapping[str, Any]:
 def _remember(manifest: Manifest, layers: Sequence[LayerTimes], threads: int) -> None:
     """Keep the kernels' times, for whoever asks what an op costs."""
     pairs = zip(manifest.layers, layers, strict=True)
-    Database(threads).add(row_of(n, t.us) for n, t in pairs if n.key)
+    Database(threads).add(row_of(n, t.min_us) for n, t in pairs if n.key)
 
 
 def _roofline(threads: int, remeasure: bool, settle: bool) -> tuple[Roofline | None, list[str]]:

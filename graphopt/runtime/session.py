@@ -48,6 +48,11 @@ class LayerTime:
         """The median time, in microseconds."""
         return statistics.median(self.ns) / 1000
 
+    @property
+    def min_us(self) -> float:
+        """The least time, in microseconds."""
+        return min(self.ns) / 1000
+
 
 class Session:
     """Runs a bundle. May be used by several threads at once; runs without holding Python's lock.

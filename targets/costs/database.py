@@ -1,7 +1,8 @@
 """Times of kernels on this computer, kept in the user's cache: what profiles have found out.
 
 A kernel's key is the hash of all that decides its machine code, so a row is true for as long as the
-CPU is the same. Of several medians the least is kept: other work only makes a kernel slower.
+CPU is the same. The least time is kept: other work only makes a kernel slower, and where two
+kernels are weighed against each other, one of them mustn't have been timed on a busier machine.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from graphopt.runtime.manifest import Layer
 from graphopt.targets.cache import cache_folder
 from graphopt.targets.roofline.host import this_host
 
-VERSION = 4  # of the table, and of what its numbers mean
+VERSION = 5  # of the table, and of what its numbers mean
 MOST = 50_000  # rows; the oldest go
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel: its work and the least median time of it, in microseconds.
+    """One kernel: its work and the least time of it, in microseconds.
 
     `ops` are the kinds of its operations, with spaces between them.
     """

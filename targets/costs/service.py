@@ -204,7 +204,7 @@ def _time(target: Compiles, graph: Graph, threads: int, options: Build) -> list[
         _, manifest = target.compile(_module(graph), place, model=b"", meta=Meta(), options=options)
         with Session(place, threads=threads) as session:
             times = session.profile(_inputs(manifest), ROUNDS)
-    return [row_of(n, t.median_us) for n, t in zip(manifest.layers, times, strict=True) if n.key]
+    return [row_of(n, t.min_us) for n, t in zip(manifest.layers, times, strict=True) if n.key]
 
 
 def _inputs(manifest: Manifest) -> dict[str, Any]:

@@ -6,7 +6,10 @@ fixed names, and nothing (paths, times, build ids) of the machine gets into the 
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,6 +110,7 @@ def link(
     toolchain: Toolchain | None = None,
     static: Path | None = None,
     prefix: str = "go",
+    cache: Path | None = None,
 ) -> Path:
     """Compile the driver and link it with kernels and weights into the shared library `output`.
 
@@ -119,6 +124,7 @@ def link(
         toolchain: the C compiler; None: `find()`.
         static: where a static library of the same goes, too.
         prefix: of the interface's functions.
+        cache: a folder where the compiled driver is kept, by its content; None: nowhere.
 
     Returns:
         `output`.
@@ -137,7 +143,7 @@ def link(
         else:
             with (folder / WEIGHTS_FILE).open("wb") as blob:
                 store(weights, blob, weight_bytes or 0, "plain")
-        inputs = _compile(toolchain, folder, objects)
+        inputs = _compile(toolchain, folder, objects, _Kept(cache, toolchain))
         soname = f"-Wl,-soname,{output.name}"
         run(toolchain, [*LINK_FLAGS, soname, "-o", "library.so", *inputs, *LIBRARIES], folder)
         if static:
@@ -149,18 +155,54 @@ def link(
     return output
 
 
-def _compile(toolchain: Toolchain, folder: Path, objects: Sequence[Path]) -> list[str]:
+def _compile(
+    toolchain: Toolchain, folder: Path, objects: Sequence[Path], kept: _Kept
+) -> list[str]:
     """Make the object files of a library, all in `folder`: of one C file where that is all."""
     if (folder / MODEL).exists():
-        run(toolchain, [*toolchain.flags, *PORTABLE_FLAGS, "-c", MODEL, "-o", "model.o"], folder)
+        kept.compile(folder, MODEL, "model.o", PORTABLE_FLAGS)
         return ["model.o"]
     kernels = _stage(objects, folder)
     weights = Later(lambda: run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder))
     try:
-        run(toolchain, [*toolchain.flags, "-c", "plan.c", "-o", "plan.o"], folder)
+        kept.compile(folder, "plan.c", "plan.o")
     finally:
         weights.wait()  # it works in the folder
     return ["plan.o", *kernels, "weights.o"]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Compiled drivers in a cache folder, by what they are made of: texts, flags and compiler."""
+
+    cache: Path | None
+    toolchain: Toolchain
+
+    def compile(self, folder: Path, source: str, made: str, flags: tuple[str, ...] = ()) -> None:
+        """Make `folder/made` of `folder/source` and the headers beside it."""
+        flags = (*self.toolchain.flags, *flags)
+        place = self._place(folder, source, flags)
+        if place and place.exists():
+            (folder / made).symlink_to(place.resolve(strict=True))
+            return
+        run(self.toolchain, [*flags, "-c", source, "-o", made], folder)
+        if place:
+            with suppress(OSError):  # a cache that can't be written
+                with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
+                    file.write((folder / made).read_bytes())
+                os.replace(file.name, place)
+
+    def _place(self, folder: Path, source: str, flags: tuple[str, ...]) -> Path | None:
+        """Where it is kept; None: nowhere, as for a compiler that can't be told from others."""
+        programs = [Path(p).resolve() for p in map(shutil.which, self.toolchain.command) if p]
+        if self.cache is None or not programs:
+            return None
+        known = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in programs]
+        texts = [folder / source, *sorted(folder.glob("*.h"))]
+        read = [(file.name, file.read_text(encoding="utf-8")) for file in texts]
+        of = [self.toolchain.command, known, _zig_version(), flags, read]
+        digest = hashlib.sha256(json.dumps(of).encode()).hexdigest()
+        return self.cache / f"driver-{digest[:32]}.o"
 
 
 def _joined(
@@ -211,6 +253,14 @@ def _native() -> tuple[str, ...]:
 def _cross(triple: str) -> tuple[str, ...]:
     name = f"{re.sub('^armv7', 'arm', triple)}-gcc"  # as Debian calls it
     return (name,) if shutil.which(name) else ()
+
+
+def _zig_version() -> str:
+    """What `python -m ziglang` is, if it is there: the command doesn't tell."""
+    try:
+        return importlib.metadata.version("ziglang")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _musl(triple: str) -> str:

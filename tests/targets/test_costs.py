@@ -141,7 +141,7 @@ def test_a_profile_fills_the_database(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Database(2).rows() == {}
     found = graphopt.profile(place, threads=2, runs=3)
     rows = Database(2).rows()
-    assert {r.us for r in rows.values()} <= {n.us for n in found.layers}
+    assert {r.us for r in rows.values()} <= {n.min_us for n in found.layers}
     assert {r.family for r in rows.values()} == {n.family for n in found.layers}
     assert Database(1).rows() == {}
     costs: Costs | None = X86().costs(2)

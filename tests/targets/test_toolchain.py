@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,18 @@ def program(kernel: str = "nop") -> Program:
     return Program("nop", buffers, (0,), (2,), steps, (), weights, 4032)
 
 
-def link(program: Program, objects: list[Path], folder: Path) -> Path:
+def link(
+    program: Program,
+    objects: list[Path],
+    folder: Path,
+    compiler: toolchain.Toolchain | None = None,
+    cache: Path | None = None,
+) -> Path:
     size = program.weight_bytes
     sources = generate(program)
     output = folder / "libmodel.so"
-    return toolchain.link(objects, sources, program.weights, output, weight_bytes=size)
+    return toolchain.link(objects, sources, program.weights, output, weight_bytes=size,
+                          toolchain=compiler, cache=cache)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +118,28 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert toolchain.find().command == ("ccache", "gcc-13")
     monkeypatch.setattr("importlib.util.find_spec", any_module)
     assert toolchain.find("aarch64-linux-gnu").text.endswith("-target aarch64-linux-gnu.2.28")
+
+
+def test_a_driver_is_compiled_once(objects: list[Path], tmp_path: Path) -> None:
+    cc, log, cache = tmp_path / "cc", tmp_path / "log", tmp_path / "cache"
+    command = toolchain.find().text
+    cc.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {command} "$@"\n')
+    cc.chmod(0o755)
+    cache.mkdir()
+
+    def linked(of: Program = program(), where: Path = cache) -> tuple[bytes, bool]:  # noqa: B008
+        log.unlink(missing_ok=True)
+        made = link(of, objects, tmp_path, toolchain.Toolchain((str(cc),)), where)
+        return made.read_bytes(), "plan.c" in log.read_text()
+
+    first, compiled = linked()
+    assert compiled
+    assert linked() == (first, False)
+    assert linked(dataclasses.replace(program(), name="other"))[1]
+    assert linked() == (first, False)
+    cc.write_text(cc.read_text() + "# another compiler\n")
+    assert linked() == (first, True)
+    assert linked(where=tmp_path / "none") == (first, True)  # a cache that can't be written
 
 
 def test_compiler_errors_are_one_line(objects: list[Path], tmp_path: Path) -> None:
