@@ -12,6 +12,7 @@ from typing import Any
 from graphopt import onnx as onnx_io
 from graphopt.account import path_of
 from graphopt.analysis.bind import Shapes, bind
+from graphopt.ir.builtin import name_ends
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse as parse
 from graphopt.ir.store import load_gir, save_gir
@@ -37,7 +38,8 @@ def load(source: Any, *, input_shapes: Shapes | None = None) -> Module:
     """Read a model.
 
     Args:
-        source: a path of an ONNX file or of IR text (.gir), the bytes of a model, or a ModelProto.
+        source: a path of an ONNX file or of IR text (.gir; ends without a name get one), the bytes
+            of a model, or a ModelProto.
         input_shapes: shapes to fix, by input name; the others stay as the model says.
 
     Raises:
@@ -48,6 +50,7 @@ def load(source: Any, *, input_shapes: Shapes | None = None) -> Module:
     if path and path.suffix == ".gir":
         module = load_gir(path)
         verify(module)
+        name_ends(module.main)
     else:
         module = onnx_io.load(path or source)
     if input_shapes:
