@@ -23,7 +23,7 @@ from graphopt.passes import DEFAULT
 from graphopt.pipeline import Context, Hook, Pass, parse_pipeline
 from graphopt.report.html import html_page
 from graphopt.report.model import Report
-from graphopt.request import request
+from graphopt.request import checked_passes, checked_target, request
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle
 from graphopt.targets.arm import Arm as Arm
@@ -146,15 +146,16 @@ def optimize(
         LimitError: running it takes more memory or time than the limits (graphopt.limits), or
             lossy passes cost more than `max_drop`.
     """
-    if check:
-        start_child()  # it is ready by the time that the model is read
-    chosen = parse_target(target) if isinstance(target, str) else target
+    chosen = parse_target(target) if isinstance(target, str) else checked_target(target)
     if passes is None or isinstance(passes, str):
         chain = default_passes(passes, chosen)
     else:
-        chain = tuple(passes)
-    job = Job(request(model, lambda: load(model), chosen, chain, data, input_shapes, threads,
-                      hooks, build, max_drop))  # fmt: skip
+        chain = checked_passes(passes)
+    asked = request(model, lambda: load(model), chosen, chain, data, input_shapes, threads,
+                    hooks, build, max_drop)  # fmt: skip
+    if check:
+        start_child()  # it is ready by the time that the model is read
+    job = Job(asked)
     try:
         _make(job, check, measure)
         if job.target and check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import onnx
@@ -52,6 +53,9 @@ def open_model(
     if isinstance(source, bytes | bytearray | memoryview):
         label, view = name or "<bytes>", memoryview(source)
         return _parsed(view, label), Sources(label, view, None)
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise InputError(f"a model is a path, bytes or a ModelProto, not an object of type {kind}")
     path = Path(source)
     label = name or str(path)
     try:

@@ -34,7 +34,7 @@ from graphopt.passes.quantize.nearer import kept_if_nearer
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.weights import channel_axis
-from graphopt.pipeline import Activations, Context, Effect, Pass, PassResult
+from graphopt.pipeline import Activations, Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark, const
 
 
@@ -53,14 +53,18 @@ class BiasCorrect(Pass, name="bias_correct"):
     method: Literal["empirical", "analytic"] = "empirical"
     samples: int = 64
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range (see `Pass.check`)."""
+        if self.samples < 1:
+            raise InputError(f"samples={self.samples} is no number of samples")
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Change the biases.
 
         Raises:
             InputError: no samples, or an option out of its range.
         """
-        if self.samples < 1:
-            raise InputError(f"samples={self.samples} is no number of samples")
+        self.check(Ahead(module, ctx))
         if not layers(module) or ctx.before is None:
             return nothing("bias_correct")
         if self.method == "analytic":

@@ -47,7 +47,7 @@ def noise(module: Module, before: Module, samples: Activations) -> float:
     if not told:
         return math.nan
     sums = np.zeros((len(told), 2))
-    theirs, ours = (samples.watch(m, [pair[i] for pair in told], RUNS)
+    theirs, ours = (samples.watch(m, [pair[i] for pair in told], RUNS, own=True)
                     for i, m in enumerate((before, module)))  # fmt: skip
     for (i, want), (_, got) in zip(theirs, ours, strict=True):
         sums[i] += float(np.sum(np.square(want, dtype=np.float64))), _squares(got, want)

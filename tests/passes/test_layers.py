@@ -7,11 +7,14 @@ import pytest
 
 from graphopt import parse
 from graphopt.activations import SampleRuns
+from graphopt.analysis.bind import bind
 from graphopt.analysis.price import graph_of
+from graphopt.generate import sample_runs
 from graphopt.ir.core import Module
 from graphopt.passes.layers.gain import gain
 from graphopt.passes.layers.gram import grams, row_length
 from graphopt.passes.layers.sensitivity import sensitivities
+from graphopt.pipeline import Context, parse_pipeline, run_pipeline
 
 TEXT = """graph @main(%x: f32[1,4,6,6]) {
   %w = const rand 1 : f32[8,2,3,3]
@@ -82,3 +85,41 @@ def test_gains_without_a_target_are_multiply_adds() -> None:
     first, last = (graph_of([op]) for op in module.main if op.kind.name == "conv")
     assert gain(first, last, None, "time") == (36 * (8 * 18 - 3 * 8), "MACs")
     assert gain(first, last, None, "size") == (4 * (8 * 18 - 3 * 8), "bytes")
+
+
+NORMED = """graph @main(%x: f32[N,3,16,16]) {
+  %w1 = const rand 1 : f32[16,3,3,3]
+  %c1 = conv(%x, %w1) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "first"
+  %g = const splat 1.0 : f32[16]
+  %b = const rand 3 : f32[16]
+  %m = const rand 4 : f32[16]
+  %v = const splat 2.0 : f32[16]
+  %n1 = batch_norm(%c1, %g, %b, %m, %v) {epsilon=1e-5} @ "norm"
+  %r1 = relu(%n1) @ "relu"
+  %w2 = const rand 5 : f32[16,16,3,3]
+  %c2 = conv(%r1, %w2) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "second"
+  %p = reduce_mean(%c2) {axes=[2,3],keepdims=false} @ "pool"
+  return(%p) {names=[y]}
+}"""
+
+
+def test_without_data_errors_are_those_of_the_changed_model() -> None:
+    """Values that the original has too come from it, except where two models are compared."""
+    module = parse(NORMED)
+    bind(module)
+    samples = sample_runs(module, None, lambda: parse(NORMED))
+    assert samples.data == "generated"
+    run_pipeline(parse_pipeline("fold,fuse"), module, Context())
+    found = [op.result for op in module.main if op.kind.name == "conv"]
+    first, last = sensitivities(module, [*found, module.main.outputs[0]][1:], samples)
+    assert last == pytest.approx(1, rel=0.7)  # 16 numbers: their power is off by 1 / sqrt(8)
+    assert 0 < first < 1  # the mean over an image takes most of white noise away
+
+
+def test_lowrank_without_data_chooses_by_error() -> None:
+    module = parse(NORMED)
+    bind(module)
+    samples = sample_runs(module, None, lambda: parse(NORMED))
+    passes = parse_pipeline("fold,fuse,lowrank{method=svd,ratio=0.3}")
+    settled = run_pipeline(passes, module, Context(samples=samples))[-1].settled
+    assert settled and settled.kept and all(c.error > 0 for c in settled.kept)

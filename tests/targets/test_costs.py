@@ -30,6 +30,7 @@ from graphopt.targets.costs import (
     TargetCosts,
     reference_model,
 )
+from graphopt.targets.program import Program
 from graphopt.targets.roofline import Roofline, host_roofline
 from graphopt.targets.x86 import X86
 
@@ -310,9 +311,13 @@ def test_numbers_that_decide_what_is_computed_have_prices_of_their_own(
 def test_layers_of_one_shape_are_lowered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     target = X86("avx512bf16")
     costs = ModelCosts(target, lambda: reference_model(target.machine()))
-    lowered: list[Module] = []
-    lower = X86.lower
-    monkeypatch.setattr(X86, "lower", lambda t, m: lowered.append(m) or lower(t, m))
+    lowered, lower = list[Module](), X86.lower
+
+    def counted(of: X86, module: Module) -> Program:
+        lowered.append(module)
+        return lower(of, module)
+
+    monkeypatch.setattr(X86, "lower", counted)
     prices = [costs.price(weighted(f"rand {i}")) for i in range(3)]
     assert prices == prices[:1] * 3
     assert len(lowered) == 1
