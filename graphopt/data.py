@@ -144,11 +144,12 @@ def _sample(given: object) -> dict[str, Array]:
     Raises:
         InputError: it isn't of the form {name: array}.
     """
-    if not isinstance(given, Mapping) or not all(isinstance(k, str) for k in given):
-        shown = repr(given)
+    names = list(cast("Mapping[object, Array]", given)) if isinstance(given, Mapping) else [None]
+    if not all(isinstance(name, str) for name in names):
+        shown = repr(cast("object", given))
         raise InputError(
             "data is a path or an iterable of {name: array}, one for each sample, but it has "
-            f"{shown if len(shown) < 80 else type(given).__name__}"
+            f"{shown if len(shown) < 80 else type(cast('object', given)).__name__}"
         )
     return dict(cast("Mapping[str, Array]", given))
 

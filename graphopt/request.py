@@ -54,13 +54,13 @@ def request(
         InputError: an argument that isn't what it should be.
     """
     if build is not None:
-        _want("build", isinstance(build, Build), "a Build", build)
+        _want("build", _is(build, Build), "a Build", build)
     watching = all(isinstance(h, Hook) for h in _sequence("hooks", hooks, "Hooks"))
     _want("hooks", watching, "a sequence of Hooks", hooks)
     if threads is not None:
         _want("threads", _is_count(threads) and threads >= 1, "an integer of 1 or more", threads)
     if max_drop is not None:
-        good = isinstance(max_drop, int | float) and 0 <= max_drop < math.inf
+        good = _is(max_drop, int | float) and 0 <= max_drop < math.inf
         _want("max_drop", good, "a number of points, 0 or more", max_drop)
     count = threads or os.cpu_count() or 1
     build = replace(build or Build(), threads=count)
@@ -92,20 +92,25 @@ def checked_passes(passes: object) -> tuple[Pass, ...]:
 
 
 def _sequence(what: str, given: object, of: str) -> tuple[object, ...]:
-    _want(what, isinstance(given, Iterable), f"a sequence of {of}", given)
+    _want(what, _is(given, Iterable), f"a sequence of {of}", given)
     return tuple(cast("Iterable[object]", given))
 
 
 def _shapes(given: object) -> Shapes:
     """Shapes by input name, as tuples."""
     wanted = "{name: (1, 3, 224, 224)}, sizes being 0 or more"
-    _want("input_shapes", given is None or isinstance(given, Mapping), wanted, given)
+    _want("input_shapes", given is None or _is(given, Mapping), wanted, given)
     found = cast("Mapping[object, object]", given or {})
     for name, shape in found.items():
-        sizes = cast("Sequence[object]", shape) if isinstance(shape, list | tuple) else ("",)
+        sizes = cast("Sequence[object]", shape) if _is(shape, list | tuple) else ("",)
         good = all(_is_count(d) and cast("int", d) >= 0 for d in sizes)
-        _want("input_shapes", isinstance(name, str) and good, wanted, given)
+        _want("input_shapes", _is(name, str) and good, wanted, given)
     return {str(name): tuple(cast("Sequence[int]", shape)) for name, shape in found.items()}
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Whether a value is of a kind, whatever a type checker knows of it."""
+    return isinstance(value, kind)
 
 
 def _is_count(value: object) -> bool:
