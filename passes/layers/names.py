@@ -33,8 +33,14 @@ def check_skip(module: Module, parts: Iterable[str]) -> None:
 
 
 def offered(part: str, names: Iterable[str]) -> str:
-    """The nearest name, or piece of one, for a message."""
-    return nearest(part, {piece for n in names for piece in (n, *n.split("/"))} - {""})
+    """The nearest name, or piece of one as long as the part, for a message."""
+    return nearest(part, {p for n in names for p in (n, *_pieces(n, 1 + part.count("/")))} - {""})
+
+
+def _pieces(name: str, count: int) -> Iterator[str]:
+    """So many steps of a path, one after the other."""
+    steps = name.split("/")
+    yield from ("/".join(steps[i : i + count]) for i in range(len(steps) - count + 1))
 
 
 def _names(op: Op) -> Iterator[str]:

@@ -60,6 +60,7 @@ class Watching(Hook):
         ("lowrank{rank=0}", "rank=0 isn't 1 or more"),
         ("lowrank", "needs ratio=... or a limit on the loss"),
         ("lowrank{ratio=0.5,skip=[frist]}", "no layer's name has 'frist' in it; did you mean 'first'?"),
+        ('lowrank{ratio=0.5,skip=["block/frist"]}', "did you mean 'block/first'?"),
         ("factorize{terms=0}", "terms=0"),
         ("factorize{ratio=-0.1}", "ratio=-0.1"),
         ("factorize{ratio=0.5,skip=[first,nobody]}", "'nobody'"),
