@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from graphopt import parse
 from graphopt.activations import SampleRuns
 from graphopt.analysis.bind import bind
+from graphopt.analysis.interpret import interpret
 from graphopt.analysis.price import graph_of
-from graphopt.generate import sample_runs
+from graphopt.generate import noise, sample_runs
+from graphopt.ir.clone import returning
 from graphopt.ir.core import Module
 from graphopt.passes.layers.gain import gain
 from graphopt.passes.layers.gram import grams, row_length
@@ -114,6 +118,34 @@ def test_without_data_errors_are_those_of_the_changed_model() -> None:
     first, last = sensitivities(module, [*found, module.main.outputs[0]][1:], samples)
     assert last == pytest.approx(1, rel=0.7)  # 16 numbers: their power is off by 1 / sqrt(8)
     assert 0 < first < 1  # the mean over an image takes most of white noise away
+
+
+@pytest.mark.parametrize("passes", ["sparsify{ratio=0.6}", "cluster{bits=3}"])
+def test_generated_samples_are_better_than_none(passes: str) -> None:
+    """Weights are fitted to what layers read, which the memory of a BatchNorm tells."""
+    offset = np.array([2, 0, -2], np.float32).reshape(1, 3, 1, 1)
+    feeds = [{"x": (noise((1, 3, 16, 16), s) + offset).astype(np.float32)} for s in range(32)]
+    text = remembering(feeds)
+    bind(exact := parse(text))
+    wanted, errors = [interpret(exact, feed)["y"] for feed in feeds], list[float]()
+    for data in (True, False):
+        bind(module := parse(text))
+        samples = sample_runs(module, None, lambda: parse(text)) if data else None
+        run_pipeline(parse_pipeline(f"fold,fuse,{passes}"), module, Context(samples=samples))
+        got = [interpret(module, feed)["y"] for feed in feeds]
+        errors.append(float(np.square(np.subtract(got, wanted)).sum()))
+    assert 0 < errors[0] < 0.7 * errors[1]
+
+
+def remembering(feeds: list[dict[str, Any]]) -> str:
+    """NORMED with a BatchNorm that has seen these."""
+    bind(module := parse(NORMED))
+    first = next(op.result for op in module.main if op.kind.name == "conv")
+    seen = np.concatenate([interpret(returning(module, [first]), f)["value/0"] for f in feeds])
+    text = NORMED
+    for old, new in (("rand 4", seen.mean((0, 2, 3))), ("splat 2.0", seen.var((0, 2, 3)))):
+        text = text.replace(f"const {old}", f"const dense {new.tolist()}")
+    return text
 
 
 def test_lowrank_without_data_chooses_by_error() -> None:
