@@ -148,6 +148,17 @@ def remembering(feeds: list[dict[str, Any]]) -> str:
     return text
 
 
+def test_means_of_generated_images_correct_nothing() -> None:
+    """They are others than those of real ones: fmnist_resnet8 fell to 15 % right answers by them."""
+    module = parse(NORMED)
+    bind(module)
+    samples = sample_runs(module, None, lambda: parse(NORMED))
+    passes = parse_pipeline("fold,fuse,calibrate,quantize,bias_correct")
+    records = run_pipeline(passes, module, Context(samples=samples))
+    assert [r.changed for r in records[-2:]] == [True, False]
+    assert "generated images" in records[-1].notes[0]
+
+
 def test_lowrank_without_data_chooses_by_error() -> None:
     module = parse(NORMED)
     bind(module)
