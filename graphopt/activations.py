@@ -41,7 +41,7 @@ class SampleRuns:
         return moments(self.origin.main) if self.origin else {}
 
     def watch(
-        self, module: Module, values: Sequence[Value], runs: int | None = None
+        self, module: Module, values: Sequence[Value], runs: int | None = None, own: bool = False
     ) -> Iterator[tuple[int, Array]]:
         """Pairs of an index into `values` and its array without padded rows, run after run.
 
@@ -52,6 +52,8 @@ class SampleRuns:
             module: what is run; it may be changed afterwards, not meanwhile.
             values: float values of its main graph.
             runs: how many of the samples' runs; None: all.
+            own: the values are to be this module's, not the original's of the same name, which
+                those who make samples up may know better.
         """
         for part in portions(range(len(values)), lambda i: bytes_of(values[i]), AT_ONCE):
             reference = onnx_io.Reference(returning(module, [values[i] for i in part]))

@@ -12,6 +12,7 @@ from typing import Any
 from graphopt import onnx as onnx_io
 from graphopt.account import path_of
 from graphopt.analysis.bind import Shapes, bind
+from graphopt.ir.builtin import name_ends
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse as parse
 from graphopt.ir.store import load_gir, save_gir
@@ -22,7 +23,7 @@ from graphopt.passes import DEFAULT
 from graphopt.pipeline import Context, Hook, Pass, parse_pipeline
 from graphopt.report.html import html_page
 from graphopt.report.model import Report
-from graphopt.request import request
+from graphopt.request import checked_passes, checked_target, request
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle
 from graphopt.targets.arm import Arm as Arm
@@ -37,7 +38,8 @@ def load(source: Any, *, input_shapes: Shapes | None = None) -> Module:
     """Read a model.
 
     Args:
-        source: a path of an ONNX file or of IR text (.gir), the bytes of a model, or a ModelProto.
+        source: a path of an ONNX file or of IR text (.gir; ends without a name get one), the bytes
+            of a model, or a ModelProto.
         input_shapes: shapes to fix, by input name; the others stay as the model says.
 
     Raises:
@@ -48,6 +50,7 @@ def load(source: Any, *, input_shapes: Shapes | None = None) -> Module:
     if path and path.suffix == ".gir":
         module = load_gir(path)
         verify(module)
+        name_ends(module.main)
     else:
         module = onnx_io.load(path or source)
     if input_shapes:
@@ -143,15 +146,16 @@ def optimize(
         LimitError: running it takes more memory or time than the limits (graphopt.limits), or
             lossy passes cost more than `max_drop`.
     """
-    if check:
-        start_child()  # it is ready by the time that the model is read
-    chosen = parse_target(target) if isinstance(target, str) else target
+    chosen = parse_target(target) if isinstance(target, str) else checked_target(target)
     if passes is None or isinstance(passes, str):
         chain = default_passes(passes, chosen)
     else:
-        chain = tuple(passes)
-    job = Job(request(model, lambda: load(model), chosen, chain, data, input_shapes, threads,
-                      hooks, build, max_drop))  # fmt: skip
+        chain = checked_passes(passes)
+    asked = request(model, lambda: load(model), chosen, chain, data, input_shapes, threads,
+                    hooks, build, max_drop)  # fmt: skip
+    if check:
+        start_child()  # it is ready by the time that the model is read
+    job = Job(asked)
     try:
         _make(job, check, measure)
         if job.target and check:

@@ -130,12 +130,28 @@ def load_samples(source: object, graph: Graph) -> Samples:
         found = _from_path(Path(source))
         place = str(source)
     elif isinstance(source, Iterable):
-        found = _stack([dict(s) for s in cast("Iterable[Mapping[str, Array]]", source)])
+        found = _stack([_sample(s) for s in cast("Iterable[object]", source)])
         place = "data"
     else:
         raise InputError(f"data is a path or an iterable of {{name: array}}, not {source!r}")
     labels = found.pop(LABELS, None)
     return Samples(_check(found, graph, place), labels)
+
+
+def _sample(given: object) -> dict[str, Array]:
+    """One sample of an iterable.
+
+    Raises:
+        InputError: it isn't of the form {name: array}.
+    """
+    names = list(cast("Mapping[object, Array]", given)) if isinstance(given, Mapping) else [None]
+    if not all(isinstance(name, str) for name in names):
+        shown = repr(cast("object", given))
+        raise InputError(
+            "data is a path or an iterable of {name: array}, one for each sample, but it has "
+            f"{shown if len(shown) < 80 else type(cast('object', given)).__name__}"
+        )
+    return dict(cast("Mapping[str, Array]", given))
 
 
 def _from_path(path: Path) -> dict[str, Array]:

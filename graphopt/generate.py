@@ -92,10 +92,10 @@ class Generated(SampleRuns):
                 "ranges may be far from real ones")  # fmt: skip
 
     def watch(
-        self, module: Module, values: Sequence[Value], runs: int | None = None
+        self, module: Module, values: Sequence[Value], runs: int | None = None, own: bool = False
     ) -> Iterator[tuple[int, Array]]:
-        """Pairs of an index into `values` and its array."""
-        known = self._known()
+        """Pairs of an index into `values` and its array (see `SampleRuns.watch`)."""
+        known = {} if own else self._known()
         there = [i for i, v in enumerate(values) if v.hint in known]
         rest = [i for i, v in enumerate(values) if v.hint not in known]
         self.used = self.runs

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import InputError, MismatchError
+from graphopt.folders import made, makeable
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module, Op
 from graphopt.ir.printer import to_text
@@ -63,12 +64,20 @@ class Dump(Hook):
     """
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder.
+        """The folder is made when a pipeline starts, whose passes were checked by then.
+
+        Raises:
+            InputError: it can't be made.
+        """
+        self.folder, self.store = makeable(folder), FileStore(None)
+
+    def start(self, module: Module) -> None:
+        """Make the folder, dump what was loaded.
 
         Raises:
             InputError: it can't be made or written.
         """
-        self.folder = made(folder)
+        folder = made(self.folder)
         try:
             for old in folder.iterdir():
                 if _DUMP.fullmatch(old.name):
@@ -76,9 +85,6 @@ class Dump(Hook):
             self.store = FileStore(folder / "weights.bin")
         except OSError as why:
             raise InputError(f"{folder}: can't write there: {why.strerror}") from why
-
-    def start(self, module: Module) -> None:
-        """Dump what was loaded."""
         self.write(0, "input", module)
 
     def after(self, number: int, p: Pass, module: Module, result: PassResult) -> None:
@@ -94,19 +100,6 @@ class Dump(Hook):
         except OSError as why:
             raise InputError(f"{path}: can't write the dump: {why.strerror}") from why
         return path
-
-
-def made(folder: Path) -> Path:
-    """Make a folder, if it isn't there; give it.
-
-    Raises:
-        InputError: it can't be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as why:
-        raise InputError(f"{folder}: can't make the folder: {why.strerror}") from why
-    return folder
 
 
 class Shifted(Hook):

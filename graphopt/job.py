@@ -27,7 +27,7 @@ from graphopt.judge import SampleJudge
 from graphopt.later import Later
 from graphopt.loss import Loss, worst
 from graphopt.measure import interleave, latency
-from graphopt.pipeline import Context, Record, run_pipeline
+from graphopt.pipeline import Context, Record, check_pipeline, run_pipeline
 from graphopt.profiler import Profile, estimated, profile_session
 from graphopt.report.model import Latency, Report, Size, plain
 from graphopt.request import Request
@@ -70,10 +70,10 @@ class Job:
     """
 
     def __init__(self, request: Request) -> None:
-        """Read the model and the data.
+        """Read the model and the data, check the passes; nothing is run yet.
 
         Raises:
-            InputError: they can't be used.
+            InputError, UnsupportedError: they can't be used.
         """
         self.request, self.target = request, request.target
         self.costs = self.target.costs(request.threads) if self.target else None
@@ -104,6 +104,12 @@ class Job:
         self.ran = self.instructions = ""
         self.latency: list[Latency] = []
         self.profile: Profile | None = None
+        self.asked = Context(
+            evaluate=onnx_io.evaluate_opaque, costs=self.costs, samples=self.activations,
+            judge=self.judge, max_drop=request.max_drop, progress=self.progress,
+            lanes=self.target.lanes if self.target else 0,
+        )  # fmt: skip
+        check_pipeline(request.passes, self.module, self.asked)
 
     def _bind(self, shapes: dict[str, tuple[int, ...]]) -> list[str]:
         """Fix the shapes of inputs: as given, else as the samples have them, else a batch of 1."""
@@ -183,11 +189,7 @@ class Job:
     def run_passes(self, check: bool = True) -> None:
         """Run the pipeline; what it makes up to its first lossy pass must equal the original."""
         self.progress("run the passes", 0, 1)
-        asked = Context(
-            evaluate=onnx_io.evaluate_opaque, costs=self.costs, samples=self.activations,
-            judge=self.judge, max_drop=self.request.max_drop, progress=self.progress,
-            lanes=self.target.lanes if self.target else 0,
-        )  # fmt: skip
+        asked = self.asked
         passes, hooks = self.request.passes, self.request.hooks
         run = lambda: run_pipeline(passes, self.module, asked, hooks)  # noqa: E731
         self.records = self.timed("passes", run)

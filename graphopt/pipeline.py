@@ -15,13 +15,13 @@ from graphopt.analysis.moments import Moments
 from graphopt.analysis.price import Costs
 from graphopt.blas import one_thread
 from graphopt.choices import Settled
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, InputError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.types import Array
 from graphopt.loss import Loss
 from graphopt.rewrite.driver import Permission, Remark
-from graphopt.spec import Scanner, Spec, parse_spec
+from graphopt.spec import Scanner, Spec, misfit, parse_spec
 
 Effect = Literal["exact", "reassociating", "lossy"]
 
@@ -95,10 +95,12 @@ class Activations(Protocol):
         ...
 
     def watch(
-        self, module: Module, values: Sequence[Value], runs: int | None = None
+        self, module: Module, values: Sequence[Value], runs: int | None = None, own: bool = False
     ) -> Iterator[tuple[int, Array]]:
         """Pairs of an index into `values` and its array, run after run (the first `runs`).
 
+        `own`: those of this module are compared with another's; else values that the original has
+        too may come from it, where samples are made up.
         One run's arrays are in memory at a time, or fewer (see `graphopt.activations`).
         """
         ...
@@ -159,6 +161,18 @@ class PassResult:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What a pass of a pipeline can be checked against before any of them runs.
+
+    `module` is what the first one gets, `ctx` what all do, `earlier` are those that run before it.
+    """
+
+    module: Module
+    ctx: Context
+    earlier: tuple[Pass, ...] = ()
+
+
 class Pass(Spec):
     """A transformation of a Module; subclass as a frozen dataclass with `name="..."`.
 
@@ -167,6 +181,14 @@ class Pass(Spec):
     """
 
     effect: ClassVar[Effect] = "exact"
+
+    def check(self, ahead: Ahead) -> None:
+        """Raise what running would, as far as that can be known before any pass has run.
+
+        Raises:
+            InputError: an option out of its range, a layer that isn't there, no data.
+            UnsupportedError: something that isn't installed.
+        """
 
     @abstractmethod
     def run(self, module: Module, ctx: Context) -> PassResult:
@@ -232,15 +254,32 @@ def record(number: int, p: Pass, result: PassResult) -> Record:
                   result.notes)  # fmt: skip
 
 
+def check_pipeline(passes: Sequence[Pass], module: Module, ctx: Context) -> None:
+    """Find what is wrong with passes before the first of them runs.
+
+    Raises:
+        GraphoptError: one can't do what is asked; the message names it.
+    """
+    for i, p in enumerate(passes):
+        try:
+            if why := misfit(p):
+                raise InputError(why)
+            p.check(Ahead(module, ctx, tuple(passes[:i])))
+        except GraphoptError as error:
+            raise type(error)(f"pass {i + 1} ({p}): {error}") from error
+
+
 def run_pipeline(
     passes: Iterable[Pass], module: Module, ctx: Context, hooks: Iterable[Hook] = ()
 ) -> list[Record]:
-    """Run passes in order on a module, in place.
+    """Run passes in order on a module, in place, once all of them are checked.
 
     Raises:
-        GraphoptError: a pass or a hook failed; the message names the pass.
+        GraphoptError: a pass can't run (nothing has been changed then), or it or a hook failed; the
+            message names the pass.
     """
-    hooks, records = tuple(hooks), list[Record]()
+    passes, hooks, records = tuple(passes), tuple(hooks), list[Record]()
+    check_pipeline(passes, module, ctx)
     for h in hooks:
         h.start(module)
     for number, p in enumerate(passes, 1):

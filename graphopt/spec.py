@@ -348,6 +348,23 @@ def convert(raw: object, hint: Any) -> object:
     return hint.from_value(raw)
 
 
+def misfit(one: Spec) -> str:
+    """Which option isn't of its field's type, as a sentence; empty where all are.
+
+    Text can't make such a one, but Python can.
+    """
+    for name, hint in _hints(type(one)).items():
+        value: object = getattr(one, name)
+        try:
+            convert(value, hint)
+        except (ValueError, TypeError):
+            told = describe(hint).replace("a list like [", "a tuple like (").replace("]", ")")
+            return f"option {name!r} of {one.name!r} wants {told}, not {value!r}"
+        except AttributeError:  # a type that no text stands for
+            continue
+    return ""
+
+
 def _checked(raw: object, good: bool) -> object:
     if not good:
         raise ValueError(raw)

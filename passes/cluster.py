@@ -22,10 +22,11 @@ from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Numbers
 from graphopt.passes.layers.least import power
 from graphopt.passes.layers.means import kmeans, nearest
+from graphopt.passes.layers.names import check_skip
 from graphopt.passes.layers.sites import Site
 from graphopt.passes.layers.sweep import sweep
 from graphopt.passes.layers.values import Offer, Revaluing
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 
 MOST = 8  # bits of an index
 
@@ -43,16 +44,21 @@ class Cluster(Pass, name="cluster"):
     bits: int | None = None
     skip: tuple[str, ...] = ()
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range (see `Pass.check`)."""
+        if self.bits is not None and not 1 <= self.bits <= MOST:
+            raise InputError(f"bits={self.bits} isn't from 1 to {MOST}")
+        if self.bits is None and ahead.ctx.max_drop is None:
+            raise InputError("cluster needs bits=... or a limit on the loss (--max-drop)")
+        check_skip(ahead.module, self.skip)
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Change weights and biases.
 
         Raises:
             InputError: bits out of range, or neither bits nor a limit.
         """
-        if self.bits is not None and not 1 <= self.bits <= MOST:
-            raise InputError(f"bits={self.bits} isn't from 1 to {MOST}")
-        if self.bits is None and ctx.max_drop is None:
-            raise InputError("cluster needs bits=... or a limit on the loss (--max-drop)")
+        self.check(Ahead(module, ctx))
         return Revaluing(self.name, ctx, self._offers, self.skip).run(module)
 
     def _offers(self, site: Site, numbers: Numbers) -> Iterator[Offer] | str:

@@ -84,7 +84,7 @@ def _stands_for(first: Op, op: Op) -> bool:
 def _key(op: Op) -> Key | None:
     """What makes two ops equal; None for what is never equal to another."""
     if isinstance(op.kind, Const):
-        return _data_key(op.kind.data)
+        return data_key(op.kind.data)
     return (_kind_key(op.kind), *map(_identity, op.operands))
 
 
@@ -106,7 +106,8 @@ def _exact(value: object) -> object:
     return (type(value), value)
 
 
-def _data_key(data: Data) -> Key | None:
+def data_key(data: Data) -> Key | None:
+    """What makes two constants equal; None for what is never equal to another."""
     head: Key = (Const, data.dtype, data.shape)
     if data.dtype is DType.string:
         return None

@@ -26,7 +26,7 @@ from graphopt.ops.movement import (
 )
 from graphopt.ops.quant import Dequantize, Scaled
 from graphopt.passes.simplify.shuffles import channel_shuffle
-from graphopt.pipeline import Catalog, Context, Pass, PassResult
+from graphopt.pipeline import Ahead, Catalog, Context, Pass, PassResult
 from graphopt.rewrite import Remark
 
 VIEWS = (Reshape, Squeeze, Unsqueeze)
@@ -47,10 +47,15 @@ class Group(Pass, name="group"):
     What the target can't compile stays as it is.
     """
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise UnsupportedError where there is no target (see `Pass.check`)."""
+        if ahead.ctx.catalog is None:
+            raise UnsupportedError("group needs a target: its kernels decide what can be grouped")
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Group the main graph."""
-        if ctx.catalog is None:
-            raise UnsupportedError("group needs a target: its kernels decide what can be grouped")
+        self.check(Ahead(module, ctx))
+        assert ctx.catalog
         own_outputs(module.main)
         own_floats(module.main)
         groups = list(_groups(module.main, ctx.catalog))

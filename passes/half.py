@@ -31,7 +31,7 @@ from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.movement import Reshape, Squeeze, Transpose, Unsqueeze
 from graphopt.passes.float16 import compute_in_float16
 from graphopt.passes.operands import ERROR, round_operands
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
 WEIGHTS = {  # the operands that are weights, of kinds and of ONNX ops that we don't model
@@ -59,16 +59,20 @@ class Half(Pass, name="half"):
     products: bool | None = None
     smallest: int = 1024
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option that float16 has no use for (see `Pass.check`)."""
+        if self.type == "f16" and (self.activations or self.products is False):
+            raise InputError("half{type=f16} computes in float16: it takes neither "
+                             "activations=true nor products=false")  # fmt: skip
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Round every weight of every graph, then the activations of the main one.
 
         Raises:
             InputError: an option that float16 has no use for.
         """
+        self.check(Ahead(module, ctx))
         if self.type == "f16":
-            if self.activations or self.products is False:
-                raise InputError("half{type=f16} computes in float16: it takes neither "
-                                 "activations=true nor products=false")  # fmt: skip
             found = tuple(compute_in_float16(module, ctx, always=bool(self.products)))
             return PassResult(any(r.applied for r in found), found)
         remarks = list(_weights(module.main, self.smallest, ctx))

@@ -22,10 +22,11 @@ from graphopt.errors import InputError
 from graphopt.ir.core import Module
 from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Numbers
+from graphopt.passes.layers.names import check_skip
 from graphopt.passes.layers.sites import Site, sites
 from graphopt.passes.layers.values import Offer, Revaluing
 from graphopt.passes.layers.zeros import FOUR, FOURS, smallest, sparse
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 
 SHARES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of a layer's weights, offered
 
@@ -51,7 +52,7 @@ class Sparsify(Pass, name="sparsify"):
         Raises:
             InputError: an option out of its range, or nothing that limits the zeros.
         """
-        self._check(ctx)
+        self.check(Ahead(module, ctx))
         if self.ratio == 0:
             return PassResult(False)
         weights = [s.weight.numpy() for s in sites(module.main)]
@@ -60,13 +61,15 @@ class Sparsify(Pass, name="sparsify"):
         goal = None if self.ratio is None else Goal(wanted, "zeros")
         return Revaluing(self.name, ctx, self._offers, self.skip).run(module, goal)
 
-    def _check(self, ctx: Context) -> None:
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range (see `Pass.check`)."""
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise InputError(f"ratio={self.ratio:g} isn't at least 0 and below 1")
         if self.pattern == "2:4" and (self.ratio or 0) > 0.5:
             raise InputError(f"ratio={self.ratio:g} is more than the half that 2:4 can set to zero")
-        if self.pattern != "2:4" and self.ratio is None and ctx.max_drop is None:
+        if self.pattern != "2:4" and self.ratio is None and ahead.ctx.max_drop is None:
             raise InputError("sparsify needs ratio=... or a limit on the loss (--max-drop)")
+        check_skip(ahead.module, self.skip)
 
     def _offers(self, site: Site, numbers: Numbers) -> Iterator[Offer] | str:
         if not np.isfinite(numbers.w).all():

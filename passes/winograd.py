@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from graphopt.analysis.entropy import stored_bytes
+from graphopt.analysis.entropy import stored_share
 from graphopt.analysis.price import graph_with
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Op, Value
@@ -119,8 +119,13 @@ class Filtering:
         return self.footprints[graph]
 
 
+def is_compact(w: Data) -> bool:
+    """Whether a filter is made small by many zeros or few values: transformed, it isn't."""
+    return stored_share(w) < SMALL
+
+
 def _dense(w: Data) -> None:
-    """Raise Miss for filters that many zeros or few values make small: transformed, they aren't."""
-    part = stored_bytes(w.numpy()) / nbytes(w)
-    if part < SMALL:
-        raise Miss(f"the filter is stored in {part:.2f} of its bytes, which it would lose")
+    """Raise Miss for a filter that would lose that it is small."""
+    if is_compact(w):
+        told = f"the filter is stored in {stored_share(w):.2f} of its bytes, which it would lose"
+        raise Miss(told)

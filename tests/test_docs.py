@@ -25,7 +25,7 @@ def run(code: str, name: str) -> str:
 
 def test_write_a_pass_runs_and_prints_what_it_says() -> None:
     printed = run("\n".join(blocks("docs/write-a-pass.md", "python")), "write_a_pass")
-    (said,) = blocks("docs/write-a-pass.md", "text")
+    said = "".join(blocks("docs/write-a-pass.md", "text"))
     shown = [line for line in printed.splitlines() if line and not line.startswith("module ")]
     assert shown == said.splitlines()
 

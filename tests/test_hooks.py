@@ -257,6 +257,7 @@ class Blas(Pass, name="test-blas"):
 def test_linear_algebra_of_lossy_passes_takes_one_thread() -> None:
     """Those of numpy and scipy take the cores from each other (graphopt/blas.py)."""
     tool: Any = importlib.import_module("threadpoolctl")
+    blas_threads()  # both libraries are there before they are limited
     with tool.threadpool_limits(2, user_api="blas"):
         (record,) = run_pipeline((Blas(),), parse(TEXT), Context())
         assert (record.notes, blas_threads()) == (("{1}",), {2})

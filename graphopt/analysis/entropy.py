@@ -8,9 +8,11 @@ entropy (1948), which the coder of a target's bundles reaches to about one perce
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from graphopt.ir.data import Data, Rand, nbytes
 from graphopt.ir.types import Array
 
 VALUES = 256  # different numbers that an index of one byte can tell apart
@@ -90,3 +92,15 @@ def stored_bytes(array: Array) -> float:
     if bits.size and np.count_nonzero(bits) < bits.size:
         forms.append(sparse_bytes(bits))
     return min(forms)
+
+
+_SHARES: WeakKeyDictionary[Data, float] = WeakKeyDictionary()  # a cache of pure facts about data
+
+
+def stored_share(data: Data) -> float:
+    """The least share of its bytes that a constant is stored in; its numbers are read once."""
+    if isinstance(data, Rand) and data.dtype.is_float:
+        return 1.0  # drawn one by one: hardly two are alike
+    if data not in _SHARES:
+        _SHARES[data] = stored_bytes(data.numpy()) / max(nbytes(data), 1)
+    return _SHARES[data]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphopt.ir.core import OpKind
+from graphopt.ir.core import Graph, Op, OpKind
 from graphopt.ir.data import Data
 from graphopt.ir.types import Array, TensorType, ValueType
 
@@ -87,3 +87,30 @@ class Fused(OpKind, name="fused"):
     def infer(self, *types: ValueType | None) -> None:
         """What the region returns; given where the op is made."""
         return
+
+
+def name_ends(graph: Graph) -> None:
+    """Give inputs and outputs without a name one of their own: data are kept by these names.
+
+    An output is called as its value is, if nothing else is, else `out0`, `out1` ...
+    """
+    end = graph.terminator
+    given = end.kind.names if isinstance(end.kind, Return) else ()
+    taken = {*given, *(a.hint for a in graph.args)}
+    for i, arg in enumerate(graph.args):
+        arg.hint = arg.hint or _fresh((f"in{i}",), taken)
+    names = list(given) + [""] * (len(graph.outputs) - len(given))
+    for i, value in enumerate(graph.outputs):
+        names[i] = names[i] or _fresh((value.hint, f"out{i}"), taken)
+    if tuple(names) != given:
+        graph.erase(end)
+        graph.insert(Op(Return(tuple(names)), end.operands, loc=end.loc))
+
+
+def _fresh(wanted: tuple[str, ...], taken: set[str]) -> str:
+    """The first of some names that isn't taken, else the last with primes; takes it."""
+    name = next((w for w in wanted if w and w not in taken), wanted[-1])
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name

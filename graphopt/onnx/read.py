@@ -52,7 +52,7 @@ def open_model(
     if isinstance(source, bytes | bytearray | memoryview):
         label, view = name or "<bytes>", memoryview(source)
         return _parsed(view, label), Sources(label, view, None)
-    path = Path(source)
+    path = _path(source)
     label = name or str(path)
     try:
         file = pin(open_file(path, label))
@@ -61,6 +61,20 @@ def open_model(
     except OSError as why:
         raise InputError(f"{label}: can't read the file: {why.strerror}") from why
     return _parsed(file.bytes(0, file.size), label), Sources(label, file, path)
+
+
+def _path(source: object) -> Path:
+    """What is none of the others must be a path.
+
+    Raises:
+        InputError: it isn't.
+    """
+    if isinstance(source, str):
+        return Path(source)
+    if isinstance(source, Path):
+        return source
+    kind = type(source).__name__
+    raise InputError(f"a model is a path, bytes or a ModelProto, not an object of type {kind}")
 
 
 def _parsed(view: memoryview, label: str) -> onnx.ModelProto:

@@ -26,7 +26,7 @@ from graphopt.passes.distill.augment import check, is_image
 from graphopt.passes.distill.network import Network, parameters
 from graphopt.passes.distill.objective import Objective
 from graphopt.passes.distill.train import History, Settings, Trainer
-from graphopt.pipeline import Activations, Context, Effect, Pass, PassResult
+from graphopt.pipeline import Activations, Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
 PROBED = 4  # runs on which is tried whether all can be computed as one batch
@@ -72,10 +72,9 @@ class Distill(Pass, name="distill"):
             InputError: no samples, or an option out of its range.
             UnsupportedError: PyTorch isn't there, or the model has an op it can't train through.
         """
-        self._check()
+        self.check(Ahead(module, ctx))
         torch = library.load()
-        if ctx.samples is None or not ctx.samples.runs or ctx.samples.data != "given":
-            raise InputError("distill needs samples to train on; give some with --data")
+        assert ctx.samples
         before = ctx.before
         if not self.epochs or not parameters(module.main):
             return _nothing("0 epochs" if not self.epochs else "it has no float weights to train")
@@ -110,8 +109,8 @@ class Distill(Pass, name="distill"):
             first = str(why).strip().partition("\n")[0]
             raise UnsupportedError(f"PyTorch can't train this model: {first}") from why
 
-    def _check(self) -> None:
-        """Raise InputError where an option is out of its range."""
+    def check(self, ahead: Ahead) -> None:
+        """Raise for an option out of its range, without PyTorch or samples (see `Pass.check`)."""
         least: dict[str, float] = {
             "epochs": 0, "seconds": 0, "features": 0, "patience": 0, "seed": 0, "threads": 0,
             "batch": 1, "samples": 1,
@@ -124,6 +123,10 @@ class Distill(Pass, name="distill"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name}={getattr(self, name)} isn't more than 0")
         check(self.augment)
+        library.find()
+        samples = ahead.ctx.samples
+        if samples is None or not samples.runs or samples.data != "given":
+            raise InputError("distill needs samples to train on; give some with --data")
 
     def _settings(self) -> Settings:
         names = (f.name for f in dataclasses.fields(Settings))

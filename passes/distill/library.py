@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,16 @@ MISSING = (
     "distill needs PyTorch, which isn't installed: pip install 'graphopt[distill]' (its CPU build "
     "is enough: https://pytorch.org/get-started)"
 )
+
+
+def find() -> None:
+    """Look for the module torch without loading it.
+
+    Raises:
+        UnsupportedError: it isn't there; the message says how to install it.
+    """
+    if "torch" not in sys.modules and importlib.util.find_spec("torch") is None:
+        raise UnsupportedError(MISSING)
 
 
 def load() -> Torch:

@@ -27,7 +27,7 @@ from graphopt.passes.layers.forms import Form, Numbers, Size
 from graphopt.passes.layers.gain import Aim, multiple
 from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
 from graphopt.passes.layers.sites import Site
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 
 GROUPS = 2, 4  # that a shuffled form is tried with
 STEPS = 8  # numbers of features that it is tried with, at most
@@ -52,17 +52,25 @@ class Factorize(Pass, name="factorize"):
     aim: Aim = "time"
     skip: tuple[str, ...] = ()
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range (see `Pass.check`)."""
+        if isinstance(self.terms, int) and self.terms < 1:
+            raise InputError(f"terms={self.terms} isn't 1 or more")
+        self._asked.check(ahead)
+
+    @property
+    def _asked(self) -> Asked:
+        return Asked.of(self, bounded=self.terms != "choice")
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Rewrite the main graph.
 
         Raises:
             InputError: an option out of its range.
         """
-        if isinstance(self.terms, int) and self.terms < 1:
-            raise InputError(f"terms={self.terms} isn't 1 or more")
-        asked = Asked.of(self, bounded=self.terms != "choice")
+        self.check(Ahead(module, ctx))
         terms = Terms(self.terms, multiple(self.aim, ctx))
-        return Rewriting(asked, ctx, self._forms, terms).run(module)
+        return Rewriting(self._asked, ctx, self._forms, terms).run(module)
 
     def _forms(self, site: Site) -> list[Form]:
         """What a convolution could be, by the form asked for."""

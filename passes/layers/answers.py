@@ -29,3 +29,19 @@ def said(output: Value) -> Value:
         hides, at = isinstance(at.op.kind, HIDING), at.op.operand(0)
         found = at if hides else found
     return found
+
+
+def pairs(before: Module, module: Module) -> list[tuple[Value, Value]]:
+    """What the original tells and what a changed module does, output by output.
+
+    Where the two logits haven't one shape (the ends are others by now), the outputs themselves are
+    compared; those that aren't floats are left out.
+    """
+    found = list[tuple[Value, Value]]()
+    for ends in zip(before.main.outputs, module.main.outputs, strict=True):
+        theirs, ours = map(said, ends)
+        if theirs.tensor.shape != ours.tensor.shape:
+            theirs, ours = ends
+        if theirs.tensor.dtype.is_float and ours.tensor.dtype.is_float:
+            found.append((theirs, ours))
+    return found

@@ -22,12 +22,13 @@ from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Form, Numbers, Size
 from graphopt.passes.layers.gain import Aim, gain, saved_macs
 from graphopt.passes.layers.gram import Gram, grams
+from graphopt.passes.layers.names import check_skip
 from graphopt.passes.layers.replace import Weights, example, replace_layer
 from graphopt.passes.layers.sensitivity import sensitivities
 from graphopt.passes.layers.sites import Site, sites, skipped
 from graphopt.passes.layers.store import store
 from graphopt.passes.quantize.rounding import damped
-from graphopt.pipeline import Activations, Context, PassResult
+from graphopt.pipeline import Activations, Ahead, Context, PassResult
 
 RUNS = 128  # of the model that Gram matrices are made of, at most
 LONGEST = 6144  # numbers in a row of a weight whose inputs are looked at: their matrix has 300 MB
@@ -83,12 +84,13 @@ class Asked:
         o = options
         return Asked(o.name, o.aim, o.ratio, o.whiten, o.skip, bounded)
 
-    def check(self, ctx: Context) -> None:
-        """Raise InputError for what can't be done."""
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for what can't be done (see `Pass.check`)."""
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise InputError(f"ratio={self.ratio:g} isn't at least 0 and below 1")
-        if self.ratio is None and ctx.max_drop is None and not self.bounded:
+        if self.ratio is None and ahead.ctx.max_drop is None and not self.bounded:
             raise InputError(f"{self.name} needs ratio=... or a limit on the loss (--max-drop)")
+        check_skip(ahead.module, self.skip)
 
     def goal(self, graph: Graph) -> Goal | None:
         """The share of the whole graph that is to be saved."""
@@ -135,9 +137,8 @@ class Rewriting:
         """Propose, select, rewrite.
 
         Raises:
-            InputError: options out of range, or `skip` names nothing.
+            InputError: `skip` names nothing.
         """
-        self.asked.check(self.ctx)
         found = sites(module.main)
         out = skipped(found, self.asked.skip)
         if self.asked.ratio == 0:

@@ -42,7 +42,7 @@ def sensitivities(
     """
     clean, signal = _answers(module, samples, runs), np.zeros(len(values))
     counts = np.zeros(len(values))
-    for i, x in samples.watch(module, values, runs):
+    for i, x in samples.watch(module, values, runs, own=True):
         signal[i] += float(np.sum(np.square(x, dtype=np.float64)))
         counts[i] += x.size
     found = list[float]()
@@ -57,7 +57,7 @@ def _answers(module: Module, samples: Activations, runs: int) -> list[list[Array
     """The arrays of what each output tells, run after run."""
     values = told(module)
     found: list[list[Array]] = [[] for _ in values]
-    for i, y in samples.watch(module, values, runs):
+    for i, y in samples.watch(module, values, runs, own=True):
         found[i].append(np.asarray(y, np.float64))
     return found
 

@@ -14,9 +14,9 @@ from graphopt.ir.data import Data
 from graphopt.ir.types import Array, DType
 from graphopt.ops.linalg import Gemm, MatMul
 from graphopt.ops.nn import Conv
+from graphopt.passes.layers.names import offered
 from graphopt.passes.layers.unfold import rows
 from graphopt.rewrite import const
-from graphopt.spec import nearest
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def skipped(found: Sequence[Site], parts: Iterable[str]) -> set[str]:
     parts = tuple(parts)
     for part in parts:
         if not any(part in n for n in names):
-            raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, names)}")
+            raise InputError(f"skip: no layer's name has {part!r} in it{offered(part, names)}")
     return {s.name for s in found if any(part in n for part in parts for n in _names(s))}
 
 

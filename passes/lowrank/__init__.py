@@ -24,7 +24,7 @@ from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
 from graphopt.passes.layers.sites import Site
 from graphopt.passes.lowrank.forms import Spatial, Svd, Tucker
 from graphopt.passes.lowrank.ranks import Ranks
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,27 @@ class LowRank(Pass, name="lowrank"):
     aim: Aim = "time"
     skip: tuple[str, ...] = ()
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range (see `Pass.check`)."""
+        if isinstance(self.rank, int) and self.rank < 1:
+            raise InputError(f"rank={self.rank} isn't 1 or more")
+        if not 0 < self.energy <= 1:
+            raise InputError(f"energy={self.energy:g} isn't above 0 and at most 1")
+        self._asked.check(ahead)
+
+    @property
+    def _asked(self) -> Asked:
+        return Asked.of(self, bounded=self.rank != "choice")
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Rewrite the main graph.
 
         Raises:
             InputError: an option out of its range.
         """
-        if isinstance(self.rank, int) and self.rank < 1:
-            raise InputError(f"rank={self.rank} isn't 1 or more")
-        if not 0 < self.energy <= 1:
-            raise InputError(f"energy={self.energy:g} isn't above 0 and at most 1")
-        asked = Asked.of(self, bounded=self.rank != "choice")
+        self.check(Ahead(module, ctx))
         ranks = Ranks(self.rank, self.energy, multiple(self.aim, ctx))
-        return Rewriting(asked, ctx, self._forms, ranks).run(module)
+        return Rewriting(self._asked, ctx, self._forms, ranks).run(module)
 
     def _forms(self, site: Site) -> list[Form]:
         """What a layer could be, by the method asked for."""

@@ -14,9 +14,10 @@ from typing import ClassVar, Literal
 from graphopt.errors import InputError
 from graphopt.ir.core import Module
 from graphopt.passes.layers.gain import Aim, multiple
+from graphopt.passes.layers.names import check_skip
 from graphopt.passes.prune.rounds import Asked, Rounds
 from graphopt.passes.prune.scores import Criterion
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 
 __all__ = ["Prune"]
 
@@ -50,12 +51,14 @@ class Prune(Pass, name="prune"):
         Raises:
             InputError: an option out of its range, or samples are missing.
         """
-        self._check(ctx)
+        self.check(Ahead(module, ctx))
         asked = Asked(self.criterion, self.ratio, self.aim, self._multiple(ctx), self.rounds,
                       self.skip, self.heads == "inside")  # fmt: skip
         return Rounds(module, ctx, asked).run()
 
-    def _check(self, ctx: Context) -> None:
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range, missing samples (see `Pass.check`)."""
+        ctx = ahead.ctx
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise InputError(f"ratio={self.ratio:g} isn't at least 0 and below 1")
         if self.ratio is None and ctx.max_drop is None:
@@ -70,6 +73,7 @@ class Prune(Pass, name="prune"):
                 "criterion=reconstruct needs samples of what the model will see: "
                 "give some with --data, or ask for criterion=l1, which needs none"
             )
+        check_skip(ahead.module, self.skip)
 
     def _multiple(self, ctx: Context) -> int:
         """What channels are rounded to."""

@@ -11,12 +11,12 @@ from graphopt.choices import Choice, Goal, Settled, settle
 from graphopt.errors import InputError
 from graphopt.ir.core import Module, Op, Value
 from graphopt.passes.layers.gain import Aim
+from graphopt.passes.layers.names import offered
 from graphopt.passes.layers.sensitivity import sensitivities
 from graphopt.passes.prune.groups import Group
 from graphopt.passes.prune.propose import Plan
 from graphopt.passes.prune.scores import Criterion, look, losses, norms
 from graphopt.pipeline import Context, PassResult
-from graphopt.spec import nearest
 
 RUNS = 256  # of the model that Gram matrices are made of, at most
 EACH = 0.1  # of the model's multiply-adds that go in a round
@@ -93,8 +93,7 @@ class Rounds:
         for part in self.asked.skip:
             every = [n for group in names.values() for n in group]
             if not any(part in n for n in every):
-                pieces = {piece for n in every for piece in (n, *n.split("/"))} - {""}
-                raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, pieces)}")
+                raise InputError(f"skip: no layer's name has {part!r} in it{offered(part, every)}")
         out = dict[str, str]()
         for g in found:
             if any(part in n for part in self.asked.skip for n in names[g.name]):

@@ -78,8 +78,8 @@ def _totals(
 ) -> Iterator[tuple[float, float]]:
     """The signal-to-noise ratio in dB and the cosine of each pair of values."""
     sums = np.zeros((len(pairs), 3))
-    ours = samples.watch(quantized, [a for a, _ in pairs], runs)
-    theirs = samples.watch(before, [b for _, b in pairs], runs)
+    ours = samples.watch(quantized, [a for a, _ in pairs], runs, own=True)
+    theirs = samples.watch(before, [b for _, b in pairs], runs, own=True)
     for (i, got), (j, want) in zip(ours, theirs, strict=True):
         assert i == j
         sums[i] += _products(got, want)

@@ -29,7 +29,7 @@ from graphopt.passes.quantize.nearer import kept_if_nearer
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.rounding import cost, damped, descend
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 from graphopt.portions import portions
 from graphopt.rewrite import Remark
 
@@ -52,15 +52,19 @@ class AdaRound(Pass, name="adaround"):
     samples: int = 64
     iterations: int = 8
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range (see `Pass.check`)."""
+        for name, value in (("samples", self.samples), ("iterations", self.iterations)):
+            if value < 1:
+                raise InputError(f"{name}={value} isn't 1 or more")
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Change integers and biases.
 
         Raises:
             InputError: no samples, or an option out of its range.
         """
-        for name, value in (("samples", self.samples), ("iterations", self.iterations)):
-            if value < 1:
-                raise InputError(f"{name}={value} isn't 1 or more")
+        self.check(Ahead(module, ctx))
         if not pairs(module, ctx):
             return nothing("adaround")
         if ctx.samples is None or not ctx.samples.runs:

@@ -22,7 +22,8 @@ import numpy as np
 
 from graphopt.analysis.moments import Moments
 from graphopt.errors import InputError
-from graphopt.ir.core import Graph, Module, Op, Value
+from graphopt.generate import NOISE
+from graphopt.ir.core import Graph, Loc, Module, Op, Value
 from graphopt.ir.types import Array
 from graphopt.ops.elementwise import Div, Mul, Sub
 from graphopt.ops.nn import Conv, ConvTranspose
@@ -34,7 +35,7 @@ from graphopt.passes.quantize.nearer import kept_if_nearer
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.weights import channel_axis
-from graphopt.pipeline import Activations, Context, Effect, Pass, PassResult
+from graphopt.pipeline import Activations, Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark, const
 
 
@@ -44,7 +45,8 @@ class BiasCorrect(Pass, name="bias_correct"):
 
     `method`: empirical, on samples; or analytic, of the weights' rounding alone, by what the
     model's BatchNorms remember of the layers' inputs (those that `equalize` or `smooth` scaled are
-    left), whatever the outputs on samples say. `samples`: runs of the model to take the mean over,
+    left), whatever the outputs on samples say. Generated images have other means than real ones:
+    on these nothing is corrected empirically. `samples`: runs of the model to take the mean over,
     at most. Means are taken as the model runs, so the memory is that of one run of the float model,
     twice.
     """
@@ -53,20 +55,28 @@ class BiasCorrect(Pass, name="bias_correct"):
     method: Literal["empirical", "analytic"] = "empirical"
     samples: int = 64
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range (see `Pass.check`)."""
+        if self.samples < 1:
+            raise InputError(f"samples={self.samples} is no number of samples")
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Change the biases.
 
         Raises:
             InputError: no samples, or an option out of its range.
         """
-        if self.samples < 1:
-            raise InputError(f"samples={self.samples} is no number of samples")
+        self.check(Ahead(module, ctx))
         if not layers(module) or ctx.before is None:
             return nothing("bias_correct")
         if self.method == "analytic":
             return _analytic(module, ctx)
         if ctx.samples is None or not ctx.samples.runs:
             raise InputError("there are no samples to take means of; give some with --data")
+        if ctx.samples.data == NOISE:
+            told = "left: generated images haven't the means of real ones; method=analytic may help"
+            return PassResult(False, (Remark("bias_correct", Loc(), False, told),),
+                              notes=(f"bias_correct {told}",))  # fmt: skip
         return kept_if_nearer("bias_correct", module, ctx, lambda m: self._repair(m, ctx))
 
     def _repair(self, module: Module, ctx: Context) -> PassResult:

@@ -21,7 +21,7 @@ from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ops.quant import Calibrated
 from graphopt.passes.quantize.consumers import choose
 from graphopt.passes.quantize.points import Points, moved, name_layers, points
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 
 Range = tuple[float, float]
 METHODS: dict[str, Callable[[Histogram, float], Range]] = {
@@ -55,7 +55,7 @@ class Calibrate(Pass, name="calibrate"):
         Raises:
             InputError: no samples, or an option out of its range.
         """
-        self._check(ctx)
+        self.check(Ahead(module, ctx))
         erase_notes(module.main)
         name_layers(module.main)
         found = points(module.main, both=self.residual == "both")
@@ -69,7 +69,9 @@ class Calibrate(Pass, name="calibrate"):
             _note(module.main, value, shared[found.find(value)])
         return PassResult(True)
 
-    def _check(self, ctx: Context) -> None:
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range, missing samples (see `Pass.check`)."""
+        ctx = ahead.ctx
         if not 50 < self.percent <= 100:
             raise InputError(f"percent={self.percent:g} isn't between 50 and 100")
         if self.samples < 1:

@@ -22,7 +22,7 @@ from graphopt.ops.linalg import Gemm
 from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.passes.fuse.weights import Linear
 from graphopt.passes.quantize.chains import Chain, chains, scale, spread_over
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
 FAR = 2.0**16  # the most that a channel is scaled by, in all
@@ -44,14 +44,18 @@ class Equalize(Pass, name="equalize"):
     iterations: int = 20
     exact: bool = False
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range (see `Pass.check`)."""
+        if self.iterations < 1:
+            raise InputError(f"iterations={self.iterations} isn't 1 or more")
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Scale the constants.
 
         Raises:
             InputError: an option out of its range.
         """
-        if self.iterations < 1:
-            raise InputError(f"iterations={self.iterations} isn't 1 or more")
+        self.check(Ahead(module, ctx))
         found = chains(module.main)
         scales = self._scales(found)
         chosen: list[tuple[Chain, Array]] = []

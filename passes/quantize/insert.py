@@ -20,14 +20,15 @@ from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.data import Computed, Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.quant import Calibrated, Dequantize, Quantize, limits
+from graphopt.passes.layers.names import check_skip
 from graphopt.passes.quantize import bfloat, recurrent, tables
-from graphopt.passes.quantize.calibrate import erase_notes, notes
+from graphopt.passes.quantize.calibrate import Calibrate, erase_notes, notes
 from graphopt.passes.quantize.lint import note
 from graphopt.passes.quantize.points import Points, candidates, points, reads_integers, source
 from graphopt.passes.quantize.propose import INT8, proposals
 from graphopt.passes.quantize.swap import swap
 from graphopt.passes.quantize.weights import TINY, bias_integers, channel_axis, grid, least_scales
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import const
 
 TYPES = {"u8": DType.u8, "s8": DType.i8}
@@ -58,19 +59,26 @@ class QuantizePass(Pass, name="quantize"):
     residual: Literal["one", "both"] = "one"
     recurrent: Literal["auto", "f32", "weights", "product"] = "auto"
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for what can't be done (see `Pass.check`)."""
+        if not 2 <= self.bits <= 8:
+            raise InputError(f"bits={self.bits} isn't between 2 and 8")
+        graph, activations = ahead.module.main, self.activations != "f32"
+        noted = any(isinstance(p, Calibrate) for p in ahead.earlier) or notes(graph)
+        if activations and not noted and points(graph).groups:
+            raise InputError("nothing is calibrated; put `calibrate` before `quantize`")
+        if self.scans() == "product" and not activations:
+            raise InputError("recurrent=product needs activations=u8 or s8")
+        check_skip(ahead.module, self.skip)
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Rewrite the main graph.
 
         Raises:
             InputError: nothing was calibrated, or an option out of its range.
         """
-        if not 2 <= self.bits <= 8:
-            raise InputError(f"bits={self.bits} isn't between 2 and 8")
-        if self.activations != "f32" and points(module.main).groups and not notes(module.main):
-            raise InputError("nothing is calibrated; put `calibrate` before `quantize`")
+        self.check(Ahead(module, ctx))
         activations, scans = self.activations != "f32", self.scans()
-        if scans == "product" and not activations:
-            raise InputError("recurrent=product needs activations=u8 or s8")
         left = recurrent.left(module.main) if scans == "f32" else ()
         choices = proposals(module, ctx, self.insert, self.skip, activations,
                             self.fallback == "bf16", scans)  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module
+from graphopt.passes.layers.answers import pairs
 from graphopt.passes.quantize.account import decibels
 from graphopt.pipeline import Activations, Context, PassResult
 from graphopt.rewrite import Remark
@@ -38,13 +39,16 @@ def kept_if_nearer(name: str, module: Module, ctx: Context, repair: Repair) -> P
 
 
 def noise(module: Module, before: Module, samples: Activations) -> float:
-    """The mean over the float outputs of noise over signal; nan where there are none."""
-    sides = [[v for v in m.main.outputs if v.tensor.dtype.is_float] for m in (before, module)]
-    if not sides[0] or len(sides[0]) != len(sides[1]):
+    """The mean of noise over signal of what the outputs tell; nan where there is nothing.
+
+    Of logits where there are some (see `layers.answers`): what follows them hides small errors.
+    """
+    told = pairs(before, module)
+    if not told:
         return math.nan
-    sums = np.zeros((len(sides[0]), 2))
-    theirs, ours = (samples.watch(m, values, RUNS)
-                    for m, values in zip((before, module), sides, strict=True))  # fmt: skip
+    sums = np.zeros((len(told), 2))
+    theirs, ours = (samples.watch(m, [pair[i] for pair in told], RUNS, own=True)
+                    for i, m in enumerate((before, module)))  # fmt: skip
     for (i, want), (_, got) in zip(theirs, ours, strict=True):
         sums[i] += float(np.sum(np.square(want, dtype=np.float64))), _squares(got, want)
     return float(np.mean([n / s if s else 0.0 for s, n in sums]))

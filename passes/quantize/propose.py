@@ -21,13 +21,13 @@ from graphopt.ops.linalg import Gemm
 from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.ops.quant import ConvInteger, MatMulInteger, Requantize
 from graphopt.passes.integers.transposed import Phases, phases, spread
+from graphopt.passes.layers.names import offered
 from graphopt.passes.layers.sensitivity import sensitivities
 from graphopt.passes.quantize import bfloat, recurrent, tables
 from graphopt.passes.quantize.beside import Layer, noise_ratios
 from graphopt.passes.quantize.points import candidates
 from graphopt.pipeline import Activations, Context
 from graphopt.rewrite import const
-from graphopt.spec import nearest
 
 INT8 = "in int8"
 Insert = Callable[[Module, Sequence[Choice]], None]
@@ -91,7 +91,7 @@ def _check_skip(skip: tuple[str, ...], ops: list[Op]) -> None:
     names = [n for op in ops for n in op.loc.nodes]
     for part in skip:
         if not any(part in n for n in names):
-            raise InputError(f"skip: no layer's name has {part!r} in it{nearest(part, names)}")
+            raise InputError(f"skip: no layer's name has {part!r} in it{offered(part, names)}")
 
 
 def _weighed(

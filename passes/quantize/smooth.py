@@ -29,7 +29,7 @@ from graphopt.passes.layers.unfold import columns, places, positions, rows
 from graphopt.passes.quantize.chains import Chain, chains, scale, spread_over
 from graphopt.passes.quantize.channels import Reader
 from graphopt.passes.quantize.factors import multiply_before, products
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
 GRID = tuple(i / 10 for i in range(1, 11))  # of alpha
@@ -59,17 +59,23 @@ class Smooth(Pass, name="smooth"):
     makers: Literal["norms", "all"] = "all"
     samples: int = 32
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range, missing samples (see `Pass.check`)."""
+        self._alpha()
+        if self.samples < 1:
+            raise InputError(f"samples={self.samples} is no number of samples")
+        samples = ahead.ctx.samples
+        if samples is None or not samples.runs:
+            raise InputError("there are no samples to smooth for; give some with --data")
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Scale the constants.
 
         Raises:
             InputError: no samples, or an option out of its range.
         """
+        self.check(Ahead(module, ctx))
         alpha = self._alpha()
-        if self.samples < 1:
-            raise InputError(f"samples={self.samples} is no number of samples")
-        if ctx.samples is None or not ctx.samples.runs:
-            raise InputError("there are no samples to smooth for; give some with --data")
         found = [c for c in chains(module.main) if self.makers == "all" or _of_norms(c)]
         found += products(module.main, found)
         taken = self._watch(module, found, ctx)

@@ -19,7 +19,7 @@ from graphopt.passes.reconstruct.prepare import prepared
 from graphopt.passes.reconstruct.repair import repair
 from graphopt.passes.reconstruct.sites import NAME, Site
 from graphopt.passes.reconstruct.solve import RIDGES, Solution
-from graphopt.pipeline import Context, Effect, Pass, PassResult
+from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
 __all__ = ["Reconstruct"]
@@ -40,21 +40,25 @@ class Reconstruct(Pass, name="reconstruct"):
     samples: int = 1024
     ridge: float = 0.0
 
+    def check(self, ahead: Ahead) -> None:
+        """Raise InputError for an option out of its range, missing samples (see `Pass.check`)."""
+        if self.samples < 1:
+            raise InputError(f"samples={self.samples} isn't 1 or more")
+        if not 0 <= self.ridge < float("inf"):
+            raise InputError(f"ridge={self.ridge} isn't a number from 0 up")
+        if ahead.ctx.samples is None or ahead.ctx.samples.data != "given":
+            raise InputError("reconstruct needs samples of what the model will see: give some "
+                             "with --data")  # fmt: skip
+
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Change weights and biases.
 
         Raises:
             InputError: no samples were given, or an option out of its range.
         """
-        if self.samples < 1:
-            raise InputError(f"samples={self.samples} isn't 1 or more")
-        if not 0 <= self.ridge < float("inf"):
-            raise InputError(f"ridge={self.ridge} isn't a number from 0 up")
+        self.check(Ahead(module, ctx))
         before = ctx.before
-        assert before
-        if ctx.samples is None or ctx.samples.data != "given":
-            raise InputError("reconstruct needs samples of what the model will see: give some "
-                             "with --data")  # fmt: skip
+        assert before and ctx.samples
         work = prepared(module, before, ctx.channels, ctx.samples, self.samples)
         if isinstance(work, list):
             return PassResult(False, tuple(work))

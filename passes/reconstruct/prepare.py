@@ -10,6 +10,7 @@ from graphopt import onnx as onnx_io
 from graphopt.ir.clone import clone_module, returning
 from graphopt.ir.core import Module, Op, Use, Value
 from graphopt.ir.types import TensorType
+from graphopt.passes.layers.answers import pairs
 from graphopt.passes.reconstruct.batch import Feed, agrees, batched, stacked
 from graphopt.passes.reconstruct.live import Live, Plan, plan
 from graphopt.passes.reconstruct.repair import HELD, Pair, put, questions
@@ -37,19 +38,23 @@ class Work:
     feeds: list[Feed]
 
     def noise(self) -> float:
-        """Noise over signal of float outputs, summed over them, on the runs held out."""
+        """Noise over signal of what outputs tell, summed over them, on the runs held out.
+
+        Of logits where there are some (see `layers.answers`): what follows them hides small errors.
+        """
         held = self.feeds[HELD - 1 :: HELD] or self.feeds
-        wanted, given = (onnx_io.Reference(m) for m in (self.original, self.repaired))
-        sums: dict[str, list[float]] = {}
+        told = pairs(self.original, self.repaired)
+        theirs, ours = (
+            onnx_io.Reference(returning(m, [pair[i] for pair in told]))
+            for i, m in enumerate((self.original, self.repaired))
+        )
+        noise, signal = np.zeros(len(told)), np.zeros(len(told))
         for feed in held:
-            got = given.run(feed)
-            for name, want in wanted.run(feed).items():
-                if want.dtype.kind == "f" and name in got:
-                    noise, signal = sums.setdefault(name, [0.0, 0.0])
-                    error = want.astype(np.float64) - got[name]
-                    power = float(np.square(want, dtype=np.float64).sum())
-                    sums[name] = [noise + float(np.square(error).sum()), signal + power]
-        return sum(noise / signal for noise, signal in sums.values() if signal)
+            wanted, got = (list(m.run(feed).values()) for m in (theirs, ours))
+            for i, (want, have) in enumerate(zip(wanted, got, strict=True)):
+                signal[i] += float(np.square(want, dtype=np.float64).sum())
+                noise[i] += float(np.square(want.astype(np.float64) - have).sum())
+        return float(np.divide(noise, signal, where=signal > 0, out=np.zeros_like(noise)).sum())
 
     def copy(self, site: Site) -> None:
         """Give the module what the copy has at a site."""

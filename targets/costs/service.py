@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +19,12 @@ import numpy as np
 from graphopt.analysis.price import FREE, Costs, Price
 from graphopt.ir.builtin import Const
 from graphopt.ir.clone import clone_graph
-from graphopt.ir.core import Graph, Module
+from graphopt.ir.core import Graph, Module, Value
+from graphopt.ir.data import Data, nbytes, size
+from graphopt.ir.types import DType
+from graphopt.passes.cse import HASHED, data_key
+from graphopt.passes.halves import Widened
+from graphopt.passes.winograd import is_compact
 from graphopt.runtime import Manifest, Session
 from graphopt.runtime.tensors import dtype_of
 from graphopt.targets.bundle import Content, Meta
@@ -95,7 +101,7 @@ class ModelCosts:
         Raises:
             UnsupportedError: the roofline can't be measured here.
         """
-        key = (_signature(graph), footprint)
+        key = (_Signature().of(graph), footprint)
         if key not in self._known:
             program = self._lowers.lower(_module(graph))
             prices = (self._step(program, step, footprint) for step in program.steps)
@@ -183,18 +189,43 @@ def _outside(buffer: Buffer) -> bool:
     return not isinstance(buffer.place, Arena | Weight)
 
 
-def _signature(graph: Graph) -> tuple[object, ...]:
-    """What a price depends on: kinds, types, the way of the values; no numbers of constants."""
-    number = {v: i for i, v in enumerate(graph.args)}
-    parts: list[object] = [str(a.type) for a in graph.args]
-    for op in graph:
-        for r in op.results:
-            number[r] = len(number)
-        kind = "const" if isinstance(op.kind, Const) else str(op.kind)
-        operands = tuple(number.get(v) if v else None for v in op.operands)
-        types = tuple(str(r.type) for r in op.results)
-        parts.append((kind, operands, types, tuple(map(_signature, op.regions))))
-    return tuple(parts)
+@dataclass
+class _Signature:
+    """What a price depends on: kinds, types, the way of the values, what numbers decide.
+
+    Ops on equal constants are merged (see `cse`). Single numbers are parts of kernels; small
+    integers may be zero points or tables. A filter that many zeros or few values make small isn't
+    transformed (see `winograd`). Other numbers don't count: layers of one shape have one price.
+    """
+
+    number: dict[Value, int] = field(default_factory=dict[Value, int])
+    constants: dict[object, int] = field(default_factory=dict[object, int])
+
+    def of(self, graph: Graph) -> tuple[object, ...]:
+        """Of a graph, or of a region of one that was begun."""
+        parts = list[object]()
+        for a in graph.args:
+            self.number[a] = len(self.number)
+            parts.append(str(a.type))
+        for op in graph:
+            for r in op.results:
+                self.number[r] = len(self.number)
+            kind = self.constant(op.kind.data) if isinstance(op.kind, Const) else str(op.kind)
+            operands = tuple(self.number.get(v) if v else None for v in op.operands)
+            types = tuple(str(r.type) for r in op.results)
+            parts.append((kind, operands, types, tuple(map(self.of, op.regions))))
+        return tuple(parts)
+
+    def constant(self, data: Data) -> tuple[object, ...]:
+        """Which of the graph's constants it is equal to, and what of its numbers counts."""
+        key = data_key(data)
+        which = self.constants.setdefault(key or object(), len(self.constants))
+        told: object = None
+        if size(data) <= 1 or (not data.dtype.is_float and nbytes(data) <= HASHED):
+            told = key
+        elif data.shape[2:] == (3, 3) and data.dtype in (DType.f32, DType.bf16):
+            told = is_compact(data if data.dtype is DType.f32 else Widened(data))
+        return "const", which, told
 
 
 def _time(target: Compiles, graph: Graph, threads: int, options: Build) -> list[Row]:

@@ -272,3 +272,27 @@ def test_debug_goes_on_where_lowering_makes_what_onnx_has_no_op_for(cli: Cli, tm
     done = cli("optimize", tmp_path / "m.gir", *X86, "--debug", tmp_path / "d", "-o", tmp_path / "out")
     assert done.code == 0, done.err
     assert any("conv_winograd" in p.read_text() for p in (tmp_path / "d").glob("*.gir"))
+
+
+NAMELESS = """graph @main(%0: f32[1,8], %y: f32[1,8]) {
+  %a = add(%0, %y)
+  %r = relu(%a)
+  return(%a, %r, %r, %y) {names=["",mine]}
+}"""
+
+
+def test_ends_without_a_name_get_one_and_all_are_verified(cli: Cli, tmp_path: Path) -> None:
+    model, bundle = tmp_path / "m.gir", tmp_path / "out"
+    model.write_text(NAMELESS)
+    done = cli("optimize", model, *X86, "-o", bundle)
+    assert done.code == 0, done.err
+    told = json.loads((bundle / "manifest.json").read_text())
+    assert [spec["name"] for spec in told["inputs"]] == ["in0", "y"]
+    assert [spec["name"] for spec in told["outputs"]] == ["a", "mine", "r", "out3"]
+    x, y = X.reshape(-1, 8)[:1], X.reshape(-1, 8)[1:2]
+    with Session(bundle) as session:
+        got = session.run({"in0": x, "y": y})
+    wanted = {"a": x + y, "mine": np.maximum(x + y, 0), "r": np.maximum(x + y, 0), "out3": y}
+    for name, want in wanted.items():
+        np.testing.assert_array_equal(got[name], want)
+    assert cli("verify", bundle, model).code == 0

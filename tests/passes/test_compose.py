@@ -85,14 +85,20 @@ def test_it_saves_and_keeps_the_answers(name: str, folder: Path) -> None:
     assert loss.sqnr_db > 15
 
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in CASES if name != "fmnist_resnet8"]
+
+
+@pytest.mark.parametrize("name", ["fmnist_resnet8", *SLOW])
 def test_the_command_line_makes_a_verified_bundle(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, out = samples("fmnist_resnet8", tmp_path), tmp_path / "small.graphopt"
-    model = MODELS / "fmnist_resnet8.onnx"
+    data, out, model = samples(name, tmp_path), tmp_path / "small.graphopt", MODELS / f"{name}.onnx"
+    shapes = CASES[name].shapes or {"input": (1, 1, 28, 28)}
+    ((given, shape),) = shapes.items()
     told = ["--target", "x86", "--passes", PIPELINE, "--data", str(data), "-o", str(out)]
+    told += ["--input-shape", f"{given}={'x'.join(map(str, shape))}"]
     assert main(["optimize", str(model), *told]) == 0
     assert "the compiled bundle agrees" in capsys.readouterr().out
     with graphopt.Session(out, threads=1) as session:
-        (logits,) = session.run({"input": np.zeros((1, 1, 28, 28), np.float32)}).values()
+        (logits,) = session.run({given: np.zeros(shape, np.float32)}).values()
     assert np.isfinite(logits).all()

@@ -102,7 +102,7 @@ class Streamed(SampleRuns):
     seen: int = 0
 
     def watch(
-        self, module: Module, values: Sequence[Value], runs: int | None = None
+        self, module: Module, values: Sequence[Value], runs: int | None = None, own: bool = False
     ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         rng = np.random.default_rng(0)
         for _ in range(runs or self.runs):

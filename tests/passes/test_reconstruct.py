@@ -47,6 +47,11 @@ NETWORK = """graph @main(%x: f32[1,6,8,8]) {
   return(%o) {names=[o]}
 }"""
 
+SURE = """%k = const splat 100.0 : f32[]
+  %q = mul(%o, %k)
+  %p1 = softmax(%q) {axis=1}
+  """
+
 RESIDUAL = """graph @main(%x: f32[1,6,8,8]) {
   %w0 = const rand 1 : f32[6,6,3,3]
   %y0 = conv(%x, %w0) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "first"
@@ -166,9 +171,13 @@ def test_what_is_held_out_never_gets_worse() -> None:
         assert errors[1] <= errors[0]
 
 
-def test_nothing_is_done_where_the_outputs_would_be_worse() -> None:
-    """Two layers are in balance, scaled and scaled back: to mend one alone would break that."""
-    before = parse(NETWORK)
+@pytest.mark.parametrize("end", ["", SURE], ids=["logits", "a model that is sure"])
+def test_nothing_is_done_where_the_outputs_would_be_worse(end: str) -> None:
+    """Two layers are in balance, scaled and scaled back: to mend one alone would break that.
+
+    The probabilities of a sure model hardly tell: what counts is what they are made of.
+    """
+    before = parse(NETWORK.replace("return(%o)", f"{end}return({'%p1' if end else '%o'})"))
     old = constants(before)
     module = changed(before, {"w1": old["w1"] * 4, "w2": old["w2"] / 4})
     first = next(op for op in module.main if op.result.hint == "y1")
@@ -178,6 +187,17 @@ def test_nothing_is_done_where_the_outputs_would_be_worse() -> None:
         "the outputs would be further from the original's on the samples held out"
     ]
     assert error(module, before) < 1e-10
+
+
+def test_noise_is_that_of_logits() -> None:
+    told = list[float]()
+    for text in (NETWORK, NETWORK.replace("return(%o)", f"{SURE}return(%p1)")):
+        before = parse(text)
+        work = prepare.prepared(noisy(before, ["w0"]), before, {}, samples(before, RUNS), RUNS)
+        assert isinstance(work, prepare.Work)
+        told.append(work.noise())
+    assert told[0] > 1e-3
+    assert told[1] == pytest.approx(told[0], rel=1e-5)  # a sum in another order, perhaps
 
 
 def test_zeros_stay_zeros() -> None:

@@ -20,10 +20,12 @@ from graphopt.ir.verify import verify
 from graphopt.onnx.evaluate import evaluate_opaque
 from graphopt.ops.quant import Dequantize
 from graphopt.passes.layers.unfold import columns, positions, rows, unrows
+from graphopt.passes.quantize.nearer import kept_if_nearer
 from graphopt.passes.quantize.rounding import cost, damped, descend
-from graphopt.pipeline import Context, parse_pipeline, run_pipeline
+from graphopt.pipeline import Context, PassResult, parse_pipeline, run_pipeline
 from graphopt.rewrite import Remark
 from graphopt.rewrite.match import array
+from tests.changed import changed, constants
 
 RUNS = 24
 
@@ -321,3 +323,29 @@ def test_a_rewrite_that_is_not_permitted_leaves_the_layer() -> None:
     ctx = Context(permit=lambda rule, loc: False, samples=samples(module))
     run_pipeline(parse_pipeline("equalize,smooth"), module, ctx)
     assert module.to_text() == text
+
+
+def test_a_repair_is_judged_by_what_a_softmax_is_made_of() -> None:
+    """The probabilities of a model that is sure of its answers hide a repair that does harm."""
+    sure = """%k = const splat 100.0 : f32[]
+      %q = mul(%o, %k)
+      %e = softmax(%q) {axis=1}
+      return(%e)"""
+    results = list[PassResult]()
+    for text in (NETWORK, NETWORK.replace("return(%o)", sure)):
+        before = parse(text)
+        ctx = Context(samples=samples(before), before=before)
+        slightly, more = (
+            changed(before, {"w4": (1 + part) * constants(before)["w4"]}) for part in (1e-3, 2e-3)
+        )
+
+        def worse(module: Module, by: Module = more) -> PassResult:
+            module.main = by.main
+            return PassResult(True)
+
+        text = slightly.to_text()
+        results.append(kept_if_nearer("worse", slightly, ctx, worse))
+        assert slightly.to_text() == text
+    assert not any(r.changed for r in results)
+    assert results[0].notes == results[1].notes
+    assert "60.0 -> 54.0 dB" in results[0].notes[0]

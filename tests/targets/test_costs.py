@@ -30,6 +30,7 @@ from graphopt.targets.costs import (
     TargetCosts,
     reference_model,
 )
+from graphopt.targets.program import Program
 from graphopt.targets.roofline import Roofline, host_roofline
 from graphopt.targets.x86 import X86
 
@@ -267,3 +268,56 @@ def test_forms_are_priced_as_they_would_be_computed(site: Site) -> None:
     graph = example(Tucker(site), (32, 32))
     families = [k.family for k in X86("avx512bf16").lower(Module(graph)).kernels]
     assert "winograd" in families
+
+
+def weighted(*weights: str) -> Graph:
+    """The sum of 3x3 convolutions of 64 channels, or of products, by weights of this text."""
+    shape = "f32[64,64,3,3]" if len(weights) == 1 else "f32[16,32]"
+    first = f"""graph @main(%x: f32[1,64,28,28]) {{
+      %w = const {weights[0]} : {shape}
+      %y = conv(%x, %w) {{strides=[1,1],pads=[1,1,1,1],dilations=[1,1]}}
+      return(%y) {{names=[y]}}
+    }}"""
+    if len(weights) == 1:
+        return parse(first).main
+    return parse(f"""graph @main(%x: f32[4096,16]) {{
+      %v = const {weights[0]} : {shape}
+      %w = const {weights[1]} : {shape}
+      %a = matmul(%x, %v)
+      %b = matmul(%x, %w)
+      %y = add(%a, %b)
+      return(%y) {{names=[y]}}
+    }}""").main
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(("rand 1",), ("splat 0.0",)), (("rand 1", "rand 1"), ("rand 1", "rand 2"))],
+    ids=["zeros are stored in few bytes", "equal ops are merged"],
+)
+def test_numbers_that_decide_what_is_computed_have_prices_of_their_own(
+    first: tuple[str, ...], second: tuple[str, ...]
+) -> None:
+    def prices() -> ModelCosts:
+        target = X86("avx512bf16")
+        return ModelCosts(target, lambda: reference_model(target.machine()))
+
+    fresh = [prices().price(weighted(*w)).seconds for w in (first, second)]
+    assert fresh[0] != pytest.approx(fresh[1], rel=0.1)
+    costs = prices()
+    assert [costs.price(weighted(*w)).seconds for w in (first, second)] == fresh
+
+
+def test_layers_of_one_shape_are_lowered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = X86("avx512bf16")
+    costs = ModelCosts(target, lambda: reference_model(target.machine()))
+    lowered, lower = list[Module](), X86.lower
+
+    def counted(of: X86, module: Module) -> Program:
+        lowered.append(module)
+        return lower(of, module)
+
+    monkeypatch.setattr(X86, "lower", counted)
+    prices = [costs.price(weighted(f"rand {i}")) for i in range(3)]
+    assert prices == prices[:1] * 3
+    assert len(lowered) == 1
