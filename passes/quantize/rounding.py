@@ -57,12 +57,13 @@ def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
     found, narrow = q.astype(np.float32), h.astype(np.float32)
     gradient = (q - w).astype(np.float32) @ narrow
     low, high = (np.clip(f(w), -most, most).astype(np.float32) for f in (np.floor, np.ceil))
+    free = (low < high) & ((found == low) | (found == high))
     for _ in range(sweeps):
         moved = False
         for start in range(0, len(h), BLOCK):
             part = slice(start, min(start + BLOCK, len(h)))
-            bounds = low[:, part], high[:, part]
-            steps = _steps(found[:, part], gradient[:, part].copy(), narrow[part, part], *bounds)
+            up = np.where(found[:, part] == low[:, part], np.float32(1), np.float32(-1))
+            steps = _steps(up * free[:, part], gradient[:, part], narrow[part, part])
             if steps.any():
                 found[:, part] += steps
                 gradient += steps @ narrow[part]
@@ -73,15 +74,27 @@ def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
     return np.where(better[:, None], found, q)
 
 
-def _steps(q: Array, gradient: Array, h: Array, low: Array, high: Array) -> Array:
-    """What a block of columns moves by; `gradient` is its own and is changed."""
-    steps = np.zeros_like(q)
-    for k in range(len(h)):
-        g, curve = gradient[:, k], h[k, k]
-        by = np.clip(q[:, k] - np.rint(g / curve), low[:, k], high[:, k]) - q[:, k]
-        by[2 * by * g + by * by * curve >= 0] = 0
-        (rows,) = np.nonzero(by)
-        if len(rows):
-            steps[rows, k] = by[rows]
-            gradient[rows] += by[rows, None] * h[k]
-    return steps
+def _steps(way: Array, gradient: Array, h: Array) -> Array:
+    """What the columns of a block move by, in their order, each row at a pace of its own.
+
+    A step `way` (1 or -1, the only one that a column can take; 0: none) changes the cost by
+    h[k, k] + 2 way gradient[k]. Rows have few columns that move, so each goes from one to the next.
+    """
+    steps, curve = np.zeros_like(way), h.diagonal()
+    gains = curve + 2 * way * gradient
+    gains[way == 0] = 0
+    later = 2 * np.triu(h, 1)  # what a step changes of the gradients behind it
+    rows = np.arange(len(way))
+    while True:
+        first = (gains < 0).argmax(1)
+        own = np.arange(len(rows))
+        (left,) = np.nonzero(gains[own, first] < 0)
+        if not len(left):
+            return steps
+        if len(left) < len(rows):
+            rows, first, way, gains = rows[left], first[left], way[left], gains[left]
+            own = own[: len(left)]
+        by = way[own, first]
+        steps[rows, first] = by
+        gains[own, first] = 0
+        gains += way * (by[:, None] * later[first])
