@@ -97,15 +97,12 @@ class AdaRound(Pass, name="adaround"):
         old = rows(pair.op, pair.integers).astype(np.float64)
         scale = _scales(pair, old)
         wanted = rows(pair.op, pair.weight).astype(np.float64) / scale
-        new, before, after = old.copy(), 0.0, 0.0
         most = max(int(np.abs(old).max(initial=0)), 1)
         apart = isinstance(pair.op.kind, ConvTranspose)  # taps: a bias can't take up each one's
-        for g, plain in enumerate(inputs.moments() if apart else inputs.covariances()):
-            h = damped(plain, inputs.count)
-            new[g] = descend(wanted[g], old[g], h, most, self.iterations)
-            weigh = scale[g, :, 0] ** 2
-            before += float(weigh @ cost(wanted[g], old[g], h))
-            after += float(weigh @ cost(wanted[g], new[g], h))
+        plain = inputs.moments() if apart else inputs.covariances()
+        h = np.stack([damped(one, inputs.count) for one in plain])
+        new = descend(wanted, old, h, most, self.iterations)
+        before, after = (float(np.sum(scale[..., 0] ** 2 * cost(wanted, q, h))) for q in (old, new))
         if not after < before:
             return Remark("adaround", pair.op.loc, False, "the integers are as good as they get")
         kept = np.einsum("gmk,gk->gm", (old - new) * scale, inputs.mean())
