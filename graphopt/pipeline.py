@@ -86,10 +86,12 @@ class Activations(Protocol):
     """What values of a module are on sample inputs, as calibration needs to know it.
 
     `data` says what the samples are: `given`, or how they were made; `runs` how many runs of the
-    model they are enough for; `mask` which input tells what rows are padding (see `padding`).
+    model they are enough for; `mask` which input tells what rows are padding (see `padding`);
+    `made_up` whether nobody gave them.
     """
 
     data: str
+    made_up: bool
     runs: int
     mask: str | None
 

@@ -26,6 +26,7 @@ from graphopt.passes.layers.gram import AT_ONCE, Gram, gram_bytes
 from graphopt.passes.layers.unfold import rows, unrows
 from graphopt.passes.quantize.bias import shift
 from graphopt.passes.quantize.nearer import kept_if_nearer
+from graphopt.passes.quantize.needs import declined
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.rounding import cost, damped, descend
@@ -63,8 +64,8 @@ class AdaRound(Pass, name="adaround"):
                 raise InputError(f"{name}={value} isn't 1 or more")
         if not pairs(module, ctx):
             return nothing("adaround")
-        if ctx.samples is None or not ctx.samples.runs:
-            raise InputError("there are no samples to round for; give some with --data")
+        if (left := declined("adaround", ctx, "round for")) is not None:
+            return left
         return kept_if_nearer("adaround", module, ctx, lambda m: self._repair(m, ctx))
 
     def _repair(self, module: Module, ctx: Context) -> PassResult:

@@ -32,6 +32,7 @@ from graphopt.passes.quantize.beside import Beside, Layer, layers, watch
 from graphopt.passes.quantize.bias import SHIFTED, shift, shifted
 from graphopt.passes.quantize.channels import layer
 from graphopt.passes.quantize.nearer import kept_if_nearer
+from graphopt.passes.quantize.needs import declined
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.weights import channel_axis
@@ -66,8 +67,9 @@ class BiasCorrect(Pass, name="bias_correct"):
             return nothing("bias_correct")
         if self.method == "analytic":
             return _analytic(module, ctx)
-        if ctx.samples is None or not ctx.samples.runs:
-            raise InputError("there are no samples to take means of; give some with --data")
+        if (left := declined("bias_correct", ctx, "take means of")) is not None:
+            return left
+        assert ctx.samples
         wanted = self._means(ctx.before, _twins(module, ctx.before), ctx.samples)
         return kept_if_nearer(
             "bias_correct", module, ctx,
