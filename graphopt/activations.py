@@ -26,7 +26,8 @@ class SampleRuns:
     `feeds` gives them from the start each time; `runs` is how many there are; `data` says what they
     are. `used` is the largest number that anybody has looked at: what is measured on the others
     isn't flattered by them. `mask` is the input that tells what is padding (see `padding`),
-    `origin` the model before any pass, whose BatchNorms tell of values without samples.
+    `origin` the model before any pass, whose BatchNorms tell of values without samples. `made_up`:
+    nobody gave the samples.
     """
 
     feeds: Callable[[], Iterable[Feed]]
@@ -35,6 +36,7 @@ class SampleRuns:
     used: int = 0
     mask: str | None = None
     origin: Module | None = None
+    made_up: bool = False
 
     def expected(self) -> Mapping[str, Moments]:
         """What the original's BatchNorms tell of its values, by name."""

@@ -19,7 +19,7 @@ from graphopt.ir.store import load_gir, save_gir
 from graphopt.ir.verify import verify
 from graphopt.job import Job
 from graphopt.onnx.isolated import start_child
-from graphopt.passes import DEFAULT
+from graphopt.passes import PIPELINES
 from graphopt.pipeline import Context, Hook, Pass, parse_pipeline
 from graphopt.report.html import html_page
 from graphopt.report.model import Report
@@ -77,8 +77,7 @@ def context(**options: Any) -> Context:
 
 def default_passes(text: str | None, target: Target | None) -> tuple[Pass, ...]:
     """Read pipeline text, None being the target's default pipeline."""
-    standard = target.default if target else DEFAULT
-    return parse_pipeline(text or "default", standard)
+    return parse_pipeline(text or "default", target.pipelines if target else PIPELINES)
 
 
 @dataclass

@@ -57,7 +57,7 @@ class Generated(SampleRuns):
         normed = any(isinstance(op.kind, BatchNorm) for op in module.main)
         self.module, self.load = clone_module(module), load
         data = NOISE if normed else "seeded"
-        super().__init__(lambda: self.made, runs, data, origin=self.module)
+        super().__init__(lambda: self.made, runs, data, origin=self.module, made_up=True)
 
     @cached_property
     def made(self) -> list[Feed]:

@@ -373,7 +373,7 @@ class Job:
             seconds=self.seconds,
             notes=[
                 *self.notes,
-                *(n for r in self.records for n in r.notes),
+                *dict.fromkeys(n for r in self.records for n in r.notes),
                 *(self.program.notes if self.program else ()),
             ],
             checks=self.checks,

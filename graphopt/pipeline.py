@@ -1,6 +1,7 @@
 """Passes and pipelines: a pass is a frozen dataclass, a pipeline is text.
 
 `"fold,fuse,prune{ratio=0.3}"` parses to a tuple of passes; `str` of each gives the text back.
+Names of pipelines (`graphopt.passes.PIPELINES`) stand for their passes: `"default,int8"`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Literal, Protocol
 
 from graphopt.analysis.moments import Moments
@@ -24,6 +26,7 @@ from graphopt.rewrite.driver import Permission, Remark
 from graphopt.spec import Scanner, Spec, misfit, parse_spec
 
 Effect = Literal["exact", "reassociating", "lossy"]
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def permit_all(rule: str, loc: Loc) -> bool:
@@ -83,10 +86,12 @@ class Activations(Protocol):
     """What values of a module are on sample inputs, as calibration needs to know it.
 
     `data` says what the samples are: `given`, or how they were made; `runs` how many runs of the
-    model they are enough for; `mask` which input tells what rows are padding (see `padding`).
+    model they are enough for; `mask` which input tells what rows are padding (see `padding`);
+    `made_up` whether nobody gave them.
     """
 
     data: str
+    made_up: bool
     runs: int
     mask: str | None
 
@@ -211,12 +216,14 @@ class Hook:
         """Called when it raised."""
 
 
-def parse_pipeline(text: str, default: str = "", source: str = "--passes") -> tuple[Pass, ...]:
+def parse_pipeline(
+    text: str, named: Mapping[str, str] = NO_NAMES, source: str = "--passes"
+) -> tuple[Pass, ...]:
     """Read pipeline text into passes.
 
     Args:
         text: `name{option=value,...},name,...`.
-        default: the text that the word `default` stands for.
+        named: the texts that names of pipelines stand for, which name none themselves.
         source: what messages call the text.
 
     Raises:
@@ -225,14 +232,22 @@ def parse_pipeline(text: str, default: str = "", source: str = "--passes") -> tu
     scan = Scanner(text, source)
     found: list[Pass] = []
     while scan.kind != "end":
-        if scan.token == "default" and default:
-            scan.advance()
-            found.extend(parse_pipeline(default, source="default"))
+        if scan.token in named:
+            found.extend(_named(scan, named))
         else:
-            found.append(parse_spec(Pass, scan, what="pass"))
+            found.append(parse_spec(Pass, scan, what="pass", also=named))
         if not scan.has(",") and scan.kind != "end":
             scan.fail(f"expected ',' between passes, found {scan.token!r}")
     return tuple(found)
+
+
+def _named(scan: Scanner, named: Mapping[str, str]) -> tuple[Pass, ...]:
+    """Step over the name of a pipeline; give its passes."""
+    name = scan.advance()
+    if scan.token == "{":
+        scan.fail(f"{name!r} is a pipeline and takes no options; write out its passes, "
+                  f"{named[name]!r}, to give them some")  # fmt: skip
+    return parse_pipeline(named[name], source=name)
 
 
 @dataclass

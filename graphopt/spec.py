@@ -233,8 +233,8 @@ def number(token: str) -> int | float:
         return float(token)
 
 
-def parse_spec(family: type[S], scan: Scanner, *, what: str) -> S:
-    """Read one `name{options}` of a family.
+def parse_spec(family: type[S], scan: Scanner, *, what: str, also: Iterable[str] = ()) -> S:
+    """Read one `name{options}` of a family; `also` are other names that could have been meant.
 
     Raises:
         ParseError: an unknown name (the nearest is offered), option, or value.
@@ -243,7 +243,7 @@ def parse_spec(family: type[S], scan: Scanner, *, what: str) -> S:
     name = scan.word(f"the name of a {what}")
     registry: Mapping[str, type[S]] = family.registry
     if name not in registry:
-        scan.fail(f"no {what} named {name!r}{nearest(name, registry)}", start)
+        scan.fail(f"no {what} named {name!r}{nearest(name, {*registry, *also})}", start)
     return build(registry[name], parse_options(scan, registry[name]), scan, start)
 
 

@@ -1,5 +1,8 @@
 """Passes over the graph IR. Importing this registers them all; see `graphopt passes`."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from graphopt.passes import (
     cluster,
     cse,
@@ -26,9 +29,15 @@ from graphopt.passes import (
 )
 
 DEFAULT = "fold,simplify,cse,fuse,simplify,cse,dce"
+PIPELINES: Mapping[str, str] = MappingProxyType({
+    "default": DEFAULT,
+    "int8": "smooth,calibrate,quantize,adaround,bias_correct",
+})  # fmt: skip
+"""What may stand for several passes in a pipeline's text, by name; a target may have its own."""
 
 __all__ = [
     "DEFAULT",
+    "PIPELINES",
     "cluster",
     "cse",
     "dce",

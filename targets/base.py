@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from graphopt.analysis.price import Costs
 from graphopt.errors import InputError
 from graphopt.ir.core import Module
-from graphopt.passes import DEFAULT
+from graphopt.passes import PIPELINES
 from graphopt.pipeline import Hook, Pass
 from graphopt.runtime.manifest import Manifest
 from graphopt.spec import Spec, nearest
@@ -82,10 +82,10 @@ class Estimate:
 class Target(Spec):
     """A device family; a member is a frozen dataclass with a `cpu` field.
 
-    `default` is the pipeline text that the word `default` stands for.
+    `pipelines` are the texts that names of pipelines stand for, `default` among them.
     """
 
-    default: ClassVar[str] = DEFAULT
+    pipelines: ClassVar[Mapping[str, str]] = PIPELINES
     summary: ClassVar[str] = ""
     cpu: str
 

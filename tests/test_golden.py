@@ -46,7 +46,7 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
     """One file."""
     head, _, rest = path.read_text().partition("\n")
     before, _, want = rest.partition(EXPECT)
-    pipeline = parse_pipeline(head.removeprefix(HEAD), passes.DEFAULT)
+    pipeline = parse_pipeline(head.removeprefix(HEAD), passes.PIPELINES)
     module = parse(before, path.name)
     verify(module)
     assert to_text(parse(to_text(module))) == to_text(module)

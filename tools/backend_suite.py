@@ -172,10 +172,10 @@ def _interpreted(module: Module, case: Case, baseline: list[Any]) -> str:
 
 
 def _optimize(module: Module, text: str) -> bool:
-    from graphopt.passes import DEFAULT
+    from graphopt.passes import PIPELINES
     from graphopt.pipeline import Context, parse_pipeline, run_pipeline
 
-    passes = parse_pipeline(text, DEFAULT)
+    passes = parse_pipeline(text, PIPELINES)
     records = run_pipeline(passes, module, Context(evaluate=evaluate_opaque))
     return any(r.changed for r in records)
 

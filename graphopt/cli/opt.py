@@ -116,7 +116,7 @@ def _chain(chain: Sequence[Pass], controls: Controls) -> tuple[Pass, ...]:
 def _run(module: Module, chain: Sequence[Pass], controls: Controls, watch: Watch) -> list[Record]:
     from graphopt import api
     from graphopt.data import load_samples
-    from graphopt.generate import sample_runs
+    from graphopt.generate import Generated, sample_runs
     from graphopt.hooks import BisectLimit, PrintAfter, VerifyEach
     from graphopt.ir.verify import verify
     from graphopt.pipeline import run_pipeline
@@ -131,11 +131,14 @@ def _run(module: Module, chain: Sequence[Pass], controls: Controls, watch: Watch
     options: dict[str, Any] = {}
     if controls.bisect_limit is not None:
         options["permit"] = BisectLimit(controls.bisect_limit)
-    samples = load_samples(controls.data, module.main) if controls.data else None
-    options["samples"] = sample_runs(module, samples, lambda: api.load(watch.model))
-    records = run_pipeline(chain, module, api.context(**options), watch.hooks)
+    given = load_samples(controls.data, module.main) if controls.data else None
+    samples = sample_runs(module, given, lambda: api.load(watch.model))
+    records = run_pipeline(chain, module, api.context(samples=samples, **options), watch.hooks)
     verify(module)
     watch.keep(records)
+    notes = [samples.note] if isinstance(samples, Generated) and samples.used else []
+    for note in dict.fromkeys([*notes, *(n for r in records for n in r.notes)]):
+        sys.stderr.write(f"note: {note}\n")
     return records
 
 

@@ -25,7 +25,7 @@ Target = Annotated[
 Passes = Annotated[
     str,
     typer.Option(metavar="TEXT", help="The pipeline, as in 'fold,fuse{option=value}'; `default` "
-                 "stands for the standard one. See `graphopt passes`."),
+                 "stands for the exact passes, `default,int8` quantizes. See `graphopt passes`."),
 ]  # fmt: skip
 Data = Annotated[
     str | None,
@@ -59,15 +59,15 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
 
 
 def read_passes(text: str, target: TargetSpec | None = None) -> tuple[Pass, ...]:
-    """Read pipeline text; `default` is the target's own, or the standard one.
+    """Read pipeline text; names of pipelines stand for the target's own, or the standard ones.
 
     Raises:
         ParseError: with the column and a caret.
     """
-    from graphopt.passes import DEFAULT
+    from graphopt.passes import PIPELINES
     from graphopt.pipeline import parse_pipeline
 
-    return parse_pipeline(text, target.default if target else DEFAULT)
+    return parse_pipeline(text, target.pipelines if target else PIPELINES)
 
 
 def existing(path: Path) -> Path:

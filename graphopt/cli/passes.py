@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 def passes(json: Json = False) -> None:
     """List the passes: what each does to the numbers, its options, what it does."""
-    from graphopt.passes import DEFAULT, group, layout  # the last two: a target's own
+    from graphopt.passes import PIPELINES, group, layout  # the last two: a target's own
     from graphopt.pipeline import Pass
 
     del group, layout
 
     found = [_about(cls) for _, cls in sorted(Pass.registry.items())]
     if json:
-        console.show_json({"default": DEFAULT, "passes": found})
+        console.show_json({"pipelines": dict(PIPELINES), "passes": found})
         return
     shown = [
         (p["name"], p["effect"], ", ".join(f"{o['name']}={o['default']}" for o in p["options"]),
@@ -31,7 +31,7 @@ def passes(json: Json = False) -> None:
         for p in found
     ]  # fmt: skip
     console.show(console.table(("pass", "numbers", "options", "what it does"), shown, left=4))
-    console.show("", f"default: {DEFAULT}")
+    console.show("", *(f"{name}: {text}" for name, text in PIPELINES.items()))
     console.show("exact: the same numbers; reassociating: the same up to float rounding.")
 
 

@@ -34,7 +34,7 @@ def _about(name: str, cls: type[Any]) -> dict[str, Any]:
     host = _host(cls)
     cpus = [{"name": c, "about": cls(c).describe(), "host": c == host} for c in cls.cpus()]
     return {"name": name, "summary": cls.summary, "cpus": cpus, "host": host,
-            "default": cls.default}  # fmt: skip
+            "pipelines": dict(cls.pipelines)}  # fmt: skip
 
 
 def _host(cls: type[Any]) -> str | None:

@@ -14,8 +14,6 @@ from rich.text import Text
 from graphopt.report.model import Latency, Report
 from graphopt.report.units import at_least, count, milliseconds, size
 
-INT8 = "default,smooth,calibrate,quantize,adaround,bias_correct"
-
 
 def screen(report: Report, *, model: Path, place: Path, seconds: float) -> RenderableType:
     """Lay out a finished optimization.
@@ -163,7 +161,7 @@ def _next(report: Report, model: Path, place: Path) -> Iterator[str]:
         yield f"graphopt verify {bundle} {original} --data samples.npz   on your own data"
     if not report.losses:
         yield (f"graphopt optimize {original} --target {report.target} --data samples.npz "
-               f"--max-drop 0.5 --passes {INT8}   int8")  # fmt: skip
+               "--max-drop 0.5 --passes default,int8   int8")  # fmt: skip
     elsewhere = bool(report.ran) or any(one.estimate for one in report.latency)
     if not elsewhere:
         yield f"graphopt bench {bundle} --vs onnxruntime   percentiles"

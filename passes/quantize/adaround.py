@@ -26,6 +26,7 @@ from graphopt.passes.layers.gram import AT_ONCE, Gram, gram_bytes
 from graphopt.passes.layers.unfold import rows, unrows
 from graphopt.passes.quantize.bias import shift
 from graphopt.passes.quantize.nearer import kept_if_nearer
+from graphopt.passes.quantize.needs import declined
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.rounding import cost, damped, descend
@@ -67,8 +68,8 @@ class AdaRound(Pass, name="adaround"):
         self.check(Ahead(module, ctx))
         if not pairs(module, ctx):
             return nothing("adaround")
-        if ctx.samples is None or not ctx.samples.runs:
-            raise InputError("there are no samples to round for; give some with --data")
+        if (left := declined("adaround", ctx, "round for")) is not None:
+            return left
         return kept_if_nearer("adaround", module, ctx, lambda m: self._repair(m, ctx))
 
     def _repair(self, module: Module, ctx: Context) -> PassResult:
@@ -101,15 +102,12 @@ class AdaRound(Pass, name="adaround"):
         old = rows(pair.op, pair.integers).astype(np.float64)
         scale = _scales(pair, old)
         wanted = rows(pair.op, pair.weight).astype(np.float64) / scale
-        new, before, after = old.copy(), 0.0, 0.0
         most = max(int(np.abs(old).max(initial=0)), 1)
         apart = isinstance(pair.op.kind, ConvTranspose)  # taps: a bias can't take up each one's
-        for g, plain in enumerate(inputs.moments() if apart else inputs.covariances()):
-            h = damped(plain, inputs.count)
-            new[g] = descend(wanted[g], old[g], h, most, self.iterations)
-            weigh = scale[g, :, 0] ** 2
-            before += float(weigh @ cost(wanted[g], old[g], h))
-            after += float(weigh @ cost(wanted[g], new[g], h))
+        plain = inputs.moments() if apart else inputs.covariances()
+        h = np.stack([damped(one, inputs.count) for one in plain])
+        new = descend(wanted, old, h, most, self.iterations)
+        before, after = (float(np.sum(scale[..., 0] ** 2 * cost(wanted, q, h))) for q in (old, new))
         if not after < before:
             return Remark("adaround", pair.op.loc, False, "the integers are as good as they get")
         kept = np.einsum("gmk,gk->gm", (old - new) * scale, inputs.mean())

@@ -6,7 +6,8 @@ Rounded weights and clipped activations shift a layer's mean (Nagel et al. 2019,
 section 3.2). The shift is measured on samples (its appendix D), each layer by itself: beside the
 float layer and on its inputs, quantized (`beside`), so that layers don't correct each other's
 errors twice. What noise does to means in the non-linear ops between layers is left; the last layers
-take up its sum, as the whole model gives it.
+take up its sum, as the whole model gives it. It can have the other sign than what the layers do,
+and be hidden by that; so the last layers alone are tried, too, and what is nearer is kept.
 
 Without samples, E[e] of rounded weights is (w' - w) E[x], where BatchNorm tells E[x] (the paper's
 section 4.2.1; `graphopt.analysis.moments`).
@@ -14,7 +15,7 @@ section 4.2.1; `graphopt.analysis.moments`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -22,8 +23,7 @@ import numpy as np
 
 from graphopt.analysis.moments import Moments
 from graphopt.errors import InputError
-from graphopt.generate import NOISE
-from graphopt.ir.core import Graph, Loc, Module, Op, Value
+from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.types import Array
 from graphopt.ops.elementwise import Div, Mul, Sub
 from graphopt.ops.nn import Conv, ConvTranspose
@@ -32,6 +32,7 @@ from graphopt.passes.quantize.beside import Beside, Layer, layers, watch
 from graphopt.passes.quantize.bias import SHIFTED, shift, shifted
 from graphopt.passes.quantize.channels import layer
 from graphopt.passes.quantize.nearer import kept_if_nearer
+from graphopt.passes.quantize.needs import declined
 from graphopt.passes.quantize.pairs import Pair, nothing, pairs
 from graphopt.passes.quantize.points import source
 from graphopt.passes.quantize.weights import channel_axis
@@ -71,20 +72,26 @@ class BiasCorrect(Pass, name="bias_correct"):
             return nothing("bias_correct")
         if self.method == "analytic":
             return _analytic(module, ctx)
-        if ctx.samples is None or not ctx.samples.runs:
-            raise InputError("there are no samples to take means of; give some with --data")
-        if ctx.samples.data == NOISE:
-            told = "left: generated images haven't the means of real ones; method=analytic may help"
-            return PassResult(False, (Remark("bias_correct", Loc(), False, told),),
-                              notes=(f"bias_correct {told}",))  # fmt: skip
-        return kept_if_nearer("bias_correct", module, ctx, lambda m: self._repair(m, ctx))
+        if (left := declined("bias_correct", ctx, "take means of")) is not None:
+            return left
+        assert ctx.samples
+        wanted = self._means(ctx.before, _twins(module, ctx.before), ctx.samples)
+        return kept_if_nearer(
+            "bias_correct", module, ctx,
+            lambda m: self._repair(m, ctx, wanted, each=False),
+            lambda m: self._repair(m, ctx, wanted, each=True),
+        )  # fmt: skip
 
-    def _repair(self, module: Module, ctx: Context) -> PassResult:
-        """Layer by layer, then the last ones as the whole model gives them."""
+    def _repair(
+        self, module: Module, ctx: Context, wanted: Mapping[str, Array], *, each: bool
+    ) -> PassResult:
+        """Layer by layer, if asked, then the last ones as the whole model gives them."""
         assert ctx.before and ctx.samples
-        found = layers(module)
-        remarks = self._each(found, ctx, ctx.before, ctx.samples)
-        remarks += self._last(module, ctx, ctx.before, ctx.samples)
+        remarks = self._each(layers(module), ctx, ctx.before, ctx.samples) if each else []
+        ends = [op for op in last(module.main) if _name(op) in wanted]
+        means = self._means(module, [(op, shifted(op)) for op in ends], ctx.samples)
+        for op in ends:
+            remarks += _corrected(op, means[_name(op)] - wanted[_name(op)], ctx)
         return PassResult(bool(remarks), tuple(remarks))
 
     def _each(
@@ -96,20 +103,20 @@ class BiasCorrect(Pass, name="bias_correct"):
             means.add(i, error)
         return [r for i, mean in means.of() for r in _corrected(found[i].op, mean, ctx)]
 
-    def _last(
-        self, module: Module, ctx: Context, before: Module, samples: Activations
-    ) -> list[Remark]:
-        """Correct what the layers before the outputs give, as the whole models give it."""
-        twins = {r.hint: r for op in before.main for r in op.results}
-        ends = [op for op in last(module.main) if _name(op) in twins]
-        means = [Means(), Means()]
-        pairs = [(shifted(op), twins[_name(op)]) for op in ends]
-        for side, whole in enumerate((module, before)):
-            values = [pair[side] for pair in pairs]
-            for i, x in samples.watch(whole, values, self.samples) if values else ():
-                means[side].add(i, x.mean(_others(ends[i], x.ndim), dtype=np.float64))
-        found = zip(ends, means[0].of(), means[1].of(), strict=True)
-        return [r for op, (_, a), (_, b) in found for r in _corrected(op, a - b, ctx)]
+    def _means(
+        self, module: Module, ends: Sequence[tuple[Op, Value]], samples: Activations
+    ) -> dict[str, Array]:
+        """The means by output channel of layers' values in a module, by the layers' names."""
+        found = Means()
+        for i, x in samples.watch(module, [v for _, v in ends], self.samples) if ends else ():
+            found.add(i, x.mean(_others(ends[i][0], x.ndim), dtype=np.float64))
+        return {_name(ends[i][0]): mean for i, mean in found.of()}
+
+
+def _twins(module: Module, before: Module) -> list[tuple[Op, Value]]:
+    """The last layers of a module, each with what the float model calls its value."""
+    known = {r.hint: r for op in before.main for r in op.results}
+    return [(op, known[name]) for op in last(module.main) if (name := _name(op)) in known]
 
 
 def _analytic(module: Module, ctx: Context) -> PassResult:

@@ -58,7 +58,7 @@ def proposals(
     """
     ops, rows = candidates(module.main), tables.tables(module.main)
     _check_skip(skip, [*ops, *rows, *recurrent.recurrents(module.main)])
-    costs = ctx.costs if activations else None
+    costs = ctx.costs.described() if activations and ctx.costs else None
     offers = [[(INT8, *_gain(op, costs)) for op in ops]]
     if fallback and costs:
         offers.append([(*bfloat.offer(op, costs), "s") for op in ops])
@@ -125,7 +125,7 @@ def _recurrent(
     module: Module, ctx: Context, insert: Insert, product: bool, first: int
 ) -> list[Choice]:
     """What could be done to LSTM and GRU layers; `first` is the number of the first of them."""
-    scans, costs = recurrent.recurrents(module.main), ctx.costs
+    scans, costs = recurrent.recurrents(module.main), ctx.costs and ctx.costs.described()
     offers = [recurrent.offer(op, costs, product) for op in scans]
     found = [
         Choice(str(first + i), op.loc, what, gain, recurrent.error(op), unit)

@@ -30,9 +30,9 @@ def damped(h: Array, count: int) -> Array:
 
 
 def cost(w: Array, q: Array, h: Array) -> Array:
-    """(q - w) H (q - w)^T for each row (float64 [M])."""
+    """(q - w) H (q - w)^T for each row (float64 [..., M])."""
     error = q - w
-    return np.einsum("mk,mk->m", error @ h, error)
+    return np.einsum("...mk,...mk->...m", error @ h, error)
 
 
 def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
@@ -44,44 +44,63 @@ def descend(w: Array, q: Array, h: Array, most: int, sweeps: int) -> Array:
     the samples and little else. All rows go through the columns together.
 
     Args:
-        w: float64 [M, K], in units of the scales.
-        q: whole numbers [M, K] to start from.
-        h: float64 [K, K], with a positive diagonal.
+        w: float64 [groups, M, K], in units of the scales.
+        q: whole numbers [groups, M, K] to start from.
+        h: float64 [groups, K, K], with positive diagonals.
         most: the largest magnitude of an integer.
         sweeps: over all columns, at most; fewer if nothing moves any more.
 
     Returns:
-        float64 [M, K], whole numbers: those of a row are as given where others cost more (steps are
-        chosen in float32, for speed).
+        float64 [groups, M, K], whole numbers: those of a row are as given where others cost more
+        (steps are chosen in float32, for speed).
     """
     found, narrow = q.astype(np.float32), h.astype(np.float32)
     gradient = (q - w).astype(np.float32) @ narrow
     low, high = (np.clip(f(w), -most, most).astype(np.float32) for f in (np.floor, np.ceil))
+    free = (low < high) & ((found == low) | (found == high))
     for _ in range(sweeps):
         moved = False
-        for start in range(0, len(h), BLOCK):
-            part = slice(start, min(start + BLOCK, len(h)))
-            bounds = low[:, part], high[:, part]
-            steps = _steps(found[:, part], gradient[:, part].copy(), narrow[part, part], *bounds)
+        for start in range(0, h.shape[-1], BLOCK):
+            part = slice(start, min(start + BLOCK, h.shape[-1]))
+            up = np.where(found[..., part] == low[..., part], np.float32(1), np.float32(-1))
+            steps = _steps(up * free[..., part], gradient[..., part], narrow[:, part, part])
             if steps.any():
-                found[:, part] += steps
-                gradient += steps @ narrow[part]
+                found[..., part] += steps
+                gradient += steps @ narrow[:, part]
                 moved = True
         if not moved:
             break
     better = cost(w, found.astype(np.float64), h) < cost(w, q, h)
-    return np.where(better[:, None], found, q)
+    return np.where(better[..., None], found, q)
 
 
-def _steps(q: Array, gradient: Array, h: Array, low: Array, high: Array) -> Array:
-    """What a block of columns moves by; `gradient` is its own and is changed."""
-    steps = np.zeros_like(q)
-    for k in range(len(h)):
-        g, curve = gradient[:, k], h[k, k]
-        by = np.clip(q[:, k] - np.rint(g / curve), low[:, k], high[:, k]) - q[:, k]
-        by[2 * by * g + by * by * curve >= 0] = 0
-        (rows,) = np.nonzero(by)
-        if len(rows):
-            steps[rows, k] = by[rows]
-            gradient[rows] += by[rows, None] * h[k]
-    return steps
+def _steps(way: Array, gradient: Array, h: Array) -> Array:
+    """What the columns of a block move by, in their order, each row at a pace of its own.
+
+    A step `way` (1 or -1, the only one that a column can take; 0: none) changes the cost by
+    h[k, k] + 2 way gradient[k]. Rows have few columns that move, so each goes from one to the next.
+
+    Args:
+        way: float32 [groups, M, B].
+        gradient: the same.
+        h: float32 [groups, B, B].
+    """
+    shape, size = way.shape, way.shape[-1]
+    gains = np.where(way == 0, 0, h.diagonal(0, 1, 2)[:, None] + 2 * way * gradient)
+    later = 2 * np.triu(h, 1)  # what a step changes of the gradients behind it
+    steps, way, gains = np.zeros(shape, np.float32).reshape(-1, size), *(
+        a.reshape(-1, size) for a in (way, gains))  # fmt: skip
+    rows, group = np.arange(len(way)), np.repeat(np.arange(shape[0]), shape[1])
+    while True:
+        first = (gains < 0).argmax(1)
+        own = np.arange(len(rows))
+        (left,) = np.nonzero(gains[own, first] < 0)
+        if not len(left):
+            return steps.reshape(shape)
+        if len(left) < len(rows):
+            rows, group, first = rows[left], group[left], first[left]
+            way, gains, own = way[left], gains[left], own[: len(left)]
+        by = way[own, first]
+        steps[rows, first] = by
+        gains[own, first] = 0
+        gains += way * (by[:, None] * later[group, first])

@@ -29,6 +29,7 @@ from graphopt.passes.layers.unfold import columns, places, positions, rows
 from graphopt.passes.quantize.chains import Chain, chains, scale, spread_over
 from graphopt.passes.quantize.channels import Reader
 from graphopt.passes.quantize.factors import multiply_before, products
+from graphopt.passes.quantize.needs import declined, required
 from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
@@ -64,9 +65,7 @@ class Smooth(Pass, name="smooth"):
         self._alpha()
         if self.samples < 1:
             raise InputError(f"samples={self.samples} is no number of samples")
-        samples = ahead.ctx.samples
-        if samples is None or not samples.runs:
-            raise InputError("there are no samples to smooth for; give some with --data")
+        required(ahead.ctx, "smooth for")
 
     def run(self, module: Module, ctx: Context) -> PassResult:
         """Scale the constants.
@@ -76,6 +75,8 @@ class Smooth(Pass, name="smooth"):
         """
         self.check(Ahead(module, ctx))
         alpha = self._alpha()
+        if (left := declined("smooth", ctx, "smooth for")) is not None:
+            return left
         found = [c for c in chains(module.main) if self.makers == "all" or _of_norms(c)]
         found += products(module.main, found)
         taken = self._watch(module, found, ctx)
@@ -162,16 +163,21 @@ class Reads:
         at = self.reader.linear
         return rows(at.op, at.w.numpy().astype(np.float32)) @ self.columns
 
+    @cached_property
+    def signal(self) -> float:
+        """The sum of squares of that."""
+        return float(np.sum(np.square(self.wanted)))
+
     def error(self, by: Array) -> float:
         """The noise-to-signal ratio of the layer in 8 bits, its inputs times `by` [inputs]."""
         at = self.reader.linear
         w = at.w.numpy().astype(np.float32)
-        x, scaled = self.columns, rows(at.op, at.input_scaled(w, (1 / by).astype(np.float32)))
-        wide = _spread(at.inputs, by, x.shape)
+        scaled = rows(at.op, at.input_scaled(w, (1 / by).astype(np.float32)))
         low, high = (float((end * by).min(initial=0)) for end in (self.low, -self.high))
-        noise = _weights(scaled) @ _activations(x * wide, low, -high) - self.wanted
-        signal = float(np.sum(np.square(self.wanted)))
-        return float(np.sum(np.square(noise))) / max(signal, 1e-30)
+        step = np.float32((-high - low) / LEVELS or 1.0)
+        steps = self.columns * (_spread(at.inputs, by, self.columns.shape) / step)
+        noise = (_weights(scaled) * step) @ np.rint(steps, out=steps) - self.wanted
+        return float(np.sum(np.square(noise, out=noise))) / max(self.signal, 1e-30)
 
 
 def _spread(inputs: int, by: Array, shape: tuple[int, ...]) -> Array:
@@ -186,12 +192,6 @@ def _weights(w: Array) -> Array:
     step = np.abs(w).max(axis=-1, keepdims=True, initial=0) / MOST
     step = np.where(step > 0, step, 1)
     return np.rint(w / step) * step
-
-
-def _activations(x: Array, low: float, high: float) -> Array:
-    """Rounded to LEVELS steps of a range."""
-    step = (high - low) / LEVELS or 1.0
-    return np.rint(x * np.float32(1 / step)) * np.float32(step)
 
 
 def _moved(x: Array, w: Array, alpha: float) -> Array:

@@ -140,6 +140,8 @@ def test_one_sentence_and_nothing_left(
         ("fold cse", 6, "expected ',' between passes"),
         ("fold,;", 6, "unexpected character ';'"),
         ("fold{", 6, "expected the name of an option"),
+        ("default,imt8", 9, "no pass named 'imt8'; did you mean 'int8'?"),
+        ("int8{bits=7}", 5, "'int8' is a pipeline and takes no options; write out its passes, 'smooth,"),
     ],
 )
 @pytest.mark.parametrize("command", [("opt",), ("optimize", *X86), ("debug", "bisect")])

@@ -12,8 +12,11 @@ import onnx
 import pytest
 
 from graphopt import Session
+from graphopt.api import default_passes
 from graphopt.cli.bench import summary
 from graphopt.onnx import Reference
+from graphopt.passes import PIPELINES
+from graphopt.targets.base import parse_target
 
 Cli = Callable[..., Any]
 MODELS = sorted((Path(__file__).parent.parent.parent / "models").glob("*.onnx"))
@@ -233,10 +236,20 @@ def test_passes_and_targets(cli: Cli) -> None:
     assert {"fold", "simplify", "cse", "fuse", "dce", "group", "layout"} <= set(by_name)
     assert by_name["fuse"]["effect"] == "reassociating"
     assert all(p["summary"] for p in told["passes"])
+    assert told["pipelines"] == dict(PIPELINES)
     targets = json.loads(cli("targets", "--json").out)["targets"]
     assert [t["name"] for t in targets] == ["arm", "c", "x86"]
     assert "x86:avx2" in cli("targets").out
-    assert "reassociating" in cli("passes").out
+    shown = cli("passes").out
+    assert "reassociating" in shown
+    assert all(f"{name}: {text}" in shown for name, text in PIPELINES.items())
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_named_pipelines_stand_for_their_passes(name: str) -> None:
+    passes = default_passes(f"{name},dce", None)
+    assert ",".join(map(str, passes)) == f"{PIPELINES[name]},dce"
+    assert default_passes(f"{name},dce", parse_target("x86")) == passes
 
 
 @pytest.mark.parametrize("path", MODELS, ids=[p.stem for p in MODELS])

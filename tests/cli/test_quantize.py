@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import graphopt
+from graphopt.passes import PIPELINES
 from tests.cli.conftest import Cli
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -57,6 +59,27 @@ def test_a_limit_keeps_layers_in_float(cli: Cli, tmp_path: Path, small: Path) ->
     assert known["losses"][0]["samples"] == 140
     (loss,) = told["losses"]
     assert loss["samples"] == (140 - 32) // 2  # half of what calibration left; half chose
+
+
+def test_without_samples_int8_is_calibration_alone_and_says_so(cli: Cli, tmp_path: Path) -> None:
+    done = cli("opt", MODEL, "--passes", "default,int8", "-o", tmp_path / "int8.gir")
+    assert done.code == 0, done.err
+    notes = [line for line in done.err.splitlines() if "no --data" in line]
+    assert len(notes) == 2
+    assert "passes see" in notes[0]
+    assert "smooth, adaround and bias_correct" in notes[1]
+    plain = cli("opt", MODEL, "--passes", "default,calibrate,quantize", "-o", tmp_path / "q.gir")
+    assert plain.code == 0, plain.err
+    texts = [graphopt.load(tmp_path / name).to_text() for name in ("int8.gir", "q.gir")]
+    assert texts[0] == texts[1]
+    assert "quantize" in texts[0]
+
+
+def test_int8_from_python_is_what_it_stands_for(small: Path) -> None:
+    made = [graphopt.optimize(MODEL, passes=p, data=small, check=False).module.to_text()
+            for p in ("default,int8", f"default,{PIPELINES['int8']}")]  # fmt: skip
+    assert made[0] == made[1]
+    assert "quantize" in made[0]
 
 
 Change = Callable[[Any], dict[str, Any]]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import graphopt.api
 from graphopt.errors import GraphoptError, ParseError, VerifyError
 from graphopt.ir.verify import verify
-from graphopt.passes import DEFAULT
+from graphopt.passes import PIPELINES
 from graphopt.pipeline import parse_pipeline
 from tests.fuzz import models
 from tests.fuzz.edit import NASTY
@@ -91,7 +91,7 @@ def test_any_text_is_no_module(text: str) -> None:
 
 
 PIECES = st.sampled_from([
-    "fold", "fuse", "cse", "default", "prune", "layout", "group", ",", "{", "}", "=", "0.3", "-1",
+    "fold", "fuse", "cse", "default", "int8", "prune", "layout", "group", ",", "{", "}", "=", "0.3", "-1",
     "limit", "true", "[", "]", "(", ")", '"', "'x'", " ", "\n", "1e400", "99999999999999999999",
     "nosuch", ":", ";", "\0", "é",
 ])  # fmt: skip
@@ -101,14 +101,14 @@ PIECES = st.sampled_from([
 @given(st.one_of(st.lists(PIECES, max_size=12).map("".join), st.text(max_size=30)))
 def test_pipeline_text(text: str) -> None:
     try:
-        passes = parse_pipeline(text, DEFAULT)
+        passes = parse_pipeline(text, PIPELINES)
     except ParseError as why:
         lines = str(why).split("\n")
         assert len(lines) == 3
         assert lines[2].strip() == "^"
     else:
         again = ",".join(map(str, passes))
-        assert parse_pipeline(again, DEFAULT) == passes
+        assert parse_pipeline(again, PIPELINES) == passes
 
 
 @pytest.mark.parametrize("name", ["missing.bin", "../secret.bin", "/etc/passwd", ".", ""])

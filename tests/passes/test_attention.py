@@ -46,7 +46,7 @@ SPELLINGS = {
 def optimized(text: str) -> tuple[Module, Module]:
     """The module before and after the default pipeline."""
     before, after = parse(text), parse(text)
-    run_pipeline(parse_pipeline("default", graphopt.passes.DEFAULT), after, Context())
+    run_pipeline(parse_pipeline("default", graphopt.passes.PIPELINES), after, Context())
     verify(after)
     return before, after
 

@@ -68,7 +68,7 @@ def block(
 def optimized(source: str) -> tuple[Module, Module]:
     """The module before and after the default pipeline."""
     before, after = parse(source), parse(source)
-    run_pipeline(parse_pipeline(graphopt.passes.DEFAULT, graphopt.passes.DEFAULT), after, Context())
+    run_pipeline(parse_pipeline(graphopt.passes.DEFAULT), after, Context())
     verify(after)
     return before, after
 
@@ -116,7 +116,7 @@ def test_it_is_written_as_its_ops_and_found_again(version: int) -> None:
     got = Reference(proto).run(feeds)["y"]
     np.testing.assert_allclose(got, interpret(module, feeds)["y"], rtol=1e-4, atol=1e-5)
     again = load(proto.SerializeToString())
-    run_pipeline(parse_pipeline("default", graphopt.passes.DEFAULT), again, Context())
+    run_pipeline(parse_pipeline("default", graphopt.passes.PIPELINES), again, Context())
     assert [op.kind.name for op in again.main if op.kind.name not in ("const", "return")] == ["squeeze_excite"]
 
 

@@ -33,7 +33,7 @@ def check(module: Module, text: str, *, exact: bool) -> None:
     assert to_text(parse(to_text(module))) == to_text(module)
     inputs = random_inputs(module)
     want = interpret(module, inputs)
-    pipeline = parse_pipeline(text, graphopt.passes.DEFAULT)
+    pipeline = parse_pipeline(text, graphopt.passes.PIPELINES)
     before = sum(op.kind.name not in ("const", "return") for op in module.main)
     run_pipeline(pipeline, module, Context(), [VerifyEach()])
     got = interpret(module, inputs)

@@ -208,7 +208,7 @@ def test_a_value_that_others_read_gets_no_factor() -> None:
 def test_descent_is_never_worse_than_the_nearest_integers(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(150, 300)) + rng.normal(size=(1, 300))  # inputs that go together
-    h, w = damped(x @ x.T / 300, 3000), rng.uniform(-127, 127, (20, 150))
+    h, w = damped(x @ x.T / 300, 3000)[None], rng.uniform(-127, 127, (1, 20, 150))
     q = np.rint(w)
     found = descend(w, q, h, 127, 8)
     assert (cost(w, found, h) <= cost(w, q, h) * (1 + 1e-6)).all()
@@ -220,11 +220,23 @@ def test_descent_is_never_worse_than_the_nearest_integers(seed: int) -> None:
 def test_descent_finds_the_best_of_a_small_weight() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4, 40)) + 2 * rng.normal(size=(1, 40))
-    h, w = damped(x @ x.T / 40, 400), rng.uniform(-7, 7, (30, 4))
+    h, w = damped(x @ x.T / 40, 400)[None], rng.uniform(-7, 7, (1, 30, 4))
     corners = np.stack(np.meshgrid(*[[0, 1]] * 4), -1).reshape(-1, 4)
     best = np.min([cost(w, np.floor(w) + c, h) for c in corners], axis=0)
     found = cost(w, descend(w, np.rint(w), h, 127, 50), h)
     assert found.mean() < 1.2 * best.mean()
+
+
+def test_groups_descend_alike_together_and_alone() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(6, 9, 60)) + 2 * rng.normal(size=(6, 1, 60))
+    h = np.stack([damped(one @ one.T / 60, 600) for one in x])
+    w = rng.uniform(-127, 127, (6, 3, 9))
+    together = descend(w, np.rint(w), h, 127, 8)
+    assert (together != np.rint(w)).any(axis=(1, 2)).all()
+    for g in range(6):
+        alone = descend(w[g : g + 1], np.rint(w[g : g + 1]), h[g : g + 1], 127, 8)
+        np.testing.assert_array_equal(together[g], alone[0])
 
 
 def test_columns_are_what_the_layers_multiply() -> None:

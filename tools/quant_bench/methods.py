@@ -45,7 +45,7 @@ def _no_data(name: str, passes: str) -> Method:
 # The pipelines that are compared; the first one is what a user gets who names no option.
 PIPELINES = (
     _pipeline("", "calibrate"),
-    _pipeline("recommended", "smooth,calibrate", "quantize,adaround,bias_correct"),
+    Method("graphopt recommended", "graphopt", {"passes": "default,int8"}),
     Method("graphopt weights", "graphopt", {"passes": "default,quantize{activations=f32}"}),
     _pipeline("recurrent", "calibrate", "quantize{recurrent=product}"),
     _pipeline("minmax", "calibrate{method=minmax}"),
@@ -57,6 +57,7 @@ PIPELINES = (
     _pipeline("bias_correct", "calibrate", "quantize,bias_correct"),
     _pipeline("adaround", "calibrate", "quantize,adaround"),
     _no_data("", "calibrate,quantize"),
+    _no_data(" int8", "int8"),
     _no_data(" equalize", "equalize,calibrate,quantize"),
     _no_data(" minmax", "calibrate{method=minmax},quantize"),
     _no_data(" analytic", "calibrate,quantize,bias_correct{method=analytic}"),
