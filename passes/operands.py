@@ -1,9 +1,11 @@
 """Which operands are rounded to bfloat16, so that a target multiplies it, or reads half the bytes.
 
     f(x, w) -> f(widen(round(x)), w)
+    attention(q, k, v) -> attention{rounded}(widen(round(q)), widen(round(k)), widen(round(v)))
 
 f is a convolution or product by rounded weights, or a kernel that waits for vectors of x: a
-depthwise convolution, a pool, a squeeze and excitation. Memory then holds round(x) alone, for all
+depthwise convolution, a pool, a squeeze and excitation. Of an attention both products are of
+bfloat16, the second one's left side being the softmax's result, rounded. Memory then holds round(x) alone, for all
 that read x. What only moves elements moves the rounded ones: move(widen(h)) -> widen(move(h)),
 which is exact.
 """
@@ -17,10 +19,11 @@ from typing import Any
 
 from graphopt.analysis.price import Costs, graph_of
 from graphopt.ir.builtin import Const, Opaque, Return
-from graphopt.ir.core import Graph, Op, Value
+from graphopt.ir.core import Graph, Op, OpKind, Value
 from graphopt.ir.data import nbytes
-from graphopt.ir.types import DType
+from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Cast
+from graphopt.ops.linalg import Attention
 from graphopt.ops.movement import Concat, Reshape, Slice, Split, Squeeze, Transpose, Unsqueeze
 from graphopt.pipeline import Context
 from graphopt.rewrite import Remark
@@ -29,21 +32,26 @@ MOVES = (Reshape, Squeeze, Unsqueeze, Transpose, Concat, Split, Slice)
 GAIN = 0.95  # of the time with a float32 operand: what isn't faster than that isn't worth its error
 VECTORS = frozenset({"max_pool", "avg_pool", "squeeze_excite"})
 FEWEST = 16  # channels that a group sums over: fewer don't fill vectors of pairs
+FEWEST_ROWS = 4  # of an attention: of fewer, making the keys ready takes all the time
 ERROR = "each number within 2^-9 of itself"
 
 
 def round_operands(graph: Graph, ctx: Context, *, always: bool) -> Iterator[Remark]:
     """Round the operands of the layers that are faster so; of all that can be, if `always`."""
-    layers = [op for op in graph if _multiplies(op)]
+    layers = [op for op in graph if _multiplies(op) or _attends(op)]
     if not always:
-        layers = [op for op in graph if _multiplies(op) or _by_vectors(op)]
+        layers = [op for op in graph if _multiplies(op) or _attends(op) or _by_vectors(op)]
         layers = list(_faster(graph, layers, ctx.costs.described())) if ctx.costs else []
     rounding = Rounding()
     for op in layers:
         if not ctx.permit("half-products", op.loc):
             continue
-        rounding.round(op.operand(0))
-        yield Remark("half-products", op.loc, True, f"{op.operand(0).type}, {ERROR}")
+        told = f"{op.operand(0).type}, {ERROR}"
+        for i in _rounded(op):
+            if not is_half(op.operand(i)):
+                rounding.round(op.operand(i))
+        op.kind = _kind(op)
+        yield Remark("half-products", op.loc, True, told)
     rounding.forget()
 
 
@@ -62,6 +70,30 @@ def _multiplies(op: Op) -> bool:
     if w.rank != 2 or getattr(kind, "trans_a", False):
         return False
     return math.prod(x.static[:-1]) > 1  # else the weights are waited for
+
+
+def _attends(op: Op) -> bool:
+    """Whether an op is an attention in float32 whose operands may be rounded, of rows enough."""
+    if not isinstance(op.kind, Attention) or op.kind.rounded:
+        return False
+    types = [op.operand(i).tensor for i in range(3)]
+    if any(t.static is None or t.dtype is not DType.f32 for t in types):
+        return False
+    return all(map(_may_move, map(op.operand, range(3)))) and _rows(types[0]) >= FEWEST_ROWS
+
+
+def _rows(t: TensorType) -> int:
+    return (t.static or (0, 0))[-2]
+
+
+def _rounded(op: Op) -> range:
+    """The operands of a layer that are rounded: what isn't weights."""
+    return range(3 if isinstance(op.kind, Attention) else 1)
+
+
+def _kind(op: Op) -> OpKind:
+    """A layer's kind, once its operands are rounded."""
+    return replace(op.kind, rounded=True) if isinstance(op.kind, Attention) else op.kind
 
 
 def _by_vectors(op: Op) -> bool:
@@ -112,13 +144,16 @@ def seconds(op: Op, costs: Costs, footprint: int, *, half: bool) -> float:
 
     What makes the operand rounds it on the way.
     """
-    casts = [v.op for v in op.operands[1:] if v and v.op and isinstance(v.op.kind, Cast)]
+    fixed = op.operands[_rounded(op).stop :]
+    casts = [v.op for v in fixed if v and v.op and isinstance(v.op.kind, Cast)]
     alone = graph_of([*casts, op])
     if half:
         twin = next(one for one in alone if one.kind == op.kind)
-        given = alone.add_arg(replace(op.operand(0).tensor, dtype=DType.bf16))
-        wide = alone.insert(Op(Cast(DType.f32), [given]), alone.first)
-        twin.set_operand(0, wide.result)
+        twin.kind = _kind(op)
+        for i in _rounded(op):
+            given = alone.add_arg(replace(op.operand(i).tensor, dtype=DType.bf16))
+            wide = alone.insert(Op(Cast(DType.f32), [given]), alone.first)
+            twin.set_operand(i, wide.result)
     return costs.price(alone, footprint).seconds
 
 

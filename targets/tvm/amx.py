@@ -21,6 +21,7 @@ WORDS = 16  # that a tile sums at most
 FEWEST = 8  # of a product, at once
 FEWEST_OF_CONVS = 3  # of a convolution, at once
 FEWEST_BYTES = 9  # words of a convolution of bytes in all: vectors are faster with fewer
+FEWEST_ROWS = 4  # of an attention
 PANELS = "BA16b4a"  # the layout of a product's weights
 BYTES, HALVES = 4, 2  # numbers of a word
 
@@ -125,6 +126,17 @@ def pairs(op: Op) -> str:
     if sizes[-1] % 2 or math.prod(sizes[:-1]) < 2:
         return ""
     return "AB16a2b" if getattr(kind, "trans_b", False) else "BA16b2a"
+
+
+def attends(op: Op) -> bool:
+    """Whether an op is an attention of bfloat16, of rows enough for tiles."""
+    kind: Any = op.kind
+    if kind.name != "attention" or not kind.rounded:
+        return False
+    if any(v.tensor.layout or not is_half(v) for v in op.operands[:3] if v):
+        return False
+    q = op.operand(0).tensor.static
+    return not op.result.tensor.layout and q is not None and q[-2] >= FEWEST_ROWS
 
 
 def is_half(value: Value) -> bool:

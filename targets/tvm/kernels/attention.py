@@ -10,20 +10,20 @@ weights. A streaming form (arXiv 2205.14135) would also cut S, for long sequence
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import te, tirx
 
 from graphopt.ir.core import Op
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import expr, loops
+from graphopt.targets.tvm import bfloat, expr, loops
 from graphopt.targets.tvm.kernels import matmul
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Expr = Any
 BAND = 32  # rows of a band, at most
-STAGES = ("scores", "top_part", "top", "e", "total_part", "total", "anchor")  # of a band
+STAGES = ("scores", "top_part", "top", "e", "total_part", "total", "p", "anchor")  # of a band
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,22 @@ def compute(region: Region, op: Op, p: Plan) -> None:
                        lambda batch, d, n: region.at(k, [*batch, n, d]))  # fmt: skip
     scores = matmul.product(region, "scores", p.first, p.tiles[0], query, kt, p.rows)
     e, total = softmax(region, p, lambda at: score(region, op, p, scores, at))
+    weights = e
+    if op.kind.rounded:
+        weights = region.compute(
+            (*p.first.batch, p.rows, p.panels, lanes),
+            lambda *at: bfloat.rounded(e(*at) / total(*at[:-2])), "p",
+        )  # fmt: skip
     y = matmul.product(
-        region, "anchor", p.second, p.tiles[1],
-        lambda batch, m, s: e(*batch, m, tirx.floordiv(s, lanes), tirx.floormod(s, lanes)),
+        region, "anchor", replace(p.second, m=p.rows), p.tiles[1],
+        lambda batch, m, s: weights(*batch, m, tirx.floordiv(s, lanes), tirx.floormod(s, lanes)),
         values(region, op, p), p.rows,
     )  # fmt: skip
 
     def read(at: Any) -> Expr:
         *row, column = at
         value = y(*row, tirx.floordiv(column, lanes), tirx.floormod(column, lanes))
-        return value / total(*row)
+        return value if op.kind.rounded else value / total(*row)
 
     region.bind(op.result, read)
 
@@ -164,7 +170,7 @@ def apply(region: Region, p: Plan) -> Any:
     band, _ = sch.split(row, [None, p.band])
     outer = sch.fuse(*batch, band)
     tiles: dict[str, list[Any]] = {}
-    for name in reversed(STAGES):
+    for name in (n for n in reversed(STAGES) if n in region.stages):
         block = sch.get_sblock(name)
         sch.compute_at(kept.get(name, block), outer, preserve_unit_loops=True)
         if name in kept:
@@ -178,7 +184,9 @@ def apply(region: Region, p: Plan) -> Any:
         sch.vectorize(lane)
     for name in ("top_part", "total_part"):
         _lanes(sch, sch.get_sblock(name))
-    sch.vectorize(sch.get_loops(sch.get_sblock("e"))[-1])
+    for name in ("e", "p"):
+        if name in region.stages:
+            sch.vectorize(sch.get_loops(sch.get_sblock(name))[-1])
     loops.vectorize_inner(sch, column, region.machine.lanes)
     return sch.mod["main"]
 
@@ -207,8 +215,13 @@ ONE_ROW = matmul.Knobs(1, 1, 1)
 
 def build(region: Region) -> Any:
     """The scheduled function of an attention and its epilogue."""
+    from graphopt.targets.tvm.kernels import tiled_attention
+
     op = region.anchor
     assert op is not None
+    by_tiles = tiled_attention.plan(op, region.machine)
+    if by_tiles:
+        return tiled_attention.build(region, op, by_tiles)
     p = plan(op, region.machine)
     compute(region, op, p)
     return apply(region, p)
