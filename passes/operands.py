@@ -13,14 +13,14 @@ which is exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from graphopt.analysis.price import Costs, graph_of
+from graphopt.analysis.price import Costs, graph_of, graph_with, stand_in
 from graphopt.ir.builtin import Const, Opaque, Return
 from graphopt.ir.core import Graph, Op, OpKind, Value
-from graphopt.ir.data import nbytes
+from graphopt.ir.data import Data, nbytes
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Cast
 from graphopt.ops.linalg import Attention
@@ -36,17 +36,26 @@ FEWEST_ROWS = 4  # of an attention: of fewer, making the keys ready takes all th
 ERROR = "each number within 2^-9 of itself"
 
 
-def round_operands(graph: Graph, ctx: Context, *, always: bool) -> Iterator[Remark]:
-    """Round the operands of the layers that are faster so; of all that can be, if `always`."""
+def round_operands(
+    graph: Graph, ctx: Context, store: Callable[[Op, Data], Value], *, always: bool
+) -> Iterator[Remark]:
+    """Round the operands of the layers that are faster so; of all that can be, if `always`.
+
+    `store` rounds a constant. Filters too small to be rounded for their bytes are, where the
+    layer is faster for it.
+    """
     layers = [op for op in graph if _multiplies(op) or _attends(op)]
     if not always:
-        layers = [op for op in graph if _multiplies(op) or _attends(op) or _by_vectors(op)]
+        wanted = (_multiplies, _few_weights, _attends, _by_vectors)
+        layers = [op for op in graph if any(wants(op) for wants in wanted)]
         layers = list(_faster(graph, layers, ctx.costs.described())) if ctx.costs else []
     rounding = Rounding()
     for op in layers:
         if not ctx.permit("half-products", op.loc):
             continue
         told = f"{op.operand(0).type}, {ERROR}"
+        if _few_weights(op):
+            op.set_operand(1, _rounded_weights(op.operand(1), store))
         for i in _rounded(op):
             if not is_half(op.operand(i)):
                 rounding.round(op.operand(i))
@@ -58,15 +67,37 @@ def round_operands(graph: Graph, ctx: Context, *, always: bool) -> Iterator[Rema
 def _multiplies(op: Op) -> bool:
     """Whether an op multiplies what isn't rounded by weights that are, as a matrix unit can."""
     kind: Any = op.kind
-    if kind.name not in ("conv", "matmul", "gemm"):
+    if kind.name not in ("conv", "conv_transpose", "matmul", "gemm"):
         return False
-    if not is_half(op.operand(1)) or not (_is_free(op.operand(0)) or _is_given(op.operand(0))):
+    return is_half(op.operand(1)) and _may_multiply(op)
+
+
+def _few_weights(op: Op) -> bool:
+    """Whether an op is such a convolution but for its weights, which are constants in float32."""
+    w = op.operand(1).op if op.kind.name == "conv" else None
+    if w is None or not isinstance(w.kind, Const) or w.result.tensor.dtype is not DType.f32:
+        return False
+    return math.prod(w.result.tensor.static or ()) >= FEWEST**2 and _may_multiply(op)
+
+
+def _rounded_weights(value: Value, store: Callable[[Op, Data], Value]) -> Value:
+    maker = value.op
+    assert maker and isinstance(maker.kind, Const)
+    return store(maker, maker.kind.data)
+
+
+def _may_multiply(op: Op) -> bool:
+    """The same of an op by its operand and its sizes."""
+    kind: Any = op.kind
+    if not (_is_free(op.operand(0)) or _is_given(op.operand(0))):
         return False
     w, x = op.operand(1).tensor, op.operand(0).tensor
     if w.static is None or x.static is None or x.dtype is not DType.f32:
         return False
     if kind.name == "conv":
         return kind.group == 1 or w.static[1] >= FEWEST
+    if kind.name == "conv_transpose":
+        return kind.group == 1 and w.rank == 4
     if w.rank != 2 or getattr(kind, "trans_a", False):
         return False
     return math.prod(x.static[:-1]) > 1  # else the weights are waited for
@@ -146,7 +177,7 @@ def seconds(op: Op, costs: Costs, footprint: int, *, half: bool) -> float:
     """
     fixed = op.operands[_rounded(op).stop :]
     casts = [v.op for v in fixed if v and v.op and isinstance(v.op.kind, Cast)]
-    alone = graph_of([*casts, op])
+    alone = _filled(op) or graph_of([*casts, op])
     if half:
         twin = next(one for one in alone if one.kind == op.kind)
         twin.kind = _kind(op)
@@ -154,7 +185,35 @@ def seconds(op: Op, costs: Costs, footprint: int, *, half: bool) -> float:
             given = alone.add_arg(replace(op.operand(i).tensor, dtype=DType.bf16))
             wide = alone.insert(Op(Cast(DType.f32), [given]), alone.first)
             twin.set_operand(i, wide.result)
+        if _few_weights(op):
+            _short_weights(alone, twin)
     return costs.price(alone, footprint).seconds
+
+
+def _filled(op: Op) -> Graph | None:
+    """A convolution of fewer results than a block of channels, with as many as fill it.
+
+    Alone it would make a dense result; inside a model its readers take blocks, filled with zeros.
+    """
+    kind: Any = op.kind
+    w = op.operand(1).tensor if kind.name == "conv" else None
+    outs = (w.static or (FEWEST,))[0] if w else FEWEST
+    if w is None or outs >= FEWEST or kind.group > 1:
+        return None
+    x, b = op.operand(0).tensor, op.operands[2]
+    wide = replace(w, shape=(FEWEST, *(w.static or ())[1:]))
+    graph = graph_with(kind, [x, wide, b and replace(b.tensor, shape=(FEWEST,))], [1, 2])
+    if is_half(op.operand(1)):
+        _short_weights(graph, next(one for one in graph if one.kind == kind))
+    return graph
+
+
+def _short_weights(graph: Graph, op: Op) -> None:
+    """Let a layer of a graph to be priced have weights in bfloat16."""
+    shape = op.operand(1).tensor.static
+    assert shape is not None
+    half = graph.insert(Op(Const(stand_in(DType.bf16, shape, graph))), op)
+    op.set_operand(1, graph.insert(Op(Cast(DType.f32), half.results), op).result)
 
 
 @dataclass

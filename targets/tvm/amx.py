@@ -31,13 +31,14 @@ class Form:
     """How the channels of a convolution's pixels lie in the rows of tiles.
 
     Channels are cut into `chunks` of as many words, the last filled with zeros; a row of a tile has
-    a chunk of one pixel. Where a whole line of the window fits into a row (`line`), it has that.
+    a chunk of one pixel. Where a line of the window fits into a row, or a half or a third of one
+    that has so many parts, it has that.
 
     Attributes:
         per: numbers of a word.
         words: of a chunk of channels.
         chunks: of a pixel.
-        line: the pixels that a row of a tile has: 1, or the window's width.
+        line: the pixels that a row of a tile has: 1, or a divisor of the window's width.
     """
 
     per: int
@@ -69,8 +70,9 @@ def form(op: Op, per: int) -> Form | None:
     words = -(-ins // own) * own // per if own > 1 else -(-ins // per)
     if own < BLOCK and words * per >= BLOCK:
         return None
-    if wide * words <= WORDS and kind.dilations[-1] == 1:
-        found = Form(per, words, 1, wide)
+    line = max(d for d in range(1, wide + 1) if wide % d == 0 and (d == 1 or d * words <= WORDS))
+    if words <= WORDS and (line > 1 or wide == 1) and kind.dilations[-1] == 1:
+        found = Form(per, words, 1, line)
     elif own < BLOCK:
         return None
     else:
