@@ -5,9 +5,9 @@
 
 f is a convolution or product by rounded weights, or a kernel that waits for vectors of x: a
 depthwise convolution, a pool, a squeeze and excitation. Of an attention both products are of
-bfloat16, the second one's left side being the softmax's result, rounded. Memory then holds round(x) alone, for all
-that read x. What only moves elements moves the rounded ones: move(widen(h)) -> widen(move(h)),
-which is exact.
+bfloat16, the second one's left side being the softmax's result, rounded. Memory then holds round(x)
+alone, for all that read x. What only moves elements moves the rounded ones: move(widen(h)) ->
+widen(move(h)), which is exact.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     conv_transpose(x, w, b) -> spread(conv(x, w', b'))
 
-(see `graphopt.passes.integers.transposed`). For targets that multiply bfloat16 by a matrix unit, which
-has no kernel of its own for it: products are those of a convolution of stride 1. What follows
+(see `graphopt.passes.integers.transposed`). For targets that multiply bfloat16 by a matrix unit,
+which has no kernel of its own for it: products are those of a convolution of stride 1. What follows
 element by element, as far as a rounding of the result, is computed before the phases are spread, so
 that half the bytes move.
 """

@@ -20,8 +20,8 @@ from graphopt.passes.group import Group
 from graphopt.passes.halves import NarrowConstants, WidenConstants
 from graphopt.passes.integers import Integers
 from graphopt.passes.layout import Layout
-from graphopt.passes.recurrent import Recurrent
 from graphopt.passes.phased import Phased
+from graphopt.passes.recurrent import Recurrent
 from graphopt.passes.tiles import Tiles
 from graphopt.passes.winograd import Winograd
 from graphopt.pipeline import Context, Hook, Pass, run_pipeline

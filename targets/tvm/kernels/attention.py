@@ -18,12 +18,14 @@ from tvm import te, tirx
 from graphopt.ir.core import Op
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import bfloat, expr, loops
-from graphopt.targets.tvm.kernels import matmul
+from graphopt.targets.tvm.kernels import attention_pairs, matmul
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Expr = Any
 BAND = 32  # rows of a band, at most
-STAGES = ("scores", "top_part", "top", "e", "total_part", "total", "p", "anchor")  # of a band
+STAGES = (  # of a band
+    "scores", "top_part", "top", "e", "total_part", "total", "p", "pairs", "anchor",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,26 +70,17 @@ def plan(op: Op, machine: Machine) -> Plan:
 
 def compute(region: Region, op: Op, p: Plan) -> None:
     """Bind the op's result to the stages of a band, after `kt`, and `vp` if v isn't in panels."""
-    q, k = op.operand(0), op.operand(1)
-    lanes = p.tiles[0].lanes
-
-    def query(batch: list[Expr], m: Expr, d: Expr) -> Expr:
-        return region.at(q, [*_lead(shape_of(q), batch, p), m, d])
-
-    kt = matmul.panels(region, "kt", p.first, p.tiles[0], shape_of(k)[:-2],
-                       lambda batch, d, n: region.at(k, [*batch, n, d]))  # fmt: skip
-    scores = matmul.product(region, "scores", p.first, p.tiles[0], query, kt, p.rows)
+    lanes, paired = p.tiles[0].lanes, attention_pairs.fits(region, op, region.machine)
+    scores = (attention_pairs.scores if paired else products)(region, op, p)
     e, total = softmax(region, p, lambda at: score(region, op, p, scores, at))
-    weights = e
     if op.kind.rounded:
-        weights = region.compute(
+        e = region.compute(
             (*p.first.batch, p.rows, p.panels, lanes),
             lambda *at: bfloat.rounded(e(*at) / total(*at[:-2])), "p",
         )  # fmt: skip
-    y = matmul.product(
-        region, "anchor", replace(p.second, m=p.rows), p.tiles[1],
-        lambda batch, m, s: weights(*batch, m, tirx.floordiv(s, lanes), tirx.floormod(s, lanes)),
-        values(region, op, p), p.rows,
+    y = (attention_pairs.weighted if paired else weighted)(
+        region, op, p,
+        lambda batch, m, s: e(*batch, m, tirx.floordiv(s, lanes), tirx.floormod(s, lanes)),
     )  # fmt: skip
 
     def read(at: Any) -> Expr:
@@ -96,6 +89,25 @@ def compute(region: Region, op: Op, p: Plan) -> None:
         return value if op.kind.rounded else value / total(*row)
 
     region.bind(op.result, read)
+
+
+def products(region: Region, op: Op, p: Plan) -> Any:
+    """The stage of q k^T."""
+    q, k = op.operand(0), op.operand(1)
+
+    def query(batch: list[Expr], m: Expr, d: Expr) -> Expr:
+        return region.at(q, [*_lead(shape_of(q), batch, p), m, d])
+
+    kt = matmul.panels(region, "kt", p.first, p.tiles[0], shape_of(k)[:-2],
+                       lambda batch, d, n: region.at(k, [*batch, n, d]))  # fmt: skip
+    return matmul.product(region, "scores", p.first, p.tiles[0], query, kt, p.rows)
+
+
+def weighted(region: Region, op: Op, p: Plan, weights: Any) -> Any:
+    """The stage of the second product, by weights(batch, m, s)."""
+    s = replace(p.second, m=p.rows) if op.kind.rounded else p.second
+    v = values(region, op, p)
+    return matmul.product(region, "anchor", s, p.tiles[1], weights, v, p.rows)
 
 
 def score(region: Region, op: Op, p: Plan, scores: Any, at: list[Expr]) -> Expr:
@@ -184,7 +196,7 @@ def apply(region: Region, p: Plan) -> Any:
         sch.vectorize(lane)
     for name in ("top_part", "total_part"):
         _lanes(sch, sch.get_sblock(name))
-    for name in ("e", "p"):
+    for name in ("e", "p", "pairs"):
         if name in region.stages:
             sch.vectorize(sch.get_loops(sch.get_sblock(name))[-1])
     loops.vectorize_inner(sch, column, region.machine.lanes)
@@ -223,5 +235,6 @@ def build(region: Region) -> Any:
     if by_tiles:
         return tiled_attention.build(region, op, by_tiles)
     p = plan(op, region.machine)
+    paired = attention_pairs.fits(region, op, region.machine)
     compute(region, op, p)
-    return apply(region, p)
+    return attention_pairs.contract(apply(region, p)) if paired else apply(region, p)

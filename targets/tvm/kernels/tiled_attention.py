@@ -28,7 +28,7 @@ from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import amx, bfloat, expr, loops, movement, stack, tiles, vectors
 from graphopt.targets.tvm.amx import BLOCK
 from graphopt.targets.tvm.parameters import declare
-from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
+from graphopt.targets.tvm.region import Region, broadcast, shape_of
 
 Expr = Any
 Ints = tuple[int, ...]
@@ -207,14 +207,17 @@ class Kernel:
         p, lead = self.p, self.lead(self.k, at)
         queries = room((p.band, p.chunks * KEYS), "uint16")
         own = broadcast(at, shape_of(self.q)[:-2], p.batch)
-        with ir.serial(0, count) as r, ir.serial(0, p.chunks) as chunk:
-            with ir.vectorized(0, KEYS) as lane:
-                d = chunk * KEYS + lane
-                ragged = p.depth % KEYS != 0
-                found = self.bits(self.q, [*own, first + r, tirx.min(d, p.depth - 1) if ragged else d])
-                if ragged:
-                    found = tirx.Select(d < p.depth, found, tirx.const(0, "uint16"))
-                ir.buffer_store(queries, found, [r, d])
+        ragged, zero = p.depth % KEYS != 0, tirx.const(0, "uint16")
+        with (
+            ir.serial(0, count) as r,
+            ir.serial(0, p.chunks) as chunk,
+            ir.vectorized(0, KEYS) as lane,
+        ):
+            d = chunk * KEYS + lane
+            near = tirx.min(d, p.depth - 1) if ragged else d
+            found = self.bits(self.q, [*own, first + r, near])
+            found = tirx.Select(d < p.depth, found, zero) if ragged else found
+            ir.buffer_store(queries, found, [r, d])
         with ir.serial(0, p.steps) as step:
             for i in range(p.pair):
                 for j in range(2):
@@ -247,7 +250,7 @@ class Kernel:
     def softmax(
         self, scores: Any, weights: Any, at: list[Expr], first: Expr, count: Expr
     ) -> None:
-        """`weights`, of scores that are scaled and masked. Rows side by side: no row is waited for."""
+        """`weights`, of scores that are scaled and masked; step by step, for all rows."""
         p = self.p
         panels, whole = -(-p.keys // BLOCK), p.keys // BLOCK
         tops, shares = (room((p.band,), "float32") for _ in range(2))
@@ -345,7 +348,8 @@ class Kernel:
                 value = total[r, j * BLOCK + lane]
                 self.region.bind(self.op.result, lambda index: value)
                 index = [*at, first + r, column]
-                ir.buffer_store(self.region.result, self.region.element(self.output, index, ""), index)
+                made = self.region.element(self.output, index, "")
+                ir.buffer_store(self.region.result, made, index)
 
 
 def room(shape: Ints, dtype: str) -> Any:

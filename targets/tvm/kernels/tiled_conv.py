@@ -278,7 +278,8 @@ class Convolution(tiled.Kernel):
     def right(self, panel: Expr, at: list[Expr]) -> list[Expr]:
         """Words of a tap's chunk."""
         chunk, ky, kx = at
-        return [panel, chunk, ky, kx * self.g.form.line, *([0] if self.g.form.words > 1 else []), 0, 0]
+        word = [0] if self.g.form.words > 1 else []
+        return [panel, chunk, ky, kx * self.g.form.line, *word, 0, 0]
 
     def counts(self, place: list[Expr]) -> list[Expr]:
         """A pixel between two lines isn't."""
