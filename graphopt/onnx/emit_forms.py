@@ -57,6 +57,8 @@ def _attention(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     axis = -1 if e.opset >= 13 else (op.result.tensor.rank or rank) - 1
     weights = e.temp("Softmax", [scores], axis=axis)
     if kind_of(op).rounded:
+        if e.opset < 13:
+            raise NeedsOpset(13, "a cast to bfloat16")
         half = e.temp("Cast", [weights], to=DType.bf16.onnx)
         weights = e.temp("Cast", [half], to=op.result.tensor.dtype.onnx)
     e.node("MatMul", [weights, v], outs)
