@@ -21,7 +21,10 @@ from graphopt.ir.verify import verify
 from graphopt.onnx import Reference, load, save, to_proto
 from graphopt.ops import elementwise as el
 from graphopt.ops import linalg, movement, nn
-from graphopt.pipeline import Context, parse_pipeline, run_pipeline
+from graphopt.passes.dce import Dce
+from graphopt.passes.fold import Fold
+from graphopt.passes.fuse import Fuse
+from graphopt.pipeline import Context, run_pipeline
 from tests.onnx.models import finish, rand, value
 
 NODE = helper.make_node
@@ -313,7 +316,7 @@ def test_attention_that_rounds_its_weights_is_read_again() -> None:
         (got,) = session.run(None, feeds)
         np.testing.assert_allclose(np.asarray(got), want, rtol=2e-3, atol=1e-4)  # a weight may round otherwise
         again = load(proto)
-        run_pipeline(parse_pipeline("fold,fuse,dce"), again, Context())
+        run_pipeline([Fold(), Fuse(), Dce()], again, Context())
         assert [op.kind for op in again.main if op.kind.name == "attention"] == [kind]
 
 
