@@ -83,7 +83,7 @@ class Half(Pass, name="half"):
 
             remarks += _activations(module.main, reads, ctx)
         if self.products is not False:
-            remarks += round_operands(module.main, ctx, always=bool(self.products))
+            remarks += round_operands(module.main, ctx, store, always=bool(self.products))
         return PassResult(any(r.applied for r in remarks), tuple(remarks))
 
 

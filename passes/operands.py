@@ -1,26 +1,29 @@
 """Which operands are rounded to bfloat16, so that a target multiplies it, or reads half the bytes.
 
     f(x, w) -> f(widen(round(x)), w)
+    attention(q, k, v) -> attention{rounded}(widen(round(q)), widen(round(k)), widen(round(v)))
 
 f is a convolution or product by rounded weights, or a kernel that waits for vectors of x: a
-depthwise convolution, a pool, a squeeze and excitation. Memory then holds round(x) alone, for all
-that read x. What only moves elements moves the rounded ones: move(widen(h)) -> widen(move(h)),
-which is exact.
+depthwise convolution, a pool, a squeeze and excitation. Of an attention both products are of
+bfloat16, the second one's left side being the softmax's result, rounded. Memory then holds round(x)
+alone, for all that read x. What only moves elements moves the rounded ones: move(widen(h)) ->
+widen(move(h)), which is exact.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from graphopt.analysis.price import Costs, graph_of
+from graphopt.analysis.price import Costs, graph_of, graph_with, stand_in
 from graphopt.ir.builtin import Const, Opaque, Return
-from graphopt.ir.core import Graph, Op, Value
-from graphopt.ir.data import nbytes
-from graphopt.ir.types import DType
+from graphopt.ir.core import Graph, Op, OpKind, Value
+from graphopt.ir.data import Data, nbytes
+from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Cast
+from graphopt.ops.linalg import Attention
 from graphopt.ops.movement import Concat, Reshape, Slice, Split, Squeeze, Transpose, Unsqueeze
 from graphopt.pipeline import Context
 from graphopt.rewrite import Remark
@@ -29,39 +32,99 @@ MOVES = (Reshape, Squeeze, Unsqueeze, Transpose, Concat, Split, Slice)
 GAIN = 0.95  # of the time with a float32 operand: what isn't faster than that isn't worth its error
 VECTORS = frozenset({"max_pool", "avg_pool", "squeeze_excite"})
 FEWEST = 16  # channels that a group sums over: fewer don't fill vectors of pairs
+FEWEST_ROWS = 4  # of an attention: of fewer, making the keys ready takes all the time
 ERROR = "each number within 2^-9 of itself"
 
 
-def round_operands(graph: Graph, ctx: Context, *, always: bool) -> Iterator[Remark]:
-    """Round the operands of the layers that are faster so; of all that can be, if `always`."""
-    layers = [op for op in graph if _multiplies(op)]
+def round_operands(
+    graph: Graph, ctx: Context, store: Callable[[Op, Data], Value], *, always: bool
+) -> Iterator[Remark]:
+    """Round the operands of the layers that are faster so; of all that can be, if `always`.
+
+    `store` rounds a constant. Filters too small to be rounded for their bytes are, where the
+    layer is faster for it.
+    """
+    layers = [op for op in graph if _multiplies(op) or _attends(op)]
     if not always:
-        layers = [op for op in graph if _multiplies(op) or _by_vectors(op)]
+        wanted = (_multiplies, _few_weights, _attends, _by_vectors)
+        layers = [op for op in graph if any(wants(op) for wants in wanted)]
         layers = list(_faster(graph, layers, ctx.costs.described())) if ctx.costs else []
     rounding = Rounding()
     for op in layers:
         if not ctx.permit("half-products", op.loc):
             continue
-        rounding.round(op.operand(0))
-        yield Remark("half-products", op.loc, True, f"{op.operand(0).type}, {ERROR}")
+        told = f"{op.operand(0).type}, {ERROR}"
+        if _few_weights(op):
+            op.set_operand(1, _rounded_weights(op.operand(1), store))
+        for i in _rounded(op):
+            if not is_half(op.operand(i)):
+                rounding.round(op.operand(i))
+        op.kind = _kind(op)
+        yield Remark("half-products", op.loc, True, told)
     rounding.forget()
 
 
 def _multiplies(op: Op) -> bool:
     """Whether an op multiplies what isn't rounded by weights that are, as a matrix unit can."""
     kind: Any = op.kind
-    if kind.name not in ("conv", "matmul", "gemm"):
+    if kind.name not in ("conv", "conv_transpose", "matmul", "gemm"):
         return False
-    if not is_half(op.operand(1)) or not (_is_free(op.operand(0)) or _is_given(op.operand(0))):
+    return is_half(op.operand(1)) and _may_multiply(op)
+
+
+def _few_weights(op: Op) -> bool:
+    """Whether an op is such a convolution but for its weights, which are constants in float32."""
+    w = op.operand(1).op if op.kind.name == "conv" else None
+    if w is None or not isinstance(w.kind, Const) or w.result.tensor.dtype is not DType.f32:
+        return False
+    return math.prod(w.result.tensor.static or ()) >= FEWEST**2 and _may_multiply(op)
+
+
+def _rounded_weights(value: Value, store: Callable[[Op, Data], Value]) -> Value:
+    maker = value.op
+    assert maker and isinstance(maker.kind, Const)
+    return store(maker, maker.kind.data)
+
+
+def _may_multiply(op: Op) -> bool:
+    """The same of an op by its operand and its sizes."""
+    kind: Any = op.kind
+    if not (_is_free(op.operand(0)) or _is_given(op.operand(0))):
         return False
     w, x = op.operand(1).tensor, op.operand(0).tensor
     if w.static is None or x.static is None or x.dtype is not DType.f32:
         return False
     if kind.name == "conv":
         return kind.group == 1 or w.static[1] >= FEWEST
+    if kind.name == "conv_transpose":
+        return kind.group == 1 and w.rank == 4
     if w.rank != 2 or getattr(kind, "trans_a", False):
         return False
     return math.prod(x.static[:-1]) > 1  # else the weights are waited for
+
+
+def _attends(op: Op) -> bool:
+    """Whether an op is an attention in float32 whose operands may be rounded, of rows enough."""
+    if not isinstance(op.kind, Attention) or op.kind.rounded:
+        return False
+    types = [op.operand(i).tensor for i in range(3)]
+    if any(t.static is None or t.dtype is not DType.f32 for t in types):
+        return False
+    return all(map(_may_move, map(op.operand, range(3)))) and _rows(types[0]) >= FEWEST_ROWS
+
+
+def _rows(t: TensorType) -> int:
+    return (t.static or (0, 0))[-2]
+
+
+def _rounded(op: Op) -> range:
+    """The operands of a layer that are rounded: what isn't weights."""
+    return range(3 if isinstance(op.kind, Attention) else 1)
+
+
+def _kind(op: Op) -> OpKind:
+    """A layer's kind, once its operands are rounded."""
+    return replace(op.kind, rounded=True) if isinstance(op.kind, Attention) else op.kind
 
 
 def _by_vectors(op: Op) -> bool:
@@ -112,14 +175,45 @@ def seconds(op: Op, costs: Costs, footprint: int, *, half: bool) -> float:
 
     What makes the operand rounds it on the way.
     """
-    casts = [v.op for v in op.operands[1:] if v and v.op and isinstance(v.op.kind, Cast)]
-    alone = graph_of([*casts, op])
+    fixed = op.operands[_rounded(op).stop :]
+    casts = [v.op for v in fixed if v and v.op and isinstance(v.op.kind, Cast)]
+    alone = _filled(op) or graph_of([*casts, op])
     if half:
         twin = next(one for one in alone if one.kind == op.kind)
-        given = alone.add_arg(replace(op.operand(0).tensor, dtype=DType.bf16))
-        wide = alone.insert(Op(Cast(DType.f32), [given]), alone.first)
-        twin.set_operand(0, wide.result)
+        twin.kind = _kind(op)
+        for i in _rounded(op):
+            given = alone.add_arg(replace(op.operand(i).tensor, dtype=DType.bf16))
+            wide = alone.insert(Op(Cast(DType.f32), [given]), alone.first)
+            twin.set_operand(i, wide.result)
+        if _few_weights(op):
+            _short_weights(alone, twin)
     return costs.price(alone, footprint).seconds
+
+
+def _filled(op: Op) -> Graph | None:
+    """A convolution of fewer results than a block of channels, with as many as fill it.
+
+    Alone it would make a dense result; inside a model its readers take blocks, filled with zeros.
+    """
+    kind: Any = op.kind
+    w = op.operand(1).tensor if kind.name == "conv" else None
+    outs = (w.static or (FEWEST,))[0] if w else FEWEST
+    if w is None or outs >= FEWEST or kind.group > 1:
+        return None
+    x, b = op.operand(0).tensor, op.operands[2]
+    wide = replace(w, shape=(FEWEST, *(w.static or ())[1:]))
+    graph = graph_with(kind, [x, wide, b and replace(b.tensor, shape=(FEWEST,))], [1, 2])
+    if is_half(op.operand(1)):
+        _short_weights(graph, next(one for one in graph if one.kind == kind))
+    return graph
+
+
+def _short_weights(graph: Graph, op: Op) -> None:
+    """Let a layer of a graph to be priced have weights in bfloat16."""
+    shape = op.operand(1).tensor.static
+    assert shape is not None
+    half = graph.insert(Op(Const(stand_in(DType.bf16, shape, graph))), op)
+    op.set_operand(1, graph.insert(Op(Cast(DType.f32), half.results), op).result)
 
 
 @dataclass

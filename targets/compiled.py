@@ -20,6 +20,7 @@ from graphopt.passes.group import Group
 from graphopt.passes.halves import NarrowConstants, WidenConstants
 from graphopt.passes.integers import Integers
 from graphopt.passes.layout import Layout
+from graphopt.passes.phased import Phased
 from graphopt.passes.recurrent import Recurrent
 from graphopt.passes.tiles import Tiles
 from graphopt.passes.winograd import Winograd
@@ -112,8 +113,9 @@ class Compiled(Target):
 
         `coded`: constants that can be stored in fewer bytes will be.
         """
-        return (WidenConstants(), Expand(), Recurrent(), Integers(), Winograd(coded=coded),
-                Layout(), Tiles(), NarrowConstants(), Group())  # fmt: skip
+        phased = (Phased(),) if FEATURE in self.machine().cpu_features else ()
+        return (WidenConstants(), Expand(), Recurrent(), Integers(), *phased,
+                Winograd(coded=coded), Layout(), Tiles(), NarrowConstants(), Group())  # fmt: skip
 
     def lower(
         self,

@@ -165,10 +165,13 @@ def _elements(value: Value | None) -> int:
 def _unit(op: Op) -> str:
     """The element type of the op that does most of the arithmetic; that of all bytes is i8.
 
-    Products of bfloat16 by bfloat16 are those whose weights are stored in pairs of it.
+    Products of bfloat16 by bfloat16 are those whose weights are stored in pairs of it, and those of
+    attentions that round what they multiply v by.
     """
     most = max((op, *_leaves(op)), key=lambda o: (not o.regions, flops(o)))
     if isinstance(most.kind, Conv | Gemm | MatMul) and _in_pairs(most.operand(1)):
+        return "bf16"
+    if isinstance(most.kind, Attention) and most.kind.rounded:
         return "bf16"
     value = next((v for v in (*most.operands, *most.results) if v), None)
     unit = str(value.type.dtype) if value and isinstance(value.type, TensorType) else "f32"

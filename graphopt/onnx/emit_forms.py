@@ -55,7 +55,13 @@ def _attention(e: Emitter, op: Op, ins: Strs, outs: Strs) -> None:
     scores = e.temp("MatMul", [scaled, _transposed(e, k, rank)])
     scores = e.temp("Add", [scores, mask[0]]) if mask else scores
     axis = -1 if e.opset >= 13 else (op.result.tensor.rank or rank) - 1
-    e.node("MatMul", [e.temp("Softmax", [scores], axis=axis), v], outs)
+    weights = e.temp("Softmax", [scores], axis=axis)
+    if kind_of(op).rounded:
+        if e.opset < 13:
+            raise NeedsOpset(13, "a cast to bfloat16")
+        half = e.temp("Cast", [weights], to=DType.bf16.onnx)
+        weights = e.temp("Cast", [half], to=op.result.tensor.dtype.onnx)
+    e.node("MatMul", [weights, v], outs)
 
 
 NATIVE_FLOATS = (DType.f16, DType.f32, DType.f64)
@@ -68,6 +74,8 @@ def _native(e: Emitter, op: Op) -> bool:
     """
     q, k, v, mask = (x and x.tensor for x in op.operands)
     if e.opset < 23 or not q or q.dtype not in NATIVE_FLOATS or kind_of(op).scale <= 0:
+        return False
+    if kind_of(op).rounded:
         return False
     q, k, v = (x.shape if x and x.shape and len(x.shape) == 4 else None for x in (q, k, v))
     if not q or not k or not v or not isinstance(q[1], int):

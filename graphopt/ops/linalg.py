@@ -87,9 +87,11 @@ class Attention(OpKind, name="attention"):
     """softmax(q k^T * scale + mask) v (arXiv 1706.03762, eq. 1).
 
     q: [..., T, D]; k: [..., S, D]; v: [..., S, E]; mask broadcasts to [..., T, S].
+    `rounded`: what v is multiplied by is the softmax's result rounded to bfloat16.
     """
 
     scale: float
+    rounded: bool = False
     operands = ("q", "k", "v", "mask?")
 
     def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
@@ -113,4 +115,6 @@ class Attention(OpKind, name="attention"):
         with np.errstate(all="ignore"):
             e = np.exp(scores - scores.max(axis=-1, keepdims=True))
             weights = e / e.sum(axis=-1, keepdims=True)
+            if self.rounded:
+                weights = weights.astype(DType.bf16.numpy).astype(weights.dtype)
         return ((weights @ _wide(v)).astype(q.dtype),)

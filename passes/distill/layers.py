@@ -168,7 +168,10 @@ def attention(
 ) -> Tensor:
     """softmax(q k^T scale + mask) v."""
     scores = t.matmul(q * kind.scale, k.transpose(-1, -2))
-    return t.matmul(t.softmax(scores if mask is None else scores + mask, -1), v)
+    weights = t.softmax(scores if mask is None else scores + mask, -1)
+    if kind.rounded:
+        weights = weights.to(t.bfloat16).to(v.dtype)
+    return t.matmul(weights, v)
 
 
 @torch_of(excite.SqueezeExcite, trains=(1, 2, 3, 4))

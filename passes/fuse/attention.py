@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from graphopt.ir.core import Op, Value
 from graphopt.ir.data import Data
-from graphopt.ops.elementwise import Add
+from graphopt.ir.types import DType
+from graphopt.ops.elementwise import Add, Cast
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.movement import Reshape, Squeeze, Transpose, Unsqueeze
 from graphopt.ops.nn import Conv, Softmax
@@ -89,20 +90,35 @@ def _keys(rw: Rewriter, found: Scores) -> Value:
 
 @rule(MatMul)
 def attention(rw: Rewriter, op: Op, kind: MatMul) -> Value | None:
-    """softmax(q k^T * scale + mask) v -> attention(q, k, v, mask, scale)."""
-    softmax = made_by(op.operand(0), Softmax)
+    """softmax(q k^T * scale + mask) v -> attention(q, k, v, mask, scale).
+
+    The same of weights that are rounded to bfloat16 before v is multiplied by them.
+    """
+    rounding = _rounding(op.operand(0))
+    softmax = made_by(rounding[-1].operand(0) if rounding else op.operand(0), Softmax)
     if softmax is None or rank(op.result) < 3:
         return None
     n = rank(softmax[0].result)
     found = _scores(softmax[0].operand(0)) if softmax[1].axis % n == n - 1 else None
     if found is None or rank(found.q) != n or rank(found.kt) != n or rank(op.operand(1)) != n:
         return None
-    for inner in reversed((*found.ops, softmax[0])):
+    for inner in reversed((*found.ops, softmax[0], *reversed(rounding))):
         if inner.result.use_count != 1:
             raise Miss(f"the {inner.kind.name} inside has other users")
         rw.absorb(inner)
     keys = _keys(rw, found)
-    return rw.make(Attention(found.scale), found.q, keys, op.operand(1), found.mask)
+    made = Attention(found.scale, bool(rounding))
+    return rw.make(made, found.q, keys, op.operand(1), found.mask)
+
+
+def _rounding(value: Value) -> list[Op]:
+    """The casts to bfloat16 and back that a value went through, the last first; else none."""
+    wide = made_by(value, Cast)
+    half = made_by(wide[0].operand(0), Cast) if wide else None
+    if not wide or not half or half[1].to is not DType.bf16:
+        return []
+    same = wide[1].to is half[0].operand(0).tensor.dtype
+    return [wide[0], half[0]] if same else []
 
 
 @rule(Attention)
@@ -115,7 +131,8 @@ def scale_into_attention(rw: Rewriter, op: Op, kind: Attention) -> Value | None:
         return None
     for inner in reversed(found.ops):
         rw.absorb(inner)
-    return rw.make(Attention(found.scale), found.q, found.kt, op.operand(2), op.operands[3])
+    rest = op.operand(2), op.operands[3]
+    return rw.make(replace(kind, scale=found.scale), found.q, found.kt, *rest)
 
 
 @dataclass(frozen=True)
@@ -178,7 +195,7 @@ def scale_into_projection(rw: Rewriter, op: Op, kind: Attention) -> Value | None
         found = _projection(op.operand(i))
         if found:
             operands[i] = found.scaled(rw, kind.scale)
-            return rw.make(Attention(1.0), *operands)
+            return rw.make(replace(kind, scale=1.0), *operands)
     return None
 
 

@@ -21,6 +21,7 @@ WORDS = 16  # that a tile sums at most
 FEWEST = 8  # of a product, at once
 FEWEST_OF_CONVS = 3  # of a convolution, at once
 FEWEST_BYTES = 9  # words of a convolution of bytes in all: vectors are faster with fewer
+FEWEST_ROWS = 4  # of an attention
 PANELS = "BA16b4a"  # the layout of a product's weights
 BYTES, HALVES = 4, 2  # numbers of a word
 
@@ -30,13 +31,14 @@ class Form:
     """How the channels of a convolution's pixels lie in the rows of tiles.
 
     Channels are cut into `chunks` of as many words, the last filled with zeros; a row of a tile has
-    a chunk of one pixel. Where a whole line of the window fits into a row (`line`), it has that.
+    a chunk of one pixel. Where a line of the window fits into a row, or a half or a third of one
+    that has so many parts, it has that.
 
     Attributes:
         per: numbers of a word.
         words: of a chunk of channels.
         chunks: of a pixel.
-        line: the pixels that a row of a tile has: 1, or the window's width.
+        line: the pixels that a row of a tile has: 1, or a divisor of the window's width.
     """
 
     per: int
@@ -68,8 +70,9 @@ def form(op: Op, per: int) -> Form | None:
     words = -(-ins // own) * own // per if own > 1 else -(-ins // per)
     if own < BLOCK and words * per >= BLOCK:
         return None
-    if wide * words <= WORDS and kind.dilations[-1] == 1:
-        found = Form(per, words, 1, wide)
+    line = max(d for d in range(1, wide + 1) if wide % d == 0 and (d == 1 or d * words <= WORDS))
+    if words <= WORDS and (line > 1 or wide == 1) and kind.dilations[-1] == 1:
+        found = Form(per, words, 1, line)
     elif own < BLOCK:
         return None
     else:
@@ -125,6 +128,17 @@ def pairs(op: Op) -> str:
     if sizes[-1] % 2 or math.prod(sizes[:-1]) < 2:
         return ""
     return "AB16a2b" if getattr(kind, "trans_b", False) else "BA16b2a"
+
+
+def attends(op: Op) -> bool:
+    """Whether an op is an attention of bfloat16, of rows enough for tiles."""
+    kind: Any = op.kind
+    if kind.name != "attention" or not kind.rounded:
+        return False
+    if any(v.tensor.layout or not is_half(v) for v in op.operands[:3] if v):
+        return False
+    q = op.operand(0).tensor.static
+    return not op.result.tensor.layout and q is not None and q[-2] >= FEWEST_ROWS
 
 
 def is_half(value: Value) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,6 +21,10 @@ from graphopt.ir.verify import verify
 from graphopt.onnx import Reference, load, save, to_proto
 from graphopt.ops import elementwise as el
 from graphopt.ops import linalg, movement, nn
+from graphopt.passes.dce import Dce
+from graphopt.passes.fold import Fold
+from graphopt.passes.fuse import Fuse
+from graphopt.pipeline import Context, run_pipeline
 from tests.onnx.models import finish, rand, value
 
 NODE = helper.make_node
@@ -294,6 +299,25 @@ def test_attention_is_written_as_its_ops() -> None:
     for version in (7, 11, 13, 23):
         got = Reference(to_proto(Module(graph), opset=version)).run(feeds)["y"]
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_that_rounds_its_weights_is_read_again() -> None:
+    """Two casts between the softmax and the product, which `fuse` recognises."""
+    graph = Graph([TensorType(DType.f32, s) for s in ((2, 4, 8), (2, 5, 8), (2, 5, 6))], hints=["q", "k", "v"])
+    kind = linalg.Attention(0.25, rounded=True)
+    y = graph.insert(Op(kind, graph.args)).result
+    graph.insert(Op(Return(("y",)), [y]))
+    feeds = {a.hint: rand(*(a.tensor.static or ()), seed=i) for i, a in enumerate(graph.args)}
+    want = kind.evaluate(*feeds.values(), None)[0]
+    assert np.abs(want - linalg.Attention(0.25).evaluate(*feeds.values(), None)[0]).max() > 1e-5
+    for version in (17, 23):
+        proto = to_proto(Module(graph), opset=version)
+        session: Any = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        (got,) = session.run(None, feeds)
+        np.testing.assert_allclose(np.asarray(got), want, rtol=2e-3, atol=1e-4)  # a weight may round otherwise
+        again = load(proto)
+        run_pipeline([Fold(), Fuse(), Dce()], again, Context())
+        assert [op.kind for op in again.main if op.kind.name == "attention"] == [kind]
 
 
 def test_metadata_and_graph_name_survive() -> None:

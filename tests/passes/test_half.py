@@ -167,6 +167,87 @@ def test_the_first_layer_runs_on_tiles() -> None:
     assert any("bf16[64,3,3,3:ABcd2b16a2b]" in k.text for k in program.kernels)
 
 
+def test_attention_is_rounded_where_products_of_bfloat16_are_faster() -> None:
+    """And reads what a projection made in 16 bits: on tiles, or by vectors in pairs."""
+    text = """graph @main(%x: f32[1,64,96]) {
+      %h = relu(%x) @ "h"
+      %w = const rand 1 : f32[96,96]
+      %p = matmul(%h, %w) @ "projection"
+      %q, %k, %v = split(%p) {axis=2,sizes=[32,32,32]} @ "split"
+      %y = attention(%q, %k, %v) {scale=0.2} @ "attention"
+      return(%y) {names=[y]}
+    }"""
+    for cpu in ("amx", "znver4"):
+        layers, program = chosen(cpu, text)
+        assert [name.strip('"') for name in layers] == ["projection", "attention"]
+        (kernel,) = (k for k in program.kernels if k.family == "attention")
+        assert "rounded=true" in kernel.text and kernel.text.count(": bf16[1,64,32]") == 3
+    assert chosen("avx512bf16", text)[0] == []
+
+
+def test_a_transposed_convolution_runs_on_tiles() -> None:
+    """As one convolution of all phases; what follows is computed before they are spread."""
+    text = """graph @main(%x: f32[1,32,12,12]) {
+      %r = relu(%x) @ "r"
+      %w = const rand 1 : f32[32,24,2,2]
+      %b = const rand 2 : f32[24]
+      %t = conv_transpose(%r, %w, %b) {strides=[2,2],pads=[0,0,0,0],dilations=[1,1],output_padding=[0,0]} @ "up"
+      %h = relu(%t) @ "h"
+      %v = const rand 3 : f32[16,24,3,3]
+      %y = conv(%h, %v) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "conv"
+      return(%y) {names=[y]}
+    }"""
+    layers, program = chosen("amx", text)
+    assert [name.strip('"') for name in layers] == ["up", "conv"]
+    texts = [k.text for k in program.kernels]
+    assert not any("conv_transpose" in t for t in texts)
+    assert any("bf16[96,32,1,1:ABcd16b16a2b]" in t and "relu" in t for t in texts)
+    assert any("depth_to_space" in t and "f32" not in t for t in texts)
+    assert chosen("avx512bf16", text)[0] == []
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "pad", "more"), [
+    (7, 2, 2, 0, 0), (7, 3, 2, 1, 1), (6, 4, 2, 1, 0), (5, 5, 3, 2, 0), (6, 3, 1, 1, 0)])  # fmt: skip
+def test_phases_are_the_transposed_convolution(size: int, kernel: int, stride: int, pad: int, more: int) -> None:
+    out = (size - 1) * stride + kernel - 2 * pad + more
+    module = parse(f"""graph @main(%x: bf16[2,6,{size},{size}]) {{
+      %f = cast(%x) {{to=f32}}
+      %w = const rand 1 : bf16[6,5,{kernel},{kernel}]
+      %g = cast(%w) {{to=f32}}
+      %b = const rand 2 : f32[5]
+      %t = conv_transpose(%f, %g, %b) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],dilations=[1,1],output_padding=[{more},{more}]}}
+      %r = relu(%t)
+      %h = cast(%r) {{to=bf16}}
+      %y = cast(%h) {{to=f32}}
+      return(%y) {{names=[y]}}
+    }}""")
+    feed = random_inputs(module)
+    (want,) = interpret(module, feed).values()
+    run_pipeline(parse_pipeline("widen-constants,phased"), module, Context())
+    assert not any(op.kind.name == "conv_transpose" for op in module.main)
+    (got,) = interpret(module, feed).values()
+    assert got.shape == want.shape == (2, 5, out, out)
+    # Sums in another order, rounded: a unit of bfloat16 at most.
+    np.testing.assert_allclose(got, want, rtol=2.0**-7, atol=1e-6)
+    assert np.mean(got != want) < 0.02
+
+
+def test_a_small_filter_is_rounded_where_its_layer_is_faster_so() -> None:
+    """Of 432 numbers, fewer than are worth it for their bytes; few channels fill a block."""
+    text = """graph @main(%x: f32[1,3,64,64]) {
+      %w = const rand 1 : f32[12,3,3,3]
+      %c = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "first"
+      %r = relu(%c) @ "r"
+      %v = const rand 2 : f32[32,12,3,3]
+      %y = conv(%r, %v) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "second"
+      return(%y) {names=[y]}
+    }"""
+    layers, program = chosen("amx", text)
+    assert [name.strip('"') for name in layers] == ["first", "second"]
+    assert any("bf16[12,3,3,3:ABcd2b16a2b]" in k.text for k in program.kernels)
+    assert chosen("avx512bf16", text)[0] == []
+
+
 def test_the_products_are_those_of_rounded_operands() -> None:
     """Against numpy's, run by the kernels, where this computer has the instruction."""
     target = X86("znver4")

@@ -31,7 +31,7 @@ from graphopt.targets.driver.generate import generate
 from graphopt.targets.program import Buffer, Input, Program
 from graphopt.targets.tvm import amx, build, tiles
 from graphopt.targets.x86 import X86
-from tests.kernelcheck import HOST, check, runnable
+from tests.kernelcheck import HOST, check, random_arrays, runnable
 from tests.targets.test_kernels_integer import numbers
 
 AMX = machine.load("amx")
@@ -64,6 +64,11 @@ CONVS = [
     dict(ins=128, outs=32, size=(12, 20), kernel=1, stride=2),
     dict(ins=64, outs=32, size=(11, 40), kernel=3, pad=2, stride=2, dilation=2),
     dict(ins=40, outs=32, size=(6, 18), kernel=5, pad=2),
+]
+PARTS = [  # of a line of the window, in a row of a tile
+    dict(ins=3, outs=32, size=(48, 64), kernel=16, stride=16),
+    dict(ins=16, outs=16, size=(9, 20), kernel=4, pad=1),
+    dict(ins=6, outs=32, size=(20, 24), kernel=4, stride=2, pad=1),
 ]
 
 
@@ -188,7 +193,7 @@ def test_bfloat16_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
     assert emulated.amx_products() > 0
 
 
-HALF_CONVS = [*CONVS, dict(ins=16, outs=32, size=(9, 20), kernel=3, pad=1)]
+HALF_CONVS = [*CONVS, *PARTS, dict(ins=16, outs=32, size=(9, 20), kernel=3, pad=1)]
 
 
 def half_convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) -> str:
@@ -214,6 +219,65 @@ def half_convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) 
 def test_convolutions_of_bfloat16_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
     check(half_convolution(**case), WIDE[0], tolerance=5e-6)
     assert emulated.amx_products() > 0
+
+
+ATTENTIONS = [
+    dict(q=(2, 3, 37, 32), keys=37, width=32),
+    dict(q=(3, 197, 64), keys=197, width=64),
+    dict(q=(2, 16, 48), keys=70, width=80, scale=0.125),
+    dict(q=(1, 2, 5, 20), keys=19, width=23, scale=0.3),
+    dict(q=(2, 33, 64), keys=33, width=16, mask="33,33"),
+    dict(q=(2, 3, 20, 32), keys=40, width=32, mask="2,1,1,40", lead=((1, 3), (2, 1))),
+    dict(q=(40, 96), keys=64, width=96),
+]
+SHARES = 2.0**-9  # a weight that float32 rounds the other way than numpy, of the largest
+
+
+def attention(q, keys, width, scale=1.0, mask="", lead=None) -> str:
+    """An attention of bfloat16, and a residual after it."""
+    of = [",".join(map(str, one)) + "," if one else "" for one in (lead or (q[:-2], q[:-2]))]
+    y = ",".join(map(str, (*q[:-1], width)))
+    extra, use = (f", %m: f32[{mask}]", ", %m") if mask else ("", "")
+    return f"""graph @k(%q: bf16[{",".join(map(str, q))}], %k: bf16[{of[0]}{keys},{q[-1]}], %v: bf16[{of[1]}{keys},{width}], %r: f32[{y}]{extra}) {{
+      %a = cast(%q) {{to=f32}}
+      %b = cast(%k) {{to=f32}}
+      %c = cast(%v) {{to=f32}}
+      %y = attention(%a, %b, %c{use}) {{scale={scale},rounded=true}}
+      %z = add(%y, %r)
+      return(%z)
+    }}"""
+
+
+def check_attention(case: dict, name: str) -> None:
+    """Sums as in products, and weights between 0 and 1 that are rounded the other way at times."""
+    text = attention(**case)
+    arrays = random_arrays(parse(text).main)
+    arrays[0] = (arrays[0].astype(np.float32) / 4).astype(arrays[0].dtype)
+    check(text, name, arrays=arrays, tolerance=SHARES)
+
+
+@pytest.mark.skipif(not WIDE, reason="this CPU lacks AVX-512, which the rest of the kernel needs")
+@pytest.mark.parametrize("case", ATTENTIONS, ids=lambda c: "-".join(map(str, c.values())))
+def test_attention_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
+    check_attention(case, WIDE[0])
+    assert emulated.amx_products() > 0
+
+
+@pytest.mark.skipif(not WIDE, reason="this CPU lacks AVX-512, which the rest of the kernel needs")
+def test_attention_to_nothing_but_what_a_mask_leaves(emulated: ctypes.CDLL) -> None:
+    """A mask of -inf leaves weights of exactly 0; where one weight is 1, v comes out as it is."""
+    text = attention(q=(2, 19, 16), keys=19, width=16, mask="19,19")
+    arrays = random_arrays(parse(text).main)
+    arrays[3][:] = 0
+    arrays[4] = np.where(np.eye(19, dtype=bool), 0, -np.inf).astype(np.float32)
+    check(text, WIDE[0], arrays=arrays, tolerance=0.0)
+
+
+@pytest.mark.skipif(not NATIVE, reason="this CPU has no AMX (amx_bf16 in /proc/cpuinfo)")
+@pytest.mark.parametrize("case", ATTENTIONS, ids=lambda c: "-".join(map(str, c.values())))
+def test_attention_on_tiles(case: dict) -> None:
+    permit_tiles()
+    check_attention(case, "amx")
 
 
 @pytest.mark.skipif(not NATIVE, reason="this CPU has no AMX (amx_bf16 in /proc/cpuinfo)")
@@ -248,8 +312,8 @@ MNEMONICS = {"ldtilecfg", "tileloadd", "tilestored", "tilezero", "tilerelease"}
 
 @pytest.mark.parametrize(("text", "name"), [
     (TEXTS[2], "tdpbusd"), (TEXTS[len(PRODUCTS) + 1], "tdpbusd"), (halves(**HALVES[0]), "tdpbf16ps"),
-    (half_convolution(**CONVS[1]), "tdpbf16ps"),
-], ids=["product", "conv", "halves", "half conv"])  # fmt: skip
+    (half_convolution(**CONVS[1]), "tdpbf16ps"), (attention(**ATTENTIONS[1]), "tdpbf16ps"),
+], ids=["product", "conv", "halves", "half conv", "attention"])  # fmt: skip
 def test_machine_code(text: str, name: str) -> None:
     """It has the instructions of AMX that kernels ask for, and none of its later forms."""
     func = build.primfunc(parse(text).main, AMX, "k")

@@ -109,6 +109,13 @@ READS = {
       %y = attention(%a, %b, %c) {{scale=0.25}}
       return(%y)
     }}""",
+    "attention by rounded weights": """graph @k(%q: bf16[2,3,9,16], %k: bf16[2,1,37,16], %v: bf16[2,3,37,16]) {{
+      %a = cast(%q) {{to=f32}}
+      %b = cast(%k) {{to=f32}}
+      %c = cast(%v) {{to=f32}}
+      %y = attention(%a, %b, %c) {{scale=0.25,rounded=true}}
+      return(%y)
+    }}""",
     "rows of a table": """graph @k(%t: bf16[9,24], %i: i64[2,3]) {{
       %f = cast(%t) {{to=f32}}
       %y = gather(%f, %i)

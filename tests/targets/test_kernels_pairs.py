@@ -14,6 +14,7 @@ from graphopt.ir.parser import parse
 from graphopt.targets import machine
 from graphopt.targets.tvm import build
 from tests.kernelcheck import HOST, check, random_arrays
+from tests.targets.test_kernels_amx import attention
 
 ZEN4 = machine.load("znver4")
 native = pytest.mark.skipif(not ZEN4.runs_on(HOST), reason="this CPU can't multiply bfloat16")
@@ -136,3 +137,23 @@ def test_denormals_count_as_zero() -> None:
     arrays[0][:2] = ml_dtypes.bfloat16(9e-41)
     check(text, "znver4", arrays=arrays, tolerance=TOLERANCE)
     assert np.isfinite(arrays[0].astype(np.float32)).all()
+
+
+ATTENTIONS = [
+    dict(q=(2, 3, 37, 32), keys=37, width=32),
+    dict(q=(3, 197, 64), keys=197, width=64),
+    dict(q=(2, 16, 48), keys=71, width=80, scale=0.125),
+    dict(q=(1, 2, 5, 20), keys=19, width=23, scale=0.3),
+    dict(q=(2, 3, 20, 32), keys=40, width=32, mask="2,1,1,40", lead=((1, 3), (2, 1))),
+]
+
+
+@native
+@pytest.mark.parametrize("case", ATTENTIONS, ids=str)
+def test_attention(case: dict) -> None:
+    """Weights that are rounded the other way at times: 2^-9 of the largest."""
+    text = attention(**case)
+    arrays = random_arrays(parse(text).main)
+    arrays[0] = (arrays[0].astype(np.float32) / 4).astype(arrays[0].dtype)
+    check(text, "znver4", arrays=arrays, tolerance=2.0**-9)
+    assert "vdpbf16ps" in code(text)

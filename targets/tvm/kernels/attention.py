@@ -10,20 +10,22 @@ weights. A streaming form (arXiv 2205.14135) would also cut S, for long sequence
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import te, tirx
 
 from graphopt.ir.core import Op
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import expr, loops
-from graphopt.targets.tvm.kernels import matmul
+from graphopt.targets.tvm import bfloat, expr, loops
+from graphopt.targets.tvm.kernels import attention_pairs, matmul
 from graphopt.targets.tvm.region import Region, broadcast, shape_of, static
 
 Expr = Any
 BAND = 32  # rows of a band, at most
-STAGES = ("scores", "top_part", "top", "e", "total_part", "total", "anchor")  # of a band
+STAGES = (  # of a band
+    "scores", "top_part", "top", "e", "total_part", "total", "p", "pairs", "anchor",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,28 +70,44 @@ def plan(op: Op, machine: Machine) -> Plan:
 
 def compute(region: Region, op: Op, p: Plan) -> None:
     """Bind the op's result to the stages of a band, after `kt`, and `vp` if v isn't in panels."""
+    lanes, paired = p.tiles[0].lanes, attention_pairs.fits(region, op, region.machine)
+    scores = (attention_pairs.scores if paired else products)(region, op, p)
+    e, total = softmax(region, p, lambda at: score(region, op, p, scores, at))
+    if op.kind.rounded:
+        e = region.compute(
+            (*p.first.batch, p.rows, p.panels, lanes),
+            lambda *at: bfloat.rounded(e(*at) / total(*at[:-2])), "p",
+        )  # fmt: skip
+    y = (attention_pairs.weighted if paired else weighted)(
+        region, op, p,
+        lambda batch, m, s: e(*batch, m, tirx.floordiv(s, lanes), tirx.floormod(s, lanes)),
+    )  # fmt: skip
+
+    def read(at: Any) -> Expr:
+        *row, column = at
+        value = y(*row, tirx.floordiv(column, lanes), tirx.floormod(column, lanes))
+        return value if op.kind.rounded else value / total(*row)
+
+    region.bind(op.result, read)
+
+
+def products(region: Region, op: Op, p: Plan) -> Any:
+    """The stage of q k^T."""
     q, k = op.operand(0), op.operand(1)
-    lanes = p.tiles[0].lanes
 
     def query(batch: list[Expr], m: Expr, d: Expr) -> Expr:
         return region.at(q, [*_lead(shape_of(q), batch, p), m, d])
 
     kt = matmul.panels(region, "kt", p.first, p.tiles[0], shape_of(k)[:-2],
                        lambda batch, d, n: region.at(k, [*batch, n, d]))  # fmt: skip
-    scores = matmul.product(region, "scores", p.first, p.tiles[0], query, kt, p.rows)
-    e, total = softmax(region, p, lambda at: score(region, op, p, scores, at))
-    y = matmul.product(
-        region, "anchor", p.second, p.tiles[1],
-        lambda batch, m, s: e(*batch, m, tirx.floordiv(s, lanes), tirx.floormod(s, lanes)),
-        values(region, op, p), p.rows,
-    )  # fmt: skip
+    return matmul.product(region, "scores", p.first, p.tiles[0], query, kt, p.rows)
 
-    def read(at: Any) -> Expr:
-        *row, column = at
-        value = y(*row, tirx.floordiv(column, lanes), tirx.floormod(column, lanes))
-        return value / total(*row)
 
-    region.bind(op.result, read)
+def weighted(region: Region, op: Op, p: Plan, weights: Any) -> Any:
+    """The stage of the second product, by weights(batch, m, s)."""
+    s = replace(p.second, m=p.rows) if op.kind.rounded else p.second
+    v = values(region, op, p)
+    return matmul.product(region, "anchor", s, p.tiles[1], weights, v, p.rows)
 
 
 def score(region: Region, op: Op, p: Plan, scores: Any, at: list[Expr]) -> Expr:
@@ -164,7 +182,7 @@ def apply(region: Region, p: Plan) -> Any:
     band, _ = sch.split(row, [None, p.band])
     outer = sch.fuse(*batch, band)
     tiles: dict[str, list[Any]] = {}
-    for name in reversed(STAGES):
+    for name in (n for n in reversed(STAGES) if n in region.stages):
         block = sch.get_sblock(name)
         sch.compute_at(kept.get(name, block), outer, preserve_unit_loops=True)
         if name in kept:
@@ -178,7 +196,9 @@ def apply(region: Region, p: Plan) -> Any:
         sch.vectorize(lane)
     for name in ("top_part", "total_part"):
         _lanes(sch, sch.get_sblock(name))
-    sch.vectorize(sch.get_loops(sch.get_sblock("e"))[-1])
+    for name in ("e", "p", "pairs"):
+        if name in region.stages:
+            sch.vectorize(sch.get_loops(sch.get_sblock(name))[-1])
     loops.vectorize_inner(sch, column, region.machine.lanes)
     return sch.mod["main"]
 
@@ -207,8 +227,14 @@ ONE_ROW = matmul.Knobs(1, 1, 1)
 
 def build(region: Region) -> Any:
     """The scheduled function of an attention and its epilogue."""
+    from graphopt.targets.tvm.kernels import tiled_attention
+
     op = region.anchor
     assert op is not None
+    by_tiles = tiled_attention.plan(op, region.machine)
+    if by_tiles:
+        return tiled_attention.build(region, op, by_tiles)
     p = plan(op, region.machine)
+    paired = attention_pairs.fits(region, op, region.machine)
     compute(region, op, p)
-    return apply(region, p)
+    return attention_pairs.contract(apply(region, p)) if paired else apply(region, p)

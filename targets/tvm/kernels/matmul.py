@@ -11,6 +11,7 @@ the end repeat the last one and are not stored.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,11 +114,12 @@ def padded_panels(s: Shape, k: Knobs) -> int:
 
 
 def product(
-    region: Region, name: str, s: Shape, k: Knobs, a: Any, b: Any, rows: int | None = None
-) -> Any:
+    region: Region, name: str, s: Shape, k: Knobs, a: Any, b: Any, rows: int | None = None,
+    times: Any = operator.mul,
+) -> Any:  # fmt: skip
     """A stage [batch.., rows, panels, lanes]: the product of a(batch, m, k), b(batch, p, k, l).
 
-    `rows` is at least m, a multiple of a tile's; None: the least such.
+    `rows` is at least m, a multiple of a tile's; None: the least such. `times` multiplies.
     """
     rows = rows or -(-s.m // k.rows) * k.rows
     kk = region.reduce_axis(s.k, f"{name}_k")
@@ -125,7 +127,7 @@ def product(
     def body(*at: Any) -> Any:
         *batch, m, panel, lane = at
         row = m if rows == s.m else tirx.min(m, s.m - 1)
-        return te.sum(a(batch, row, kk.var) * b(batch, panel, kk.var, lane), axis=[kk])
+        return te.sum(times(a(batch, row, kk.var), b(batch, panel, kk.var, lane)), axis=[kk])
 
     return region.compute((*s.batch, rows, padded_panels(s, k), k.lanes), body, name)
 

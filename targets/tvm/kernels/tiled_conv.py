@@ -256,7 +256,7 @@ class Convolution(tiled.Kernel):
         return [line + past, column - past * columns]
 
     def steps(self) -> tuple[int, ...]:
-        """Chunks, lines of the window, and its columns where they aren't in a row of a tile."""
+        """Chunks, lines of the window, and parts of its columns that a row of a tile has."""
         height, width = self.g.s.kernel
         return self.g.form.chunks, height, width // self.g.form.line
 
@@ -271,13 +271,15 @@ class Convolution(tiled.Kernel):
         down = ky * s.dilations[0]
         line = tirx.floordiv(down, s.strides[0]) * c.width
         phase = tirx.floormod(down, s.strides[0]) if c.phases > 1 else 0
-        pixel = line + kx * s.dilations[1] + first * c.step
+        across = s.dilations[1] * self.g.form.line  # one of them is 1
+        pixel = line + kx * across + first * c.step
         return [image, chunk, phase, pixel, 0], stride
 
     def right(self, panel: Expr, at: list[Expr]) -> list[Expr]:
         """Words of a tap's chunk."""
         chunk, ky, kx = at
-        return [panel, chunk, ky, kx, *([0] if self.g.form.words > 1 else []), 0, 0]
+        word = [0] if self.g.form.words > 1 else []
+        return [panel, chunk, ky, kx * self.g.form.line, *word, 0, 0]
 
     def counts(self, place: list[Expr]) -> list[Expr]:
         """A pixel between two lines isn't."""

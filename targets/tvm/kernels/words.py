@@ -213,10 +213,10 @@ def _bits(number: Expr) -> Expr:
     return tirx.Cast("int32", wide)
 
 
-def contract(func: Any, of: Words) -> Any:
-    """acc + dot(0, x, w) -> dot(acc, x, w) in a scheduled function: TE has no such reduction."""
+def contract(func: Any, of: Words, name: str = "anchor") -> Any:
+    """acc + dot(0, x, w) -> dot(acc, x, w) in a scheduled stage: TE has no such reduction."""
     sch = loops.schedule(func)
-    ref = sch.get_sblock("anchor_update")
+    ref = sch.get_sblock(f"{name}_update")
     block = sch.get(ref)
     store = block.body
     acc, product = store.value.a, store.value.b
