@@ -24,7 +24,7 @@ from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import neon
 from graphopt.targets.tvm.intmath import has_vnni
 from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels import depthwise, plain_integer, window
+from graphopt.targets.tvm.kernels import depthwise, depthwise_dots, plain_integer, window
 from graphopt.targets.tvm.kernels.integer import border
 from graphopt.targets.tvm.kernels.words import BYTES, contract
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -51,6 +51,8 @@ def build(region: Region) -> Any:
     assert op is not None
     if not static(op.result).layout or not fits(op, region.machine):
         return plain_integer.build(region)
+    if depthwise_dots.fits(op, region.machine):
+        return depthwise_dots.build(region, op)
     if neon.is_neon(region.machine):
         return shorts(region, op)
     return (words if _by_words(op, region.machine) else floats)(region, op)
