@@ -12,8 +12,7 @@ from graphopt.targets.roofline.model import Roofline
 CLOCK = 2.8e9  # cycles a second, of a server with all its cores at work
 PIPES = 2  # vector instructions a cycle
 # Products of bytes in the time of one of float32.
-# NEON without dot products sums 16 products by three instructions, float32 4 by one (see `eights`).
-BYTES = {"asimd": 1.3, "avx512_vnni": 4.0, "avx_vnni": 4.0, "asimddp": 4.0, "i8mm": 8.0}
+BYTES = {"avx512_vnni": 4.0, "avx_vnni": 4.0, "asimddp": 4.0, "i8mm": 8.0}
 HALVES = {"amx_bf16": 8.0}  # and of bfloat16, by tiles
 FLOAT16 = {"asimdhp": 2.0}  # and of float16; elsewhere nothing computes in it
 FIRST, SECOND, FAR = 320.0, 120.0, 28.0  # caches, and all beyond: 1e9 bytes a second

@@ -8,8 +8,8 @@
 A broadcast of a lane is part of the multiply-add, so that a register tile loads an eighth as often,
 and LLVM's scheduler has fewer scalars to keep in registers, which it would spill.
 
-For the same reason LLVM is not told how often the loop around a tile's sum runs: it would write out
-all turns, load their operands far ahead, and spill sums.
+For the same reason LLVM is not told how often the loop around a tile's sum runs, nor that over the
+rows of a window: it would write out all turns, load their operands far ahead, and spill sums.
 """
 
 from __future__ import annotations
