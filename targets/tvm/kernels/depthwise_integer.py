@@ -5,7 +5,8 @@
 Where the machine multiplies words of four bytes, a word holds a channel's elements in four columns:
 one shuffle of 64 bytes of the padded operand makes those of 16 channels, and weights are packed
 alike (tag AbcD16a4d). So does NEON with dot products (see `depthwise_dots`); without, it multiplies
-16-bit numbers and adds to int32 in one instruction. Elsewhere sums are in float32, which is exact for them: a product is below 2^15, so that 2^9 of them
+16-bit numbers and adds to int32 in one instruction.
+Elsewhere sums are in float32, which is exact for them: a product is below 2^15, so that 2^9 of them
 stay below 2^24.
 """
 
