@@ -319,7 +319,7 @@ def choose(chain: Chain, machine: Machine) -> list[Knobs]:
     """The schedules for a chain, the best by rule first."""
     s, block = sizes(chain), block_of(chain.filter.result)
     inner, outs = (-(-c // block) for c in (s.inner, s.outs))
-    columns = window.columns(s.out[1], block, machine, taps=s.kernel[1])
+    columns = _columns(s, block, machine)
     before, after = [ALONE], [ALONE]
     if chain.expand:
         before = conv.tiles(s.size[1], inner, block, machine)[:BEST]
@@ -330,6 +330,14 @@ def choose(chain: Chain, machine: Machine) -> list[Knobs]:
             after = conv.tiles(rows * s.out[1], outs, block, machine)[:BEST]
         found += [Knobs(block, rows, expand, columns, project) for project in after]
     return found
+
+
+def _columns(s: Sizes, block: int, machine: Machine) -> int:
+    """Columns of the filter's tile; of NEON few tiles of a row, all but the last alike."""
+    if not neon.is_neon(machine):
+        return window.columns(s.out[1], block, machine)
+    most = window.most_columns(loops.vectors(block, machine), machine, s.kernel[1])
+    return -(-s.out[1] // -(-s.out[1] // most))
 
 
 def build(region: Region) -> Any:

@@ -23,6 +23,7 @@ from graphopt.targets.tvm.region import Region, static
 
 Ints = tuple[int, ...]
 UNROLLED_TAPS = 9
+MOST_COLUMNS = 10
 SPARE = 6  # registers of NEON that neither sums nor weights take
 
 
@@ -79,12 +80,17 @@ def columns(width: int, block: int, machine: Machine, bits: int = 32, taps: int 
     """
     per = loops.vectors(block, machine, bits)
     if taps and neon.is_neon(machine):
-        most = max(1, min((machine.registers - SPARE) // per - taps, 10))
-        return min(range(1, min(width, most) + 1),
+        most = min(width, most_columns(per, machine, taps))
+        return min(range(1, most + 1),
                    key=lambda c: (-(-width // c) * (c + 2), width % c != 0, -c))  # fmt: skip
     most = max(1, (machine.registers - 4) // (2 * per))
     return min((c for c in range(1, min(width, most) + 1)),
                key=lambda c: (-(-width // c) * (c + 2), -c))  # fmt: skip
+
+
+def most_columns(per: int, machine: Machine, taps: int) -> int:
+    """The columns, of so many vectors, that NEON has registers for beside a row's weights."""
+    return max(1, min((machine.registers - SPARE) // per - taps, MOST_COLUMNS))
 
 
 def band(s: Window, block: int, held: int) -> int:
