@@ -125,6 +125,17 @@ def _dequantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
     return call("fence", cast(whole, "float32") * scale)
 
 
+def by_shorts(kind: Any, operands: list[Expr]) -> list[Expr]:
+    """A dequantization's operands with x less its zero point for x, of 16 bits; others as they are.
+
+    NEON widens bytes as it subtracts them.
+    """
+    if kind.name != "dequantize" or len(operands) < 3 or not of(operands[0]).endswith("int8"):
+        return operands
+    x, scale, zero = operands
+    return [cast(x, "int16") - cast(zero, "int16"), scale]
+
+
 def _lookup(kind: Any, x: Expr, first: Expr) -> Expr:
     """The byte that an 8-bit number stands for in a table, whose first element is given."""
     pointer = tvm.ir.PointerType(tvm.ir.PrimType(of(first)))

@@ -194,27 +194,20 @@ def narrow(b: Body, signed: bool) -> str:
     return b.emit(f"call <8 x i8> @{name}({half} {moved})")
 
 
-def if_all(b: Body, condition: str, then: str, other: str) -> str:
-    """The result of an instruction, or where a lane's condition is false of another.
+def if_all(b: Body, first: str, count: str, then: str, other: str) -> str:
+    """The result of an instruction where lanes from `first` on are below a count; else of another.
 
     NEON loads no part of a vector: what asks for lanes is a branch for each.
     """
-    every = b.emit(f"call i1 @{_every(b.width)}({b.type('i1')} {condition})")
-    b.lines.append(f"  br i1 {every}, label %all, label %some\nall:")
+    last = b.emit(f"add i32 {first}, {b.width - 1}")
+    ends = [b.emit(f"icmp ult i32 {i}, {count}") for i in (first, last)]
+    both = b.emit(f"and i1 {ends[0]}, {ends[1]}")
+    b.lines.append(f"  br i1 {both}, label %all, label %some\nall:")
     whole = b.emit(then)
     b.lines.append("  br label %done\nsome:")
     part = b.emit(other)
     b.lines.append("  br label %done\ndone:")
     return b.emit(f"phi {b.type('i32')} [ {whole}, %all ], [ {part}, %some ]")
-
-
-def declare_all(width: int) -> str:
-    """What `if_all` calls."""
-    return f"declare i1 @{_every(width)}(<{width} x i1>)"
-
-
-def _every(width: int) -> str:
-    return f"llvm.vector.reduce.and.v{width}i1"
 
 
 def _declare(name: str) -> Callable[[int, Machine], str]:
@@ -253,6 +246,11 @@ def _hidden(b: Body, machine: Machine) -> str:
     return b.emit('call i32 asm "", "=r,0"(i32 %a0)')
 
 
+def _words_at(b: Body, machine: Machine) -> str:
+    """Words that begin at an address."""
+    return b.emit(f"load {b.type('i32')}, ptr %a0, align 16")
+
+
 # Beside those of `intmath`, and called for NEON alone: `square` and the rows where there is i8mm.
 FUNCTIONS = {
     "hidden": Function("i32", ("i32",), _hidden, widths=(1,)),
@@ -261,5 +259,6 @@ FUNCTIONS = {
     "square": Function("i32", ("i32", "ptr", "ptr", "ptr"), _square, _declare("square"), (LANES,)),
     "first_row": Function("i32", ("ptr", "i32"), _row(False), widths=(2 * LANES,)),
     "second_row": Function("i32", ("ptr", "i32"), _row(True), widths=(2 * LANES,)),
+    "words_at": Function("i32", ("ptr", "i32"), _words_at, widths=(2 * LANES,)),
     "folded": Function("i32", ("ptr", "i32"), _folded, _declare("folded"), (2 * LANES,)),
 }

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tvm.script.ir_builder import tirx as ir
@@ -14,9 +15,15 @@ from graphopt.targets.tvm import bfloat
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 
-def declare(region: Region) -> None:
-    """Declare a buffer for each argument, read at logical indices, and one for the result."""
+def declare(region: Region, words: Mapping[Value, tuple[int, ...]] | None = None) -> None:
+    """Declare a buffer for each argument, read at logical indices, and one for the result.
+
+    Those of `words` are buffers of int32 of a shape, which nothing reads at logical indices.
+    """
     for i, value in enumerate(region.graph.args):
+        if words and value in words:
+            region.tensors[value] = ir.arg(f"p{i}", ir.Buffer(words[value], "int32"))
+            continue
         made = bfloat.readable(ir.arg(f"p{i}", _buffer(value)), static(value).dtype)
         region.hold(value, made)
         _bind(region, value, made)

@@ -8,8 +8,8 @@
 A broadcast of a lane is part of the multiply-add, so that a register tile loads an eighth as often,
 and LLVM's scheduler has fewer scalars to keep in registers, which it would spill.
 
-For the same reason LLVM is not told how often the loop around a tile's sum runs: it would write out
-all turns, load their operands far ahead, and spill sums.
+For the same reason LLVM is not told how often the loop around a tile's sum runs, nor that over the
+rows of a window: it would write out all turns, load their operands far ahead, and spill sums.
 """
 
 from __future__ import annotations
@@ -19,74 +19,12 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-from graphopt.targets.tvm import bases
+from graphopt.targets.tvm import bases, lines, rowcopy
+from graphopt.targets.tvm.steps import LEAST, MOST, Copy, OtherError, inlined, scalars, stores_of
 from graphopt.targets.tvm.walk import inside
 
-WIDTHS = (8, 4, 2)  # steps from one load
-MOST = {"float32": 8, "int32": 4, "int16": 4, "float16": 8}  # of each type that is loaded so
+WIDTHS = (8, 4, LEAST)  # steps from one load
 REGISTERS = 32  # of NEON
-MOST_TURNS = 7  # of a loop that is written out
-
-
-class _Other(Exception):  # noqa: N818
-    """An expression or statement that isn't known here: its loop stays as it is."""
-
-
-class _Copy:
-    """Copies of expressions with variables replaced and, once they are made, with quads."""
-
-    def __init__(
-        self,
-        values: dict[Any, Any],
-        quads: dict[Any, tuple[Any, int]],
-        parts: dict[Any, tuple[Any, int]] | None = None,
-    ) -> None:
-        self.values, self.quads, self.parts = values, quads, parts or {}
-
-    def __call__(self, e: Any) -> Any:
-        kind = type(e).__name__
-        if kind in ("IntImm", "FloatImm", "StringImm"):
-            return e
-        if kind == "Var":
-            return self.values.get(e, e)
-        if kind in bases.PAIRS:
-            return bases.PAIRS[kind](self(e.a), self(e.b))
-        if kind == "Broadcast":
-            return self.broadcast(e.value, int(e.lanes))
-        if kind == "Cast":
-            return tirx.Cast(e.ty, self(e.value))
-        if kind == "Ramp":
-            return tirx.Ramp(self(e.base), self(e.stride), e.lanes)
-        if kind == "TensorLoad":
-            return self.part(tirx.BufferLoad(e.source, [self(i) for i in e.indices]))
-        if kind == "Call":
-            return tvm.ir.Call(e.op, [self(a) for a in e.args], ret_ty=e.ty)
-        raise _Other
-
-    def part(self, load: Any) -> Any:
-        """A vector that is loaded, or the part of a longer one that has it."""
-        found = self.parts.get(bases.key(load)) if self.parts else None
-        if found is None:
-            return load
-        whole, first = found
-        lanes = int(load.indices[0].lanes)
-        return tirx.Shuffle([whole], [first + i for i in range(lanes)])
-
-    def broadcast(self, value: Any, lanes: int) -> Any:
-        """A number in all lanes: of the quad that has it, by a shuffle.
-
-        Of an element that is taken out LLVM would make a load of its own.
-        """
-        if bases.is_kind(value, "Cast"):
-            dtype = f"{value.ty.dtype}x{lanes}"
-            return tirx.Cast(dtype, self.broadcast(value.value, lanes))
-        made = self(value)
-        found = self.quads.get(bases.key(made)) if bases.is_kind(made, "TensorLoad") else None
-        if found is None:
-            return tirx.Broadcast(made, lanes)
-        quad, lane = found
-        parts = -(-lanes // WIDTHS[-1])  # a shuffle has at least as many lanes to choose from
-        return tirx.Shuffle([quad] * parts, [lane] * lanes)
 
 
 def rewritten(stmt: Any) -> Any:
@@ -96,11 +34,15 @@ def rewritten(stmt: Any) -> Any:
         return bases.sequence([rewritten(s) for s in stmt.seq])
     if kind != "For":
         return inside(stmt, rewritten)
+    found = rowcopy.in_parts(stmt) or lines.by_words(stmt)
     for width in WIDTHS:
-        found = (_by_line(stmt) if width == WIDTHS[-1] else None) or _together(stmt, width)
-        if found is not None:
-            return found
-    extent = bases.hidden(stmt.extent) if _sums(stmt.body) else stmt.extent
+        if found is None and width == WIDTHS[-1]:
+            found = lines.by_line(stmt)
+        found = found or _together(stmt, width)
+    if found is not None:
+        return found
+    around = _sums(stmt.body) or _window(stmt) or lines.written_out(stmt.body) is not None
+    extent = bases.hidden(stmt.extent) if around else stmt.extent
     body, before = rewritten(stmt.body), list[Any]()
     if bases.is_kind(stmt.body, "For") and int(stmt.kind) == 0:
         before, body = bases.lifted(body)
@@ -114,17 +56,38 @@ def _sums(body: Any) -> bool:
     if not bases.is_kind(body, "For") or int(body.kind) != 0:
         return False
     try:
-        stores, _ = _stores(body.body)
-    except _Other:
+        stores, _ = stores_of(body.body)
+    except OtherError:
         return False
-    return len(stores) > 1 and all(_scalars(s.value) for s in stores)
+    return len(stores) > 1 and all(scalars(s.value) for s in stores)
+
+
+def _window(loop: Any) -> bool:
+    """Whether a loop is over the rows of a window, channel by channel.
+
+    Of rows that are written out LLVM keeps all weights in registers, and spills.
+    """
+    if int(loop.kind) != 0 or not bases.is_kind(loop.extent, "IntImm"):
+        return False
+    try:
+        stores, _ = stores_of(loop.body)
+    except OtherError:
+        return False
+    local = all(str(s.buffer.scope()) == "local" for s in stores)
+    return len(stores) > 2 and local and all(_product(s.value) for s in stores)
+
+
+def _product(value: Any) -> bool:
+    """Whether a value is a sum and a product of vectors."""
+    summed = bases.is_kind(value, "Add") and bases.is_kind(value.b, "Mul")
+    return summed and not scalars(value)
 
 
 def _together(loop: Any, width: int) -> Any:
     """An innermost loop of sums, `width` steps at a time; None where that isn't possible."""
     try:
         return _by_quads(loop, width)
-    except _Other:
+    except OtherError:
         return None
 
 
@@ -132,12 +95,12 @@ def _by_quads(loop: Any, width: int) -> Any:
     turns = int(loop.extent) if bases.is_kind(loop.extent, "IntImm") else 0
     if int(loop.kind) != 0 or turns % width or int(loop.min) != 0:
         return None
-    stores, values = _stores(loop.body)
+    stores, values = stores_of(loop.body)
     turn = loop.loop_var if turns > width else tirx.const(0, "int32")
-    step = lambda i: {**values, loop.loop_var: turn * width + i}  # noqa: E731
-    plain = [_Copy(_inlined(step(i)), {}) for i in range(width)]
+    step = lambda i: inlined(values, {loop.loop_var: turn * width + i})  # noqa: E731
+    plain = [Copy(step(i), {}) for i in range(width)]
     rows: dict[Any, list[Any]] = {}
-    for load in [found for s in stores for found in _scalars(s.value)]:
+    for load in [found for s in stores for found in scalars(s.value)]:
         if width > MOST[str(load.source.dtype)]:
             return None
         each = [copy(load) for copy in plain]
@@ -150,7 +113,7 @@ def _by_quads(loop: Any, width: int) -> Any:
     outside, inside, parts = bases.far_vectors(stores, plain)
     if split:
         outside = [bases.distance(half, width // 2), *outside]
-    copies = [_Copy(_inlined(step(i)), quads, parts) for i in range(width)]
+    copies = [Copy(step(i), quads, parts) for i in range(width)]
     body: Any = tirx.SeqStmt([
         *inside,
         *(one for i, c in enumerate(copies) for one in (
@@ -161,58 +124,6 @@ def _by_quads(loop: Any, width: int) -> Any:
         body = tirx.For(loop.loop_var, loop.min, tirx.const(turns // width, "int32"), loop.kind,
                         body, loop.thread_binding, loop.annotations)  # fmt: skip
     return bases.sequence([*outside, body])
-
-
-def _by_line(loop: Any) -> Any:
-    """A short innermost loop written out, all whose numbers are of one line: by quads of that.
-
-    So is a row of a window over a dense image: of 17 neighbours that eight columns of stride 2
-    and three taps see, five loads, not one a number.
-    """
-    turns = int(loop.extent) if bases.is_kind(loop.extent, "IntImm") else 0
-    if int(loop.kind) != 0 or not 1 < turns <= MOST_TURNS or int(loop.min) != 0:
-        return None
-    try:
-        stores, values = _stores(loop.body)
-        copies = [_Copy(_inlined({**values, loop.loop_var: tirx.const(i, "int32")}), {})
-                  for i in range(turns)]  # fmt: skip
-        loads = [copy(load) for s in stores for load in _scalars(s.value) for copy in copies]
-        found = None if bases.stored(loads, stores) else _line(loads)
-        if found is None:
-            return None
-        binds, quads = found
-        for copy in copies:
-            copy.quads = quads
-        sums = [tirx.BufferStore(s.buffer, copy(s.value), [copy(i) for i in s.indices])
-                for copy in copies for s in stores]  # fmt: skip
-    except _Other:
-        return None
-    return bases.sequence([*binds, *sums])
-
-
-def _line(loads: list[Any]) -> tuple[list[Any], dict[Any, tuple[Any, int]]] | None:
-    """Quads that hold all of some float32 numbers and nothing before or after; None: too few."""
-    simplify = tvm.sym.Analyzer().simplify
-    if not loads or any(str(one.source.dtype) != "float32" for one in loads):
-        return None
-    source, first = loads[0].source, loads[0].indices[0]
-    apart = [simplify(one.indices[0] - first) for one in loads]
-    alike = all(one.source.same_as(source) for one in loads)
-    if not alike or not all(bases.is_kind(d, "IntImm") for d in apart):
-        return None
-    places = {int(d): one for d, one in zip(apart, loads, strict=True)}
-    low, high = min(places), max(places)
-    starts = [min(at, high - 3) for at in range(low, high + 1, 4)]
-    if high - low < 3 or 2 * len(starts) > len(places):
-        return None
-    binds, quads = list[Any](), dict[Any, tuple[Any, int]]()
-    for start in starts:
-        wide = tirx.BufferLoad(source, [tirx.Ramp(first + start, 1, 4)])
-        var = tirx.Var("quad", wide.ty)
-        binds.append(tirx.Bind(var, wide))
-        quads |= {bases.key(one): (var, at - start)
-                  for at, one in places.items() if start <= at < start + 4}  # fmt: skip
-    return binds, quads
 
 
 def _quads(
@@ -239,43 +150,6 @@ def _quads(
             binds.setdefault(begin, []).append(tirx.Bind(var, wide))
             quads |= {bases.key(each[begin + j]): (var, j) for j in range(size)}
     return binds, quads, over > 0 and quad > 1
-
-
-def _stores(body: Any) -> tuple[list[Any], dict[Any, Any]]:
-    """The stores of a loop's body, and the values bound in it."""
-    stores: list[Any] = []
-    values: dict[Any, Any] = {}
-    for s in body.seq if bases.is_kind(body, "SeqStmt") else [body]:
-        if bases.is_kind(s, "Bind"):
-            values[s.var] = s.value
-        elif bases.is_kind(s, "BufferStore"):
-            stores.append(s)
-        else:
-            raise _Other
-    return stores, values
-
-
-def _inlined(values: dict[Any, Any]) -> dict[Any, Any]:
-    """Bound values in terms of what is bound outside; later ones use earlier ones."""
-    *bound, loop_var = values  # the loop's own variable comes last
-    done = {loop_var: values[loop_var]}
-    for v in bound:
-        done[v] = _Copy(done, {})(values[v])
-    return done
-
-
-def _scalars(e: Any) -> list[Any]:
-    """The scalar loads that are broadcast in an expression."""
-    kind = type(e).__name__
-    if kind == "Broadcast":
-        load = e.value.value if bases.is_kind(e.value, "Cast") else e.value
-        known = bases.is_kind(load, "TensorLoad") and str(load.source.dtype) in MOST
-        return [load] if known and len(load.indices) == 1 else []
-    if kind in bases.PAIRS:
-        return [*_scalars(e.a), *_scalars(e.b)]
-    if kind == "Call":
-        return [found for a in e.args for found in _scalars(a)]
-    return []
 
 
 def _beside(loads: list[Any]) -> bool:

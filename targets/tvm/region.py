@@ -29,7 +29,7 @@ from graphopt.ir.types import Array, DType, TensorType
 from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.quant import Lookup, Scaled
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import bfloat, expr, formulas, movement
+from graphopt.targets.tvm import bfloat, expr, formulas, movement, neon
 from graphopt.targets.tvm.bfloat import tvm_dtype
 from graphopt.targets.tvm.legal import is_anchor
 
@@ -208,7 +208,9 @@ class Region:
         if isinstance(op.kind, Lookup):
             return self._lookup(op, index)
         if isinstance(op.kind, Scaled):
-            return formulas.scalar(op.kind, [*self.scaled(op, op.kind, index)])
+            given = [*self.scaled(op, op.kind, index)]
+            narrow = neon.is_neon(self.machine)
+            return formulas.scalar(op.kind, formulas.by_shorts(op.kind, given) if narrow else given)
         if isinstance(op.kind, Elementwise):
             operands = [self._operand(v, value, index) for v in op.operands if v]
             return formulas.scalar(op.kind, operands)

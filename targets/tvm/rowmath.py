@@ -27,8 +27,10 @@ def inside(b: Body, machine: Machine) -> str:
     at = b.emit(f"getelementptr i32, ptr %a0, i32 {first}")
     given = f"ptr {at}, i32 4, {b.type('i1')} {within}, {word} %a3"
     masked = f"call {word} @{_masked(b.width)}({given})"
-    return neon.if_all(b, within, f"load {word}, ptr {at}, align 4", masked) if (
-        neon.is_neon(machine)) else b.emit(masked)  # fmt: skip
+    if not neon.is_neon(machine):
+        return b.emit(masked)
+    count = b.emit(f"extractelement {word} %a2, i64 0")
+    return neon.if_all(b, first, count, f"load {word}, ptr {at}, align 4", masked)
 
 
 def declare(width: int, machine: Machine) -> str:
@@ -36,8 +38,7 @@ def declare(width: int, machine: Machine) -> str:
     word, some = Body(width).type("i32"), f"<{width} x i1>"
     if width == 1:
         return ""
-    text = f"declare {word} @{_masked(width)}(ptr, i32, {some}, {word})"
-    return f"{text}\n{neon.declare_all(width)}" if neon.is_neon(machine) else text
+    return f"declare {word} @{_masked(width)}(ptr, i32, {some}, {word})"
 
 
 def _masked(width: int) -> str:

@@ -26,14 +26,19 @@ def weights(op: Op, machine: Machine) -> str:
 
 
 def _convolution(op: Op) -> str:
-    """Of a result in blocks, and an operand in blocks or words that groups don't share."""
+    """Of a result in blocks, and an operand in blocks or words that groups don't share.
+
+    Channel by channel, too: weights packed for words of columns would be gathered byte by byte.
+    """
     kind: Any = op.kind
     w = op.operand(1).tensor
-    if w.static is None or (kind.group > 1 and w.static[1] == 1):
+    if w.static is None:
         return ""
     block, inner = block_of(op.result.tensor.layout), block_of(op.operand(0).tensor.layout)
     if block == 1 or inner == 1 or not w.layout:
         return ""
+    if kind.group > 1 and w.static[1] == 1:
+        return f"Ab{'cdef'[: len(kind.strides)]}{block}a" if kind.group == w.static[0] else ""
     return f"AB{'cdef'[: len(kind.strides)]}{inner}b{block}a"
 
 

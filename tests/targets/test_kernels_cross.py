@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from graphopt.ops.winograd import transformed
 from graphopt.targets import machine
 from graphopt.targets.compiled import Native
 from graphopt.targets.driver import toolchain
+from graphopt.targets.tvm import eights, shorts
 from tests.crosscheck import Region, check_all, emulated
 from tests.kernelcheck import random_arrays
 from tests.targets import test_kernels as floats
@@ -31,14 +33,24 @@ UNARY = ("exp", "tanh", "erf", "sigmoid", "softplus", "gelu", "mish", "silu", "h
 def regions() -> dict[str, Region]:
     """One of each family, more of what int8 does."""
     made = {
-        "conv": floats.conv(ins=32, outs=32, size=(9, 10), kernel=3, pad=1, epilogue="residual", b=BLOCK),
+        "conv": floats.conv(
+            ins=32, outs=32, size=(9, 10), kernel=3, pad=1, epilogue="residual", b=BLOCK
+        ),
         "point": floats.conv(ins=16, outs=40, size=(9, 11), kernel=1, epilogue="silu", b=BLOCK),
-        "first": floats.conv(ins=3, outs=16, size=(17, 15), kernel=3, stride=2, pad=1, epilogue="clip", b=BLOCK),
+        "first": floats.conv(
+            ins=3, outs=16, size=(17, 15), kernel=3, stride=2, pad=1, epilogue="clip", b=BLOCK
+        ),
         "odd": floats.conv(ins=20, outs=24, size=(7, 13), kernel=3, pad=1, b=BLOCK),
-        "depthwise": floats.conv(ins=24, outs=24, size=(11, 9), kernel=5, pad=2, stride=2, group=24, b=BLOCK),
-        "transposed": floats.conv(ins=16, outs=32, size=(7, 7), kernel=2, stride=2, kind="conv_transpose", b=BLOCK),
+        "depthwise": floats.conv(
+            ins=24, outs=24, size=(11, 9), kernel=5, pad=2, stride=2, group=24, b=BLOCK
+        ),
+        "transposed": floats.conv(
+            ins=16, outs=32, size=(7, 7), kernel=2, stride=2, kind="conv_transpose", b=BLOCK
+        ),
         "columns": floats.conv(ins=32, outs=16, size=(5, 8), kernel=1, epilogue="clip", b=BLOCK),
-        "line": floats.conv(ins=3, outs=16, size=(6, 11), kernel=5, pad=2, epilogue="relu", b=BLOCK),
+        "line": floats.conv(
+            ins=3, outs=16, size=(6, 11), kernel=5, pad=2, epilogue="relu", b=BLOCK
+        ),
         "row": "graph @k(%a: f32[1,64], %b: f32[64,96:Ba8b]) { %m = matmul(%a, %b) : f32[1,96]\n return(%m) }",
         "chain": chains.text(24, 48, 24, (9, 11), act="silu", residual=True, b=BLOCK),
         "softmax": "graph @k(%x: f32[5,33]) { %y = softmax(%x) {axis=1} : f32[5,33]\n return(%y) }",
@@ -66,11 +78,56 @@ def regions() -> dict[str, Region]:
     return found
 
 
+SIGNED = {
+    "taps": dict(ins=32, outs=24, size=(9, 16), kernel=3, pad=1),
+    "strided": dict(ins=24, outs=16, size=(9, 11), kernel=3, pad=1, stride=2),
+    "odd": dict(ins=20, outs=24, size=(7, 13), kernel=3, pad=1),
+    "wide": dict(ins=16, outs=8, size=(8, 9), kernel=5, pad=2, dilation=2),
+    "first": dict(ins=3, outs=16, size=(17, 15), kernel=3, stride=2, pad=1),
+    "point": dict(ins=24, outs=40, size=(7, 7), kernel=1, n=2),
+    "pixels": dict(ins=16, outs=8, size=(12, 13), kernel=1),
+    "sparse": dict(ins=16, outs=16, size=(8, 8), kernel=1, stride=2),
+    "depthwise": dict(ins=24, outs=24, size=(11, 13), kernel=3, pad=1, group=24),
+    "depthwise_strided": dict(ins=20, outs=20, size=(12, 9), kernel=3, pad=1, stride=2, group=20, n=2),
+    "depthwise_wide": dict(ins=16, outs=16, size=(9, 14), kernel=5, pad=2, group=16),
+    "depthwise_jumping": dict(ins=16, outs=16, size=(11, 14), kernel=5, pad=2, stride=2, group=16),
+    "depthwise_short": dict(ins=8, outs=8, size=(6, 7), kernel=2, group=8),
+    "mean": dict(ins=16, outs=16, size=(7, 7), kernel=7, group=16),
+}  # fmt: skip
+
+
+def signed(m: machine.Machine) -> dict[str, Region]:
+    """Signed bytes, as ARM multiplies them: weights laid out as the machine wants them."""
+    found: dict[str, Region] = {}
+    for name, case in SIGNED.items():
+        text = integers.conv(**case, b=BLOCK, dtype="i8")
+        module = parse(text)
+        for op in module.main:
+            wanted = (
+                eights.layout(op, m) or shorts.weights(op, m)
+                if op.kind.name == "conv_integer"
+                else ""
+            )
+            if wanted:
+                text = re.sub(r"(%w: i8\[[\d,]+:)\w+", rf"\1{wanted}", text)
+        arrays = integers.numbers(text)
+        arrays[1] = np.maximum(arrays[1], eights.LEAST)
+        found[name] = Region(text, arrays)
+        moving = text.replace("%z: u8[])", "%z: u8[], %p: i8[])").replace(
+            "(%x, %w)", "(%x, %w, %p)"
+        )
+        if case.get("pad"):
+            found[f"{name}_moving"] = Region(moving, [*arrays, np.asarray(-77, np.int8)])
+    return found
+
+
 def edges(kind: str) -> Region:
     """Of numbers that aren't any, and infinite ones: they stay as they are, or become bounds."""
     x = np.array([np.nan, np.inf, -np.inf, 0.5, -0.5, 7.0, np.nan, -1e-40] * 5, np.float32)
     if kind in {"max", "min"}:
-        text = f"graph @k(%x: f32[40], %z: f32[40]) {{ %y = {kind}(%x, %z) : f32[40]\n return(%y) }}"
+        text = (
+            f"graph @k(%x: f32[40], %z: f32[40]) {{ %y = {kind}(%x, %z) : f32[40]\n return(%y) }}"
+        )
         return Region(text, [x, np.roll(x, 1)], 0.0)
     attributes = "{lo=0.0,hi=6.0}" if kind == "clip" else ""
     text = f"graph @k(%x: f32[40]) {{ %y = {kind}(%x) {attributes} : f32[40]\n return(%y) }}"
@@ -87,14 +144,34 @@ def minimal() -> Region:
 
 @pytest.mark.parametrize(
     "name",
-    ["cortex-a72", "cortex-a76",
-     *(pytest.param(name, marks=pytest.mark.slow)
-       for name in ("cortex-a53", "cortex-a55", "neoverse-n1", "neoverse-v1"))],
+    [
+        "cortex-a72",
+        "cortex-a76",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("cortex-a53", "cortex-a55", "neoverse-n1", "neoverse-v1")
+        ),
+    ],
 )
 def test_kernels_on_arm(name: str, tmp_path: Path) -> None:
     m = machine.load(name)
     compiler, runner = emulated(m)
     check_all(regions(), m, compiler, runner, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cortex-a72",
+        "neoverse-n1",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cortex-a76", "neoverse-v1")),
+    ],
+)
+def test_signed_bytes_on_arm(name: str, tmp_path: Path) -> None:
+    """Each way of summing products: by 16 bits, eights, dots of channels and of columns, squares."""
+    m = machine.load(name)
+    compiler, runner = emulated(m)
+    check_all(signed(m), m, compiler, runner, tmp_path)
 
 
 def test_kernels_as_portable_c(tmp_path: Path) -> None:

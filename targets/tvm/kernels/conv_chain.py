@@ -25,7 +25,7 @@ from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op, Value
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import loops, vectors
+from graphopt.targets.tvm import bases, loops, neon, vectors
 from graphopt.targets.tvm.chains import Chain, Sizes, block_of, chain_of, copies, macs, plan, sizes
 from graphopt.targets.tvm.kernels import conv, window
 from graphopt.targets.tvm.parameters import declare
@@ -224,23 +224,33 @@ class Kernel:
 
         def row(down: Any) -> None:
             j = r * s.strides[0] + down * s.dilations[0]
-            for across in range(s.kernel[1]):
-                for c in range(columns):
-                    column = (begin + c) * s.strides[1] + across * s.dilations[1]
-                    with self.lanes() as lane:
-                        e = self.x[n, block, top + j, column, lane]
-                        if self.copied:
-                            e = self.e[b, self.ring(j), column, lane]
-                        product = e * w[block, 0, down, across, lane]
-                        ir.buffer_store(acc, acc[c, lane] + product, [c, lane])
+            for c, across in self.order(columns):
+                column = (begin + c) * s.strides[1] + across * s.dilations[1]
+                with self.lanes() as lane:
+                    e = self.x[n, block, top + j, column, lane]
+                    if self.copied:
+                        e = self.e[b, self.ring(j), column, lane]
+                    product = e * w[block, 0, down, across, lane]
+                    ir.buffer_store(acc, acc[c, lane] + product, [c, lane])
 
-        if s.kernel[0] * s.kernel[1] <= window.UNROLLED_TAPS:
+        if neon.is_neon(self.region.machine):
+            with ir.serial(0, bases.hidden(tirx.const(s.kernel[0], "int32"))) as down:
+                row(down)
+        elif s.kernel[0] * s.kernel[1] <= window.UNROLLED_TAPS:
             for down in range(s.kernel[0]):
                 row(down)
         else:
             with ir.serial(0, s.kernel[0]) as down:
                 row(down)
         return acc
+
+    def order(self, columns: int) -> list[tuple[int, int]]:
+        """Columns of a tile and taps of a row, in the order that they are multiplied in."""
+        s = self.s
+        every = [(c, across) for across in range(s.kernel[1]) for c in range(columns)]
+        if not neon.is_neon(self.region.machine):
+            return every
+        return sorted(every, key=lambda p: p[0] * s.strides[1] + p[1] * s.dilations[1])
 
     def project(self, n: Any, first: Any, rows: int) -> None:
         """The result of a band."""
@@ -309,7 +319,7 @@ def choose(chain: Chain, machine: Machine) -> list[Knobs]:
     """The schedules for a chain, the best by rule first."""
     s, block = sizes(chain), block_of(chain.filter.result)
     inner, outs = (-(-c // block) for c in (s.inner, s.outs))
-    columns = window.columns(s.out[1], block, machine)
+    columns = _columns(s, block, machine)
     before, after = [ALONE], [ALONE]
     if chain.expand:
         before = conv.tiles(s.size[1], inner, block, machine)[:BEST]
@@ -320,6 +330,14 @@ def choose(chain: Chain, machine: Machine) -> list[Knobs]:
             after = conv.tiles(rows * s.out[1], outs, block, machine)[:BEST]
         found += [Knobs(block, rows, expand, columns, project) for project in after]
     return found
+
+
+def _columns(s: Sizes, block: int, machine: Machine) -> int:
+    """Columns of the filter's tile; of NEON few tiles of a row, all but the last alike."""
+    if not neon.is_neon(machine):
+        return window.columns(s.out[1], block, machine)
+    most = window.most_columns(loops.vectors(block, machine), machine, s.kernel[1])
+    return -(-s.out[1] // -(-s.out[1] // most))
 
 
 def build(region: Region) -> Any:

@@ -17,11 +17,18 @@ from typing import Any
 
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
-from graphopt.targets.tvm import eights, shorts
-from graphopt.targets.tvm.kernels import conv, plain_integer, tiled, tiled_conv, words
+from graphopt.targets.tvm import eights, neon, shorts
+from graphopt.targets.tvm.kernels import (
+    conv,
+    plain_integer,
+    pointwise_dots,
+    tiled,
+    tiled_conv,
+    words,
+)
 from graphopt.targets.tvm.kernels import eights as by_eights
 from graphopt.targets.tvm.kernels import shorts as by_shorts
-from graphopt.targets.tvm.kernels.integer import border_word
+from graphopt.targets.tvm.kernels.integer import biased, border_word
 from graphopt.targets.tvm.region import Region, static
 
 
@@ -38,6 +45,8 @@ def build(region: Region) -> Any:
         return by_eights.build(region, op)
     if stored and stored == shorts.weights(op, region.machine):
         return by_shorts.convolution(region, op)
+    if pointwise_dots.fits(op, region.machine):
+        return pointwise_dots.build(region, op)
     if dots and static(op.result).layout:
         return dense(region, op, s)
     return plain_integer.build(region)
@@ -46,5 +55,7 @@ def build(region: Region) -> Any:
 def dense(region: Region, op: Op, s: conv.Shape) -> Any:
     """By words of four channels."""
     y, k, of = words.convolution(region, op, s, words.BYTES, border_word(region, op))
-    region.bind(op.result, y)
-    return words.contract(conv.apply(region, of, k), words.BYTES)
+    last, bias = biased(region, op, k.block) if neon.is_neon(region.machine) else (op, None)
+    region.bind(last.result, y)
+    func = words.contract(conv.apply(region, of, k), words.BYTES)
+    return func if bias is None else words.started(func, region.graph.args.index(bias), k.block)

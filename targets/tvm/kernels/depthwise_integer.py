@@ -4,7 +4,8 @@
 
 Where the machine multiplies words of four bytes, a word holds a channel's elements in four columns:
 one shuffle of 64 bytes of the padded operand makes those of 16 channels, and weights are packed
-alike (tag AbcD16a4d). NEON multiplies 16-bit numbers and adds to int32 in one instruction.
+alike (tag AbcD16a4d). So does NEON with dot products (see `depthwise_dots`); without, it multiplies
+16-bit numbers and adds to int32 in one instruction.
 Elsewhere sums are in float32, which is exact for them: a product is below 2^15, so that 2^9 of them
 stay below 2^24.
 """
@@ -24,7 +25,7 @@ from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import neon
 from graphopt.targets.tvm.intmath import has_vnni
 from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels import depthwise, plain_integer, window
+from graphopt.targets.tvm.kernels import depthwise, depthwise_dots, plain_integer, window
 from graphopt.targets.tvm.kernels.integer import border
 from graphopt.targets.tvm.kernels.words import BYTES, contract
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -51,6 +52,8 @@ def build(region: Region) -> Any:
     assert op is not None
     if not static(op.result).layout or not fits(op, region.machine):
         return plain_integer.build(region)
+    if depthwise_dots.fits(op, region.machine):
+        return depthwise_dots.build(region, op)
     if neon.is_neon(region.machine):
         return shorts(region, op)
     return (words if _by_words(op, region.machine) else floats)(region, op)

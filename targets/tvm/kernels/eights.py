@@ -136,23 +136,43 @@ class Convolution(Kernel):
         if any(s.pads):
             self.pad()
         blocks, (height, width) = -(-s.outs // EIGHT), s.out
-        with self.over(s.n * blocks * height) as i:
-            ob = tirx.floormod(tirx.floordiv(i, height), blocks)
-            n = tirx.floordiv(i, blocks * height)
-            row = tirx.floormod(i, height)
+        self.together = rows = self.rows()
+        parts = height // rows
+        with self.over(s.n * blocks * parts) as i:
+            ob = tirx.floormod(tirx.floordiv(i, parts), blocks)
+            n = tirx.floordiv(i, blocks * parts)
+            part = tirx.floormod(i, parts)
             most = self.sums.most
-            vectors.tiles(width, most, lambda at, count: self.tile(n, ob, row, at, count))
+            vectors.tiles(rows * width, most, lambda at, count: self.tile(n, ob, part, at, count))
 
-    def tile(self, n: Expr, ob: Expr, row: Expr, begin: Expr, columns: int) -> None:
-        """Some pixels of a row, through the epilogue."""
+    def rows(self) -> int:
+        """Rows whose pixels lie beside each other and are summed as one, so that none is alone."""
+        s, (height, width) = self.s, self.s.out
+        single = all(d == 1 for d in (*s.kernel, *s.strides)) and not any(s.pads)
+        if not single or width % 2 == 0:
+            return 1
+        return 2 if height % 2 == 0 else height
+
+    def pixel(self, part: Expr, column: Expr) -> tuple[Expr, Expr]:
+        """The row and column of a pixel of some rows."""
+        if self.together == 1:
+            return part, column
+        at = part * (self.together * self.s.out[1]) + column
+        return tirx.floordiv(at, self.s.out[1]), tirx.floormod(at, self.s.out[1])
+
+    def tile(self, n: Expr, ob: Expr, part: Expr, begin: Expr, columns: int) -> None:
+        """Some pixels, through the epilogue."""
         s, sums = self.s, self.sums(columns)
         blocks = -(-s.ins // EIGHT)
         together = 2 if blocks % 2 == 0 else 1  # blocks of channels that are summed in one turn
         taps = 1 if together == 2 else s.kernel[1]
 
         def group(cb: Expr, ky: Expr, kx: Expr) -> tuple[Any, Any]:
-            y = row * s.strides[0] + ky * s.dilations[0]
-            x = lambda c: self.x[n, cb, y, (begin + c) * s.strides[1] + kx * s.dilations[1], 0]  # noqa: E731
+            def x(c: int) -> Expr:
+                row, column = self.pixel(part, begin + c)
+                down = row * s.strides[0] + ky * s.dilations[0]
+                return self.x[n, cb, down, column * s.strides[1] + kx * s.dilations[1], 0]
+
             return x, lambda o: self.w[ob, cb, ky, kx, o, 0]
 
         with contextlib.ExitStack() as inside:
@@ -163,7 +183,7 @@ class Convolution(Kernel):
                 for t in range(taps) for b in range(together)
             ])  # fmt: skip
         for c in range(columns):
-            vectors.store(self.region, self.op, self.output, [n, ob, row, begin + c],
+            vectors.store(self.region, self.op, self.output, [n, ob, *self.pixel(part, begin + c)],
                           lambda lane, c=c: sums.of(c, lane), EIGHT)  # fmt: skip
 
     def pad(self) -> None:

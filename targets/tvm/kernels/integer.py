@@ -8,8 +8,9 @@ from typing import Any
 
 from tvm import tirx
 
-from graphopt.ir.core import Op
-from graphopt.targets.tvm.region import Region
+from graphopt.ir.core import Op, Value
+from graphopt.ir.types import DType
+from graphopt.targets.tvm.region import Region, shape_of, static
 
 
 def border(region: Region, op: Op) -> Any:
@@ -27,3 +28,23 @@ def border_word(region: Region, op: Op) -> Any:
         return tirx.const(word, "int32")
     byte = tirx.Cast("uint32", tirx.Cast("uint8", value))
     return tirx.reinterpret("int32", byte * tirx.const(0x01010101, "uint32"))
+
+
+def biased(region: Region, op: Op, block: int) -> tuple[Op, Value | None]:
+    """The add of a bias that sums may begin with, and the bias [C, 1, ..]; else the op, and None.
+
+    It must be an argument, of as many channels as fill blocks.
+    """
+    result = op.result
+    user = next((u.op for u in result.uses), None)
+    if user is None or result.use_count != 1 or user.kind.name != "add":
+        return op, None
+    bias = next((v for v in user.operands if v is not None and v is not result), None)
+    if bias is None or bias not in region.tensors:
+        return op, None
+    channels, *ones = shape_of(bias) or (0,)
+    alike = static(bias).dtype is DType.i32 and not static(bias).layout
+    ranks = len(ones) == len(shape_of(result)) - 2 and all(d == 1 for d in ones)
+    if not alike or not ranks or channels != shape_of(result)[1] or channels % block:
+        return op, None
+    return user, bias

@@ -18,11 +18,13 @@ from tvm import te, tirx
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import expr, loops, packs
+from graphopt.targets.tvm import expr, loops, neon, packs
 from graphopt.targets.tvm.region import Region, static
 
 Ints = tuple[int, ...]
 UNROLLED_TAPS = 9
+MOST_COLUMNS = 10
+SPARE = 6  # registers of NEON that neither sums nor weights take
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,31 @@ def choose(s: Window, op: Op, machine: Machine, held: int = 0) -> Knobs:
     """The schedule for a shape, by rule; bands of `held` bytes, if given."""
     stored = channel_block(op.operand(0))
     block = stored if stored > 1 else max(machine.lanes, 8)
-    width = columns(s.out[-1], block, machine, loops.bits_of(op.result))
+    width = columns(s.out[-1], block, machine, loops.bits_of(op.result), s.kernel[-1])
     ragged = s.out[-1] % width != 0
     held = held or machine.band_bytes or machine.l1_bytes
     rows = 1 if len(s.out) == 1 else band(s, block, held)
     return Knobs(block, width, rows, stored == 1 or any(s.pads) or ragged)
 
 
-def columns(width: int, block: int, machine: Machine, bits: int = 32) -> int:
-    """The columns of a tile of a row: half of the registers, little waste."""
+def columns(width: int, block: int, machine: Machine, bits: int = 32, taps: int = 0) -> int:
+    """The columns of a tile of a row: half of the registers, little waste.
+
+    NEON sums by rows: what a row's weights (of `taps`) and a few numbers leave of the registers.
+    """
     per = loops.vectors(block, machine, bits)
+    if taps and neon.is_neon(machine):
+        most = min(width, most_columns(per, machine, taps))
+        return min(range(1, most + 1),
+                   key=lambda c: (-(-width // c) * (c + 2), width % c != 0, -c))  # fmt: skip
     most = max(1, (machine.registers - 4) // (2 * per))
     return min((c for c in range(1, min(width, most) + 1)),
                key=lambda c: (-(-width // c) * (c + 2), -c))  # fmt: skip
+
+
+def most_columns(per: int, machine: Machine, taps: int) -> int:
+    """The columns, of so many vectors, that NEON has registers for beside a row's weights."""
+    return max(1, min((machine.registers - SPARE) // per - taps, MOST_COLUMNS))
 
 
 def band(s: Window, block: int, held: int) -> int:
@@ -187,7 +201,7 @@ def apply(region: Region, s: Window, k: Knobs) -> Any:
         _band_copy(sch, fused, exact=channel_block(region.anchor.operand(0)) == k.block)
     if loops.parallel_worth(3 * s.work) and loops.extent(sch, fused) > 1:
         sch.parallel(fused)
-    _tile(sch, s)
+    _tile(sch, s, by_rows=neon.is_neon(region.machine))
     if not dense:
         sch.vectorize(last)
     sch.unroll(wi)
@@ -202,18 +216,27 @@ def _band_copy(sch: Any, fused: Any, *, exact: bool) -> None:
         sch.vectorize(sch.get_loops(pad)[-1])
 
 
-def _tile(sch: Any, s: Window) -> None:
-    """Compute the tile of registers: taps outside, unrolled where they are few."""
+def _tile(sch: Any, s: Window, *, by_rows: bool) -> None:
+    """Compute the tile of registers: taps outside, unrolled where they are few.
+
+    By rows, those of the window are a loop, and taps of a row stand inside the columns: LLVM would
+    keep the weights of all taps in registers, and spill.
+    """
     y = sch.get_sblock("anchor")
     depth = len(sch.get_loops(sch.get_sblock("out0"))) - 2
     every = sch.get_loops(y)[depth:]
     dims = len(s.kernel)
     space, taps = every[:-dims], every[-dims:]
-    sch.reorder(*taps, *space)
+    if by_rows:
+        sch.reorder(*taps[:-1], *space[:-1], taps[-1], space[-1])
+    else:
+        sch.reorder(*taps, *space)
     sch.vectorize(space[-1])
     for loop in space[:-1]:
         sch.unroll(loop)
-    if math.prod(s.kernel) <= UNROLLED_TAPS:
+    if by_rows and s.kernel[-1] <= UNROLLED_TAPS:
+        sch.unroll(taps[-1])
+    elif math.prod(s.kernel) <= UNROLLED_TAPS:
         for loop in taps:
             sch.unroll(loop)
     sch.decompose_reduction(y, taps[0])

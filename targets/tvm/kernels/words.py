@@ -216,14 +216,30 @@ def _bits(number: Expr) -> Expr:
 def contract(func: Any, of: Words, name: str = "anchor") -> Any:
     """acc + dot(0, x, w) -> dot(acc, x, w) in a scheduled stage: TE has no such reduction."""
     sch = loops.schedule(func)
-    ref = sch.get_sblock(f"{name}_update")
+    store = sch.get(sch.get_sblock(f"{name}_update")).body
+    acc, product = store.value.a, store.value.b
+    made = call(of.dot, acc, product.args[1], product.args[2])
+    return _replaced(sch, f"{name}_update", made, [])
+
+
+def started(func: Any, argument: int, block: int) -> Any:
+    """Sums that begin with a bias [C, 1, ..], an argument, not with 0."""
+    sch = loops.schedule(func)
+    store = sch.get(sch.get_sblock("anchor_init")).body
+    bias = func.params[argument]
+    _, ob, *_, oi = store.indices
+    at = [ob * block + oi, *(0 for _ in bias.shape[1:])]
+    read = tvm.tirx.BufferRegion(bias, [tvm.ir.Range.from_min_extent(i, 1) for i in at])
+    return _replaced(sch, "anchor_init", tirx.BufferLoad(bias, at), [read])
+
+
+def _replaced(sch: Any, name: str, value: Any, reads: list[Any]) -> Any:
+    """A scheduled function whose block `name` stores `value`, for which it reads more."""
+    ref = sch.get_sblock(name)
     block = sch.get(ref)
     store = block.body
-    acc, product = store.value.a, store.value.b
-    made = tirx.BufferStore(
-        store.buffer, call(of.dot, acc, product.args[1], product.args[2]), list(store.indices)
-    )
-    new = s_tir.SBlock(block.iter_vars, block.reads, block.writes, block.name_hint, made,
+    made = tirx.BufferStore(store.buffer, value, list(store.indices))
+    new = s_tir.SBlock(block.iter_vars, [*block.reads, *reads], block.writes, block.name_hint, made,
                        alloc_buffers=block.alloc_buffers, match_buffers=block.match_buffers,
                        annotations=block.annotations)  # fmt: skip
     sch.state.replace(sch.get_sref(ref), new, {block: new})
