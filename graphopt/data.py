@@ -46,7 +46,7 @@ class Samples:
     def labelled(self, graph: Graph) -> Iterator[tuple[Feed, Array | None]]:
         """Pairs of what a run takes and the labels of its samples."""
         per_run = len(self) // max(self.runs(graph), 1)
-        labels = self.labels if self.labels is not None and len(self.labels) == len(self) else None
+        labels = self.labels
         for i, feed in enumerate(self.feeds(graph)):
             yield feed, None if labels is None else labels[i * per_run : (i + 1) * per_run]
 
@@ -124,7 +124,7 @@ def load_samples(source: object, graph: Graph) -> Samples:
         graph: the model's main graph.
 
     Raises:
-        InputError: unreadable, or wrong names, shapes, types, NaN.
+        InputError: unreadable, wrong names, shapes, types, NaN, or labels that aren't one a sample.
     """
     if isinstance(source, str | Path):
         found = _from_path(Path(source))
@@ -135,7 +135,11 @@ def load_samples(source: object, graph: Graph) -> Samples:
     else:
         raise InputError(f"data is a path or an iterable of {{name: array}}, not {source!r}")
     labels = found.pop(LABELS, None)
-    return Samples(_check(found, graph, place), labels)
+    samples = Samples(_check(found, graph, place), labels)
+    if labels is not None and labels.shape[:1] != (len(samples),):
+        there = len(labels) if labels.ndim else "no list of"
+        raise InputError(f"{place}: {there} labels for {len(samples)} samples")
+    return samples
 
 
 def _sample(given: object) -> dict[str, Array]:

@@ -89,6 +89,7 @@ BAD: list[tuple[Change, str]] = [
     (lambda x: {"input": x.astype(np.float64)}, "is f64, but the model takes f32"),
     (lambda x: {"input": np.where(x > 1, np.nan, x)}, "has NaN or infinite values"),
     (lambda x: {"input": x[:0]}, "has no samples"),
+    (lambda x: {"input": x, "labels": np.zeros(3, int)}, "bad.npz: 3 labels for 140 samples"),
 ]
 
 

@@ -60,6 +60,17 @@ class Bytes:
 
 
 @dataclass
+class Busy(Bytes):
+    """A computer whose measured prices say that bytes gain nothing."""
+
+    def price(self, graph: Graph, footprint: int = 0) -> Price:
+        return Price(1.0)
+
+    def described(self) -> Costs:
+        return Bytes()
+
+
+@dataclass
 class Counted:
     """A judge to whom each layer in int8 costs a point, each in bfloat16 a tenth."""
 
@@ -91,6 +102,13 @@ def settled(module: Module, limit: float | None, options: str = "", halves: bool
     ctx = Context(costs=Bytes(halves), samples=samples(module), max_drop=limit,
                   judge=Counted() if limit is not None else None)  # fmt: skip
     return run_pipeline(parse_pipeline(f"calibrate,quantize{options}"), module, ctx)[-1]
+
+
+def test_what_this_computer_has_timed_decides_nothing() -> None:
+    module = parse(THREE)
+    ctx = Context(costs=Busy(), samples=samples(module))
+    run_pipeline(parse_pipeline("calibrate,quantize"), module, ctx)
+    assert set(weights(module).values()) == {"i8"}
 
 
 def kept(found: Settled | None) -> Counter[str]:

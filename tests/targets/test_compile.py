@@ -132,5 +132,7 @@ def test_measured_bandwidths_are_the_roofline_that_is_described() -> None:
     assert roof.peak("f32") == 118e9
     assert (newer.peak("f32"), newer.peak("bf16"), newer.peak("i8")) == (273e9, 546e9, 1092e9)
     assert roof.bytes_a_second(1 << 30) < roof.bytes_a_second(1 << 20) < roof.bytes_a_second(1 << 15)
+    tiles = described(machine.load("amx"))  # a tile holds 1,024 bytes: twice as many as halves
+    assert tiles.peak("i8") == 2 * tiles.peak("bf16") == 16 * tiles.peak("f32")
     assert rates(machine.load("avx512")) == Rates()
     assert rates(machine.load("znver4")).flops < 118e9
