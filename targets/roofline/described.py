@@ -11,11 +11,8 @@ from graphopt.targets.roofline.model import Roofline
 
 CLOCK = 2.8e9  # cycles a second, of a server with all its cores at work
 PIPES = 2  # vector instructions a cycle
-# Products of bytes in the time of one of float32. NEON without dot products adds bytes' products by
-# three instructions for 16 (see `tvm/eights.py`), but makes bytes of sums by 32 for eight, so that
-# whole networks execute more than in float32 (docs/arm-benchmarks.md).
-BYTES = {"asimd": 0.7, "avx512_vnni": 4.0, "avx_vnni": 4.0, "amx_int8": 16.0, "asimddp": 4.0,
-         "i8mm": 8.0}  # fmt: skip
+# Products of bytes in the time of one of float32.
+BYTES = {"avx512_vnni": 4.0, "avx_vnni": 4.0, "amx_int8": 16.0, "asimddp": 4.0, "i8mm": 8.0}
 HALVES = {"amx_bf16": 8.0}  # and of bfloat16, by tiles
 FLOAT16 = {"asimdhp": 2.0}  # and of float16; elsewhere nothing computes in it
 FIRST, SECOND, FAR = 320.0, 120.0, 28.0  # caches, and all beyond: 1e9 bytes a second
@@ -24,7 +21,7 @@ FIRST, SECOND, FAR = 320.0, 120.0, 28.0  # caches, and all beyond: 1e9 bytes a s
 def described(machine: Machine) -> Roofline:
     """What one core of a machine can do: as its description says, else as servers' cores do."""
     peak = machine.peak_gflops or 1e-9 * CLOCK * PIPES * machine.lanes * (2 if machine.fma else 1)
-    bytes_ = max((BYTES[f] for f in machine.cpu_features if f in BYTES), default=1.0)
+    bytes_ = max((BYTES.get(f, 1.0) for f in machine.cpu_features), default=1.0)
     halves = max(machine.halves, 1.0, *(HALVES.get(f, 1.0) for f in machine.cpu_features))
     first, second = machine.l1_bytes, machine.l2_bytes
     near, within = (first * 2 // 3, FIRST), (first * 2, SECOND)
