@@ -166,18 +166,22 @@ def _faster(graph: Graph, layers: Sequence[Op], costs: Costs) -> Iterator[Op]:
     """The layers that bfloat16 operands make faster."""
     far = sum(nbytes(op.kind.data) for op in graph if isinstance(op.kind, Const))
     for op in layers:
-        if seconds(op, costs, far, half=True) < GAIN * seconds(op, costs, far, half=False):
+        wide = seconds(op, costs, far, half=False, alone=_filled(op))
+        short = _filled(op) or _alone(op)
+        if _few_weights(op):
+            _short_weights(short, next(one for one in short if one.kind == op.kind))
+        if seconds(op, costs, far, half=True, alone=short) < GAIN * wide:
             yield op
 
 
-def seconds(op: Op, costs: Costs, footprint: int, *, half: bool) -> float:
-    """The price of a layer whose operand is bfloat16 or float32.
+def seconds(
+    op: Op, costs: Costs, footprint: int, *, half: bool, alone: Graph | None = None
+) -> float:
+    """The price of a layer whose operand is bfloat16 or float32, or of what stands for it.
 
     What makes the operand rounds it on the way.
     """
-    fixed = op.operands[_rounded(op).stop :]
-    casts = [v.op for v in fixed if v and v.op and isinstance(v.op.kind, Cast)]
-    alone = _filled(op) or graph_of([*casts, op])
+    alone = alone or _alone(op)
     if half:
         twin = next(one for one in alone if one.kind == op.kind)
         twin.kind = _kind(op)
@@ -185,9 +189,13 @@ def seconds(op: Op, costs: Costs, footprint: int, *, half: bool) -> float:
             given = alone.add_arg(replace(op.operand(i).tensor, dtype=DType.bf16))
             wide = alone.insert(Op(Cast(DType.f32), [given]), alone.first)
             twin.set_operand(i, wide.result)
-        if _few_weights(op):
-            _short_weights(alone, twin)
     return costs.price(alone, footprint).seconds
+
+
+def _alone(op: Op) -> Graph:
+    """A layer with its rounded constants as a graph."""
+    fixed = op.operands[_rounded(op).stop :]
+    return graph_of([*(v.op for v in fixed if v and v.op and isinstance(v.op.kind, Cast)), op])
 
 
 def _filled(op: Op) -> Graph | None:
