@@ -47,6 +47,7 @@ PRODUCTS = [
     dict(m=2, k=64, n=10),
     dict(m=33, k=40, n=23),
     dict(m=64, k=64, n=17, lead=(2, 3)),
+    dict(m=100, k=512, n=128),  # more rows than the first cache keeps: tasks share panels
 ]
 CONVS = [
     dict(ins=64, outs=64, size=(7, 7), kernel=1),
@@ -167,6 +168,7 @@ HALVES = [
     dict(m=197, k=96, n=80),
     dict(m=5, k=48, n=10, lead=(2,)),
     dict(m=33, k=40, n=64, kind="gemm"),
+    dict(m=70, k=384, n=64),
 ]
 
 

@@ -63,6 +63,7 @@ class Plan:
         words: that are summed at once.
         panels_first: whether a panel of weights stays while all rows pass, or rows stay.
         cold: whether weights don't stay in the cache, so that the next panels are fetched ahead.
+        parts: of the panels, that tasks share where rows stay; they divide the pairs.
     """
 
     of: Words
@@ -73,6 +74,7 @@ class Plan:
     words: int
     panels_first: bool
     cold: bool = False
+    parts: int = 1
 
     @property
     def sizes(self) -> tiles.Sizes:
@@ -200,16 +202,19 @@ class Kernel:
         through the epilogue: its sums are in the other half of `total`.
         """
         p = self.p
-        panels, chunk, chunks = p.pairs, p.chunk, -(-p.images * p.groups // p.chunk)
-        with self.over(panels * chunks if p.panels_first else chunks) as task:
-            mine = tirx.floormod(task, chunks) if p.panels_first else task
+        panels, chunk, chunks = p.pairs // p.parts, p.chunk, -(-p.images * p.groups // p.chunk)
+        with self.over(panels * chunks if p.panels_first else chunks * p.parts) as task:
+            mine = tirx.floormod(task, chunks)
+            part = tirx.floordiv(task, chunks) * panels
             groups = tirx.min(chunk, p.images * p.groups - mine * chunk)
             turns = groups if p.panels_first else groups * panels
 
             def tile(turn: Expr) -> tuple[Expr, Expr]:
                 if p.panels_first:
                     return mine * chunk + turn, tirx.floordiv(task, chunks)
-                return mine * chunk + tirx.floordiv(turn, panels), tirx.floormod(turn, panels)
+                panel = tirx.floormod(turn, panels)
+                panel = part + panel if p.parts > 1 else panel
+                return mine * chunk + tirx.floordiv(turn, panels), panel
 
             tiles.configure(p.sizes)
             self.start()

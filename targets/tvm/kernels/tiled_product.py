@@ -18,6 +18,7 @@ from graphopt.targets.tvm.kernels.tiled import BYTES, HALVES, Plan, Rows, Words
 from graphopt.targets.tvm.region import broadcast, shape_of, static
 
 Expr = Any
+PARTS = 2  # of the panels of a product of few rows
 
 
 def integers(op: Op, machine: Machine) -> Plan | None:
@@ -45,7 +46,11 @@ def _matrix(of: Words, s: matmul.Shape, machine: Machine) -> Plan | None:
     if not words:
         return None
     groups, cold = -(-s.m // (2 * tiles.ROWS)), tiled.passes_once(s.k * s.n * 4 // of.per, machine)
-    return Plan(of, 1, 1, s.m, s.n, words, cold or groups < tiled.GROUPS, cold)
+    # Rows that the first cache can't keep stay in turn, though they are few: threads share panels.
+    far = s.m * s.k * 4 // of.per > machine.l1_bytes and -(-s.n // (2 * amx.BLOCK)) % PARTS == 0
+    first = cold or (groups < tiled.GROUPS and not far)
+    parts = PARTS if not first and groups < tiled.GROUPS else 1
+    return Plan(of, 1, 1, s.m, s.n, words, first, cold, parts)
 
 
 class Product(tiled.Kernel):
