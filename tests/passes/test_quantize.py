@@ -336,7 +336,7 @@ def test_a_bias_that_is_large_for_its_channel_leaves_the_layer_in_integers() -> 
 def test_a_real_model_is_compiled_to_the_integers_that_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without prices every layer is int8; with them, what this computer has timed would decide."""
+    """Without prices every layer is int8; with them some CPUs would keep layers in float."""
 
     def unpriced(target: X86, threads: int) -> None:
         """What a target says where nothing can be measured."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from graphopt.ir.verify import verify
 from graphopt.onnx.evaluate import evaluate_opaque
 from graphopt.ops.quant import Dequantize
 from graphopt.passes.layers.unfold import columns, positions, rows, unrows
+from graphopt.passes.quantize.bias import shift
 from graphopt.passes.quantize.nearer import kept_if_nearer
 from graphopt.passes.quantize.rounding import cost, damped, descend
 from graphopt.pipeline import Context, PassResult, parse_pipeline, run_pipeline
@@ -295,6 +297,30 @@ def test_one_layer_is_corrected_exactly() -> None:
         assert bias and isinstance(bias.kind, Dequantize)
         unit = array(bias.operand(1))
         assert (np.abs(error) < 0.51 * unit).all()
+
+
+def test_of_several_repairs_the_nearest_is_kept() -> None:
+    module = parse(ONE)
+    given = samples(module)
+    ctx = Context(evaluate=evaluate_opaque, samples=given)
+    run_pipeline(parse_pipeline("calibrate,quantize"), module, ctx)
+    good = outputs(module, given)
+
+    def moved(by: float) -> Callable[[Module], PassResult]:
+        def repair(m: Module) -> PassResult:
+            (op,) = [op for op in m.main if op.kind.name == "conv"]
+            return PassResult(shift(op, np.full(8, by)), notes=(f"{by}",))
+
+        return repair
+
+    undone = kept_if_nearer("mend", module, ctx, moved(-1.0), moved(0.5))
+    assert not undone.changed
+    np.testing.assert_array_equal(outputs(module, given), good)
+    assert moved(1.0)(module).changed
+    kept = kept_if_nearer("mend", module, ctx, moved(-0.5), moved(-1.0), moved(-3.0))
+    assert kept.notes == ("-1.0",)
+    unit = 2e-3  # of the sums, which a bias is a whole number of
+    np.testing.assert_allclose(outputs(module, given), good, rtol=0, atol=unit)
 
 
 @pytest.mark.parametrize(
