@@ -129,7 +129,7 @@ def _lines(
         How far lines are from the first, where LLVM mustn't know it; the loads; where each number
         is in them. None: there are more lines, or too few numbers in one.
     """
-    simplify = tvm.sym.Analyzer().simplify
+    simplify: Any = tvm.sym.Analyzer().simplify
     if not loads or any(str(one.source.dtype) != dtype for one in loads):
         return None
     source, base = loads[0].source, simplify(loads[0].indices[0])

@@ -91,7 +91,7 @@ def _row(loop: Any) -> _Row | None:
     (store,) = stores
     values = [inlined(bound, {loop.loop_var: tirx.const(i, "int32")}) for i in (0, 1)]
     turns = [Copy(known, {}) for known in values]
-    simplify = tvm.sym.Analyzer().simplify
+    simplify: Any = tvm.sym.Analyzer().simplify
     (to, after), (at, beyond) = ([simplify(turn(e).base) for turn in turns]
                                  for e in (store.indices[0], store.value.args[1]))  # fmt: skip
     lanes = int(store.indices[0].lanes)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_blocks_far_apart_have_bases_of_their_own(monkeypatch: pytest.MonkeyPatc
     assert "in range(8)" in after and "far" not in before.rsplit("in range(8)", 1)[-1]
 
 
-def signed(**case: object) -> str:
+def signed(**case: Any) -> str:
     """An integer convolution as ARM has it."""
     return integers.conv(**case, b=BLOCK, dtype="i8")
 

@@ -80,7 +80,7 @@ class Kernel:
             n = tirx.floordiv(i, bands * blocks)
             reach = (self.rows - 1) * s.strides[0] + (s.kernel[0] - 1) * s.dilations[0] + 1
             self.copy = ir.alloc_buffer((reach, self.width, BLOCK), "int8")
-            rows = self.rows if not rest else tirx.min(self.rows, s.out[0] - band * self.rows)
+            rows: Expr = self.rows if not rest else tirx.min(self.rows, s.out[0] - band * self.rows)
             need = reach if not rest else reach - (self.rows - rows) * s.strides[0]
             with ir.serial(0, need) as j:
                 self.pad(n, cb, band * self.rows * s.strides[0] - s.pads[0] + j, j)

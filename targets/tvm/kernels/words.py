@@ -229,7 +229,8 @@ def started(func: Any, argument: int, block: int) -> Any:
     bias = func.params[argument]
     _, ob, *_, oi = store.indices
     at = [ob * block + oi, *(0 for _ in bias.shape[1:])]
-    read = tvm.tirx.BufferRegion(bias, [tvm.ir.Range.from_min_extent(i, 1) for i in at])
+    one: Any = 1
+    read = tvm.tirx.BufferRegion(bias, [tvm.ir.Range.from_min_extent(i, one) for i in at])
     return _replaced(sch, "anchor_init", tirx.BufferLoad(bias, at), [read])
 
 
