@@ -156,7 +156,7 @@ def test_means_of_generated_images_correct_nothing() -> None:
     passes = parse_pipeline("fold,fuse,calibrate,quantize,bias_correct")
     records = run_pipeline(passes, module, Context(samples=samples))
     assert [r.changed for r in records[-2:]] == [True, False]
-    assert "generated images" in records[-1].notes[0]
+    assert "generated inputs" in records[-1].notes[0]
 
 
 def test_lowrank_without_data_chooses_by_error() -> None:
