@@ -228,10 +228,10 @@ class Region:
 
     def _lookup(self, op: Op, index: Index) -> Expr:
         """An element of a table, which must be an argument."""
-        table = self.tensors.get(op.operand(1))
-        if table is None:
+        x, table = op.operand(0), op.operand(1)
+        if table not in self.readers:
             raise UnsupportedError("a table inside a region")
-        return formulas.scalar(op.kind, [self.at(op.operand(0), index), table(ZERO)])
+        return formulas.scalar(op.kind, [self.at(x, index), self.at(table, [ZERO])])
 
     def scaled(self, op: Op, kind: Scaled, index: Index) -> Iterator[Expr]:
         """x, its scale and zero point: scalars, or of the index along the axis."""

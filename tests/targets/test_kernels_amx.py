@@ -107,8 +107,18 @@ def convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) -> st
     }}""", 4)
 
 
+def looked_up(text: str) -> str:
+    """The same, and its bytes by a table: what a dequantization and a quantization become."""
+    found = re.search(r"\} : (u8\[[^\]]*\])\n\s*return", text)
+    assert found
+    text = text.replace("%z: u8[])", "%z: u8[], %t: u8[256])")
+    return text.replace("return(%q)", f"%l = lookup(%q, %t) : {found[1]}\n return(%l)")
+
+
 TEXTS = [*(product(**c) for c in PRODUCTS), *(convolution(**c) for c in CONVS)]
+TEXTS += map(looked_up, (product(17, 96, 48), product(33, 40, 23), TEXTS[len(PRODUCTS) + 1]))
 NAMES = ["-".join(map(str, c.values())) for c in (*PRODUCTS, *CONVS)]
+NAMES += ["product-lookup", "columns-lookup", "conv-lookup"]
 
 
 @pytest.fixture(scope="module")
