@@ -25,6 +25,7 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops.elementwise import Cast
 from graphopt.ops.linalg import Attention
 from graphopt.ops.movement import Concat, Reshape, Slice, Split, Squeeze, Transpose, Unsqueeze
+from graphopt.ops.unary import is_half
 from graphopt.pipeline import Context
 from graphopt.rewrite import Remark
 
@@ -135,12 +136,6 @@ def _by_vectors(op: Op) -> bool:
         return False
     x = op.operand(0).tensor
     return _is_free(op.operand(0)) and x.dtype is DType.f32 and x.static is not None
-
-
-def is_half(value: Value) -> bool:
-    """Whether a value is bfloat16 made float32."""
-    op = value.op
-    return op is not None and isinstance(op.kind, Cast) and op.operand(0).tensor.dtype is DType.bf16
 
 
 def _is_free(value: Value) -> bool:

@@ -19,9 +19,9 @@ from graphopt.ir.data import Computed, Data
 from graphopt.ir.types import DType
 from graphopt.ops.elementwise import Cast, Elementwise
 from graphopt.ops.nn import Conv, ConvTranspose
+from graphopt.ops.unary import is_half
 from graphopt.passes.halves import Widened, moved
 from graphopt.passes.integers.transposed import Phases, phases, spread
-from graphopt.passes.operands import is_half
 from graphopt.pipeline import Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 

@@ -22,8 +22,9 @@ from graphopt.ir.core import Graph, Op, Value
 from graphopt.ir.data import Data, nbytes
 from graphopt.ir.types import DType, TensorType
 from graphopt.ops.nn import Conv
+from graphopt.ops.unary import is_half
 from graphopt.ops.winograd import REACH, ConvWinograd, transformed
-from graphopt.passes.operands import is_half, seconds
+from graphopt.passes.operands import seconds
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect
 from graphopt.rewrite import Miss, Rewriter, Rule, const

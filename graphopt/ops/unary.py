@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from graphopt.ir.core import Value
 from graphopt.ir.types import Array, DType, TensorType, ValueType
 from graphopt.lazy import Lazy
 from graphopt.ops.each import Predicate, Unary
@@ -333,6 +334,12 @@ class Cast(Unary, name="cast"):
         assert arrays[0] is not None
         with np.errstate(all="ignore"):
             return (arrays[0].astype(self.to.numpy),)
+
+
+def is_half(value: Value) -> bool:
+    """Whether a value is bfloat16 made float32."""
+    op = value.op
+    return op is not None and isinstance(op.kind, Cast) and op.operand(0).tensor.dtype is DType.bf16
 
 
 @dataclass(frozen=True)

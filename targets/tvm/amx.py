@@ -14,6 +14,7 @@ from typing import Any
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout
 from graphopt.ir.types import DType
+from graphopt.ops.unary import is_half
 
 FEATURE = "amx_int8"  # as /proc/cpuinfo spells it
 BLOCK = 16  # columns of a tile, and channels of a block
@@ -139,12 +140,6 @@ def attends(op: Op) -> bool:
         return False
     q = op.operand(0).tensor.static
     return not op.result.tensor.layout and q is not None and q[-2] >= FEWEST_ROWS
-
-
-def is_half(value: Value) -> bool:
-    """Whether a value is bfloat16 made float32."""
-    op = value.op
-    return op is not None and op.kind.name == "cast" and op.operand(0).tensor.dtype is DType.bf16
 
 
 def block_of(value: Value) -> int:

@@ -18,6 +18,7 @@ from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Op
 from graphopt.ir.layout import parse_layout
 from graphopt.ops.elementwise import Elementwise
+from graphopt.ops.unary import is_half
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import amx
 
@@ -47,7 +48,7 @@ def _convolution(op: Op, block: int) -> str:
     kind: Any = op.kind
     x, w, y = op.operand(0).tensor, op.operand(1).tensor, op.result.tensor
     letters = "cdef"[: len(kind.strides)]
-    if not amx.is_half(op.operand(0)) or w.static is None:
+    if not is_half(op.operand(0)) or w.static is None:
         return ""
     if x.layout != f"aB{letters}{block}b" or y.layout not in ("", x.layout):
         return ""

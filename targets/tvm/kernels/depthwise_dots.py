@@ -26,7 +26,7 @@ from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import bases, loops, neon, vectors
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels import depthwise, window
-from graphopt.targets.tvm.kernels.integer import biased, border
+from graphopt.targets.tvm.kernels.integer import begun, biased, border
 from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, shape_of, static
 
@@ -164,13 +164,7 @@ class Kernel:
     def tile(self, n: Expr, cb: Expr, row: Expr, r: Expr, begin: Expr, columns: int) -> None:
         """Some pixels of a row, through the epilogue."""
         s = self.s
-        acc = ir.alloc_buffer((columns, BLOCK), "int32", scope="local")
-        for c in range(columns):
-            with ir.vectorized(0, BLOCK) as lane:
-                first: Expr = tirx.const(0, "int32")
-                if self.bias is not None:
-                    first = self.region.at(self.bias, [cb * BLOCK + lane, 0, 0])
-                ir.buffer_store(acc, first, [c, lane])
+        acc = begun(self.region, self.bias, cb, columns, BLOCK)
         with ir.serial(0, bases.hidden(tirx.const(s.kernel[0], "int32"))) as k:
             weights = self.weights(cb, k)
             for c in range(0, columns, self.shared):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import tirx
+from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op, Value
 from graphopt.ir.types import DType
@@ -28,6 +29,18 @@ def border_word(region: Region, op: Op) -> Any:
         return tirx.const(word, "int32")
     byte = tirx.Cast("uint32", tirx.Cast("uint8", value))
     return tirx.reinterpret("int32", byte * tirx.const(0x01010101, "uint32"))
+
+
+def begun(region: Region, bias: Value | None, ob: Any, count: int, block: int) -> Any:
+    """Sums [count, block] of a tile in a block of channels: they begin with the bias, or with 0."""
+    acc = ir.alloc_buffer((count, block), "int32", scope="local")
+    for c in range(count):
+        with ir.vectorized(0, block) as lane:
+            first: Any = tirx.const(0, "int32")
+            if bias is not None:
+                first = region.at(bias, [ob * block + lane, 0, 0])
+            ir.buffer_store(acc, first, [c, lane])
+    return acc
 
 
 def biased(region: Region, op: Op, block: int) -> tuple[Op, Value | None]:

@@ -15,8 +15,9 @@ from typing import Any
 from tvm import tirx
 
 from graphopt.ir.core import Op
+from graphopt.ops.unary import is_half
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import amx, halves
+from graphopt.targets.tvm import halves
 from graphopt.targets.tvm.kernels import conv, matmul, words
 from graphopt.targets.tvm.region import Region, static
 
@@ -24,7 +25,7 @@ from graphopt.targets.tvm.region import Region, static
 def fits(op: Op, machine: Machine) -> bool:
     """Whether an op's operands are stored for it."""
     tag = halves.pairs(op, machine)
-    return bool(tag) and static(op.operand(1)).layout == tag and amx.is_half(op.operand(1))
+    return bool(tag) and static(op.operand(1)).layout == tag and is_half(op.operand(1))
 
 
 def convolution(region: Region, op: Op) -> Any:

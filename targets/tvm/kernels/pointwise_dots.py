@@ -22,7 +22,7 @@ from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import loops, neon, vectors
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels import conv
-from graphopt.targets.tvm.kernels.integer import biased
+from graphopt.targets.tvm.kernels.integer import begun, biased
 from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, static
 
@@ -90,13 +90,7 @@ class Kernel:
 
     def tile(self, n: Expr, ob: Expr, begin: Expr, count: int) -> None:
         """Some pixels of a block of results, through the epilogue."""
-        acc = ir.alloc_buffer((count, BLOCK), "int32", scope="local")
-        for c in range(count):
-            with ir.vectorized(0, BLOCK) as lane:
-                first: Expr = tirx.const(0, "int32")
-                if self.bias is not None:
-                    first = self.region.at(self.bias, [ob * BLOCK + lane, 0, 0])
-                ir.buffer_store(acc, first, [c, lane])
+        acc = begun(self.region, self.bias, ob, count, BLOCK)
         with ir.serial(0, self.ins) as k, ir.serial(0, WORDS) as i:
             for c in range(count):
                 with ir.vectorized(0, BLOCK) as lane:

@@ -11,6 +11,7 @@ from typing import Any
 
 from graphopt.ir.core import Op
 from graphopt.ir.types import DType
+from graphopt.ops.unary import is_half
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import amx, movement, tiles
 from graphopt.targets.tvm.kernels import matmul, tiled
@@ -38,7 +39,7 @@ def halves(op: Op, machine: Machine) -> Plan | None:
     if amx.FEATURE not in machine.cpu_features or not tag or static(b).layout != tag:
         return None
     s = matmul.shape(op)
-    return None if s.batch or not amx.is_half(b) else _matrix(HALVES, s, machine)
+    return None if s.batch or not is_half(b) else _matrix(HALVES, s, machine)
 
 
 def _matrix(of: Words, s: matmul.Shape, machine: Machine) -> Plan | None:
