@@ -9,6 +9,7 @@ import numpy as np
 
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import Array, DType, TensorType, ValueType
+from graphopt.ops.common import wide
 from graphopt.ops.shapes import broadcast, tensors
 
 
@@ -38,16 +39,11 @@ class Unary(Elementwise):
         (x,) = arrays
         assert x is not None
         with np.errstate(all="ignore"):
-            wide = x.astype(np.float32) if x.dtype.itemsize < 4 and _is_float(x) else x
-            return (np.asarray(self.compute(wide), DType.of(x).numpy),)
+            return (np.asarray(self.compute(wide(x)), DType.of(x).numpy),)
 
     def compute(self, x: Array) -> Array:
         """The function on an array."""
         return type(self).fn(x)
-
-
-def _is_float(x: Array) -> bool:
-    return DType.of(x).is_float
 
 
 class Predicate(Unary):
@@ -74,10 +70,8 @@ class Binary(Elementwise):
         a, b = arrays
         assert a is not None and b is not None
         result = self.out([TensorType(DType.of(v), v.shape) for v in (a, b)])
-        if a.dtype.itemsize < 4 and _is_float(a):
-            a, b = a.astype(np.float32), b.astype(np.float32)
         with np.errstate(all="ignore"):
-            return (np.asarray(self.compute(a, b)).astype(result.numpy),)
+            return (np.asarray(self.compute(wide(a), wide(b))).astype(result.numpy),)
 
     def compute(self, a: Array, b: Array) -> Array:
         """The function on arrays."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from graphopt.errors import ParseError
 from graphopt.ir.core import OpKind
-from graphopt.ir.types import Array, DType, TensorType, ValueType
+from graphopt.ir.types import Array, TensorType, ValueType
+from graphopt.ops.common import wide
 from graphopt.ops.elementwise import Cast, Predicate, Unary
 from graphopt.ops.shapes import agree, tensors
 from graphopt.spec import Scanner, parse_spec
@@ -76,7 +77,7 @@ class SqueezeExcite(OpKind, name="squeeze_excite"):
 
     def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
         """The formula, 16-bit floats in float32."""
-        x, w1, w2, b1, b2 = (v if v is None else _wide(v) for v in arrays)
+        x, w1, w2, b1, b2 = (v if v is None else wide(v) for v in arrays)
         assert x is not None and w1 is not None and w2 is not None and arrays[0] is not None
         with np.errstate(all="ignore"):
             y: Array = x.mean(axis=tuple(range(2, x.ndim)))
@@ -84,7 +85,3 @@ class SqueezeExcite(OpKind, name="squeeze_excite"):
                 y = y @ w.reshape(w.shape[:2]).T
                 y = function.compute(y if b is None else y + b)
         return (y.astype(arrays[0].dtype).reshape(*y.shape, *(1,) * (x.ndim - 2)),)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(np.float32) if x.dtype.itemsize < 4 and DType.of(x).is_float else x

@@ -8,11 +8,8 @@ import numpy as np
 
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import Array, DType, TensorType, ValueType
+from graphopt.ops.common import wide
 from graphopt.ops.shapes import agree, broadcast, tensors
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(np.float32) if x.dtype.itemsize < 4 and DType.of(x).is_float else x
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class MatMul(OpKind, name="matmul"):
         """numpy's matmul."""
         a, b = arrays
         assert a is not None and b is not None
-        return (np.asarray(np.matmul(_wide(a), _wide(b)), a.dtype),)
+        return (np.asarray(np.matmul(wide(a), wide(b)), a.dtype),)
 
 
 @dataclass(frozen=True)
@@ -72,13 +69,12 @@ class Gemm(OpKind, name="gemm"):
         """The formula."""
         a, b, c = arrays
         assert a is not None and b is not None
-        left, right = _wide(a.T if self.trans_a else a), _wide(b.T if self.trans_b else b)
+        left, right = wide(a.T if self.trans_a else a), wide(b.T if self.trans_b else b)
         y = left @ right
         y = y if self.alpha == 1 else (y * np.asarray(self.alpha, y.dtype)).astype(y.dtype)
         if c is not None:
-            wide = _wide(c)
-            scaled = wide if self.beta == 1 else wide * np.asarray(self.beta, wide.dtype)
-            y = y + scaled
+            added = wide(c)
+            y = y + (added if self.beta == 1 else added * np.asarray(self.beta, added.dtype))
         return (y.astype(a.dtype),)
 
 
@@ -109,12 +105,12 @@ class Attention(OpKind, name="attention"):
         """The formula."""
         q, k, v, mask = arrays
         assert q is not None and k is not None and v is not None
-        left = _wide(q) * np.asarray(self.scale, _wide(q).dtype)
-        scores = left @ np.swapaxes(_wide(k), -1, -2)
-        scores = scores if mask is None else scores + _wide(mask)
+        left = wide(q) * np.asarray(self.scale, wide(q).dtype)
+        scores = left @ np.swapaxes(wide(k), -1, -2)
+        scores = scores if mask is None else scores + wide(mask)
         with np.errstate(all="ignore"):
             e = np.exp(scores - scores.max(axis=-1, keepdims=True))
             weights = e / e.sum(axis=-1, keepdims=True)
             if self.rounded:
                 weights = weights.astype(DType.bf16.numpy).astype(weights.dtype)
-        return ((weights @ _wide(v)).astype(q.dtype),)
+        return ((weights @ wide(v)).astype(q.dtype),)

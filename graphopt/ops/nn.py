@@ -10,12 +10,8 @@ import numpy as np
 
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import UNKNOWN, Array, Dim, DType, TensorType, ValueType, add, mul
-from graphopt.ops.shapes import Ints, agree, check_windows, tensors, window
-
-
-def _wide(x: Array) -> Array:
-    """16-bit floats are computed in float32."""
-    return x.astype(np.float32) if x.dtype.itemsize < 4 and DType.of(x).is_float else x
+from graphopt.ops.common import OneTensor, wide
+from graphopt.ops.shapes import Ints, agree, check_windows, normal_axis, tensors, window
 
 
 def _pad(x: Array, pads: Ints, value: float) -> Array:
@@ -76,7 +72,7 @@ class Conv(OpKind, name="conv"):
         """A matrix product over unfolded windows, group by group."""
         x, w, b = arrays
         assert x is not None and w is not None
-        kind, x, w = x.dtype, _wide(x), _wide(w)
+        kind, x, w = x.dtype, wide(x), wide(w)
         views = _windows(_pad(x, self.pads, 0), w.shape[2:], self.strides, self.dilations)
         n, spatial, g = len(self.strides), views.shape[2 : x.ndim], self.group
         order = (0, *range(2, 2 + n), 1, *range(2 + n, 2 + 2 * n))
@@ -86,7 +82,7 @@ class Conv(OpKind, name="conv"):
             rows = vs.transpose(order).reshape(count, math.prod(ws.shape[1:]))
             outs.append(rows @ ws.reshape(len(ws), -1).T)
         y = np.concatenate(outs, axis=1).reshape(x.shape[0], *spatial, len(w))
-        y = np.moveaxis(y if b is None else y + _wide(b), -1, 1)
+        y = np.moveaxis(y if b is None else y + wide(b), -1, 1)
         return (np.ascontiguousarray(y, dtype=kind),)
 
 
@@ -128,7 +124,7 @@ class ConvTranspose(OpKind, name="conv_transpose"):
         """Scatter-add of every kernel tap."""
         x, w, b = arrays
         assert x is not None and w is not None
-        kind, x, w = x.dtype, _wide(x), _wide(w)
+        kind, x, w = x.dtype, wide(x), wide(w)
         n, g = len(self.strides), self.group
         full = [(s - 1) * st + (k - 1) * d + 1 + o for s, st, k, d, o in
                 zip(x.shape[2:], self.strides, w.shape[2:], self.dilations,
@@ -145,34 +141,30 @@ class ConvTranspose(OpKind, name="conv_transpose"):
         crop = tuple(slice(self.pads[i], full[i] - self.pads[n + i]) for i in range(n))
         y = y[(slice(None), slice(None), *crop)]
         if b is not None:
-            y = y + _wide(b).reshape(-1, *(1,) * n)
+            y = y + wide(b).reshape(-1, *(1,) * n)
         return (np.ascontiguousarray(y, dtype=kind),)
 
 
-class Pool(OpKind):
+class Pool(OneTensor):
     """A window reduction; ceil_mode is expressed by padding where the model is read."""
 
     kernel: Ints
     strides: Ints
     pads: Ints
     dilations: Ints
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """[N, C, windows...]."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
         n = len(self.kernel)
-        if len(x.shape) != n + 2:
+        if len(shape) != n + 2:
             raise ValueError(f"x {x} doesn't have {n} spatial axes")
         check_windows(n, self.strides, self.pads, self.dilations)
         sizes = tuple(
-            window(x.shape[i + 2], self.kernel[i], self.strides[i],
+            window(shape[i + 2], self.kernel[i], self.strides[i],
                    self.pads[i] + self.pads[n + i], self.dilations[i])
             for i in range(n)
         )  # fmt: skip
-        return (TensorType(x.dtype, (*x.shape[:2], *sizes)),)
+        return (*shape[:2], *sizes)
 
 
 @dataclass(frozen=True)
@@ -184,13 +176,11 @@ class MaxPool(Pool, name="max_pool"):
     pads: Ints
     dilations: Ints
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """The maximum over the windows."""
-        (x,) = arrays
-        assert x is not None
         low = -np.inf if DType.of(x).is_float else np.iinfo(x.dtype).min
         views = _windows(_pad(x, self.pads, low), self.kernel, self.strides, self.dilations)
-        return (views.max(axis=tuple(range(x.ndim, views.ndim))).astype(x.dtype),)
+        return views.max(axis=tuple(range(x.ndim, views.ndim))).astype(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -203,16 +193,14 @@ class AvgPool(Pool, name="avg_pool"):
     dilations: Ints
     count_include_pad: bool = False
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """Sum over count."""
-        (x,) = arrays
-        assert x is not None
-        wide = _wide(x)
+        exact = wide(x)
         window_axes = tuple(range(x.ndim, x.ndim + len(self.kernel)))
-        total = self._views(wide, 0).sum(axis=window_axes)
-        ones = np.ones((1, 1, *x.shape[2:]), wide.dtype)
+        total = self._views(exact, 0).sum(axis=window_axes)
+        ones = np.ones((1, 1, *x.shape[2:]), exact.dtype)
         count = self._views(ones, int(self.count_include_pad)).sum(axis=window_axes)
-        return ((total / count).astype(x.dtype),)
+        return (total / count).astype(x.dtype)
 
     def _views(self, x: Array, fill: int) -> Array:
         return _windows(_pad(x, self.pads, fill), self.kernel, self.strides, self.dilations)
@@ -239,8 +227,8 @@ class BatchNorm(OpKind, name="batch_norm"):
         """The formula."""
         x, *params = (a for a in arrays if a is not None)
         shape = (-1, *(1,) * (x.ndim - 2))
-        scale, bias, mean, var = (_wide(p).reshape(shape) for p in params)
-        y = (_wide(x) - mean) * (scale / np.sqrt(var + np.asarray(self.epsilon, var.dtype))) + bias
+        scale, bias, mean, var = (wide(p).reshape(shape) for p in params)
+        y = (wide(x) - mean) * (scale / np.sqrt(var + np.asarray(self.epsilon, var.dtype))) + bias
         return (y.astype(x.dtype),)
 
 
@@ -258,12 +246,12 @@ class InstanceNorm(OpKind, name="instance_norm"):
     def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
         """The formula."""
         x, scale, bias = (a for a in arrays if a is not None)
-        wide, axes = _wide(x), tuple(range(2, x.ndim))
-        centred = wide - wide.mean(axis=axes, keepdims=True)
+        exact, axes = wide(x), tuple(range(2, x.ndim))
+        centred = exact - exact.mean(axis=axes, keepdims=True)
         var = (centred**2).mean(axis=axes, keepdims=True)
         shape = (-1, *(1,) * (x.ndim - 2))
         y = centred / np.sqrt(var + np.asarray(self.epsilon, var.dtype))
-        return ((y * _wide(scale).reshape(shape) + _wide(bias).reshape(shape)).astype(x.dtype),)
+        return ((y * wide(scale).reshape(shape) + wide(bias).reshape(shape)).astype(x.dtype),)
 
 
 @dataclass(frozen=True)
@@ -282,11 +270,11 @@ class LayerNorm(OpKind, name="layer_norm"):
         """The formula, in float32 or wider."""
         x, scale, bias = arrays
         assert x is not None and scale is not None
-        wide, axes = _wide(x), tuple(range(self.axis, 0))
-        centred = wide - wide.mean(axis=axes, keepdims=True)
+        exact, axes = wide(x), tuple(range(self.axis, 0))
+        centred = exact - exact.mean(axis=axes, keepdims=True)
         var = (centred * centred).mean(axis=axes, keepdims=True)
-        y = centred / np.sqrt(var + np.asarray(self.epsilon, var.dtype)) * _wide(scale)
-        return ((y if bias is None else y + _wide(bias)).astype(x.dtype),)
+        y = centred / np.sqrt(var + np.asarray(self.epsilon, var.dtype)) * wide(scale)
+        return ((y if bias is None else y + wide(bias)).astype(x.dtype),)
 
 
 @dataclass(frozen=True)
@@ -305,82 +293,84 @@ class RMSNorm(OpKind, name="rms_norm"):
         """The formula, in float32 or wider."""
         x, scale = arrays
         assert x is not None and scale is not None
-        wide = _wide(x)
-        mean = (wide * wide).mean(axis=tuple(range(self.axis, 0)), keepdims=True)
-        y = wide / np.sqrt(mean + np.asarray(self.epsilon, mean.dtype))
-        return ((y * _wide(scale)).astype(x.dtype),)
+        exact = wide(x)
+        mean = (exact * exact).mean(axis=tuple(range(self.axis, 0)), keepdims=True)
+        y = exact / np.sqrt(mean + np.asarray(self.epsilon, mean.dtype))
+        return ((y * wide(scale)).astype(x.dtype),)
 
 
 @dataclass(frozen=True)
-class LRN(OpKind, name="lrn"):
+class LRN(OneTensor, name="lrn"):
     """Local response normalisation across channels (AlexNet; ONNX LRN)."""
 
     size: int
     alpha: float = 1e-4
     beta: float = 0.75
     bias: float = 1.0
-    operands = ("x",)
+
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        """The shape of x, which has channels."""
+        if len(shape) < 2:
+            raise ValueError(f"x {x} has no axis of channels")
+        return shape
+
+    def compute(self, x: Array) -> Array:
+        """x / (bias + alpha/size * sum of squares of the near channels)^beta."""
+        exact = wide(x)
+        before = (self.size - 1) // 2
+        around = [(0, 0), (before, self.size - 1 - before)] + [(0, 0)] * (x.ndim - 2)
+        near = np.lib.stride_tricks.sliding_window_view(np.pad(exact**2, around), self.size, 1)
+        total = near.sum(axis=-1)
+        return (exact / (self.bias + self.alpha / self.size * total) ** self.beta).astype(x.dtype)
+
+
+class AlongAxis(OneTensor):
+    """A function of floats along one axis, given what is shifted by the maximum along it."""
+
+    axis: int
 
     def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
-        """The type of x."""
-        return (tensors(*types)[0],)
+        """The type of x, which holds floats."""
+        (x,) = tensors(*types)
+        if not x.dtype.is_float:
+            raise ValueError(f"x is {x}, not of floats")
+        return super().infer(x)
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """x / (bias + alpha/size * sum of squares of the near channels)^beta."""
-        (x,) = arrays
-        assert x is not None
-        wide = _wide(x)
-        before = (self.size - 1) // 2
-        squares = np.pad(
-            wide**2, [(0, 0), (before, self.size - 1 - before)] + [(0, 0)] * (x.ndim - 2)
-        )
-        total = np.lib.stride_tricks.sliding_window_view(squares, self.size, 1).sum(axis=-1)
-        return ((wide / (self.bias + self.alpha / self.size * total) ** self.beta).astype(x.dtype),)
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        """The shape of x, which has the axis."""
+        normal_axis(self.axis, len(shape))
+        return shape
+
+    def compute(self, x: Array) -> Array:
+        """`shifted` of x less its maximum along the axis, 16-bit floats in float32."""
+        exact = wide(x)
+        with np.errstate(all="ignore"):
+            low = exact - exact.max(axis=self.axis, keepdims=True, initial=-np.inf)
+            return self.shifted(low).astype(x.dtype)
+
+    def shifted(self, x: Array) -> Array:
+        """The function of x, of which no element is above 0."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Softmax(OpKind, name="softmax"):
+class Softmax(AlongAxis, name="softmax"):
     """e^x / sum(e^x) along one axis."""
 
     axis: int = -1
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
-        """The type of x."""
-        (x,) = tensors(*types)
-        if not x.dtype.is_float:
-            raise ValueError(f"x is {x}, not of floats")
-        return (x,)
-
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """Shifted by the maximum."""
-        (x,) = arrays
-        assert x is not None
-        wide = _wide(x)
-        with np.errstate(all="ignore"):
-            e = np.exp(wide - wide.max(axis=self.axis, keepdims=True, initial=-np.inf))
-            return ((e / e.sum(axis=self.axis, keepdims=True)).astype(x.dtype),)
+    def shifted(self, x: Array) -> Array:
+        """The quotient."""
+        e = np.exp(x)
+        return e / e.sum(axis=self.axis, keepdims=True)
 
 
 @dataclass(frozen=True)
-class LogSoftmax(OpKind, name="log_softmax"):
+class LogSoftmax(AlongAxis, name="log_softmax"):
     """x - ln(sum(e^x)) along one axis."""
 
     axis: int = -1
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
-        """The type of x."""
-        (x,) = tensors(*types)
-        if not x.dtype.is_float:
-            raise ValueError(f"x is {x}, not of floats")
-        return (x,)
-
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """Shifted by the maximum."""
-        (x,) = arrays
-        assert x is not None
-        wide = _wide(x)
-        with np.errstate(all="ignore"):
-            z = wide - wide.max(axis=self.axis, keepdims=True, initial=-np.inf)
-            return ((z - np.log(np.exp(z).sum(axis=self.axis, keepdims=True))).astype(x.dtype),)
+    def shifted(self, x: Array) -> Array:
+        """The difference."""
+        return x - np.log(np.exp(x).sum(axis=self.axis, keepdims=True))

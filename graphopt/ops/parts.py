@@ -22,6 +22,7 @@ from graphopt.ir.types import (
     floordiv,
     mul,
 )
+from graphopt.ops.common import OneTensor
 from graphopt.ops.shapes import agree, normal_axis, tensors
 
 Ints = tuple[int, ...]
@@ -97,39 +98,33 @@ class Split(OpKind, name="split"):
 
 
 @dataclass(frozen=True)
-class Slice(OpKind, name="slice"):
+class Slice(OneTensor, name="slice"):
     """x[start:end:step] along each listed axis, bounds clamped as ONNX does."""
 
     starts: Ints
     ends: Ints
     axes: Ints
     steps: Ints
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """The sliced sizes; of a symbol, where they can be said."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        dims = list(x.shape)
+        dims = list(shape)
         for start, end, axis, step in self._parts():
             if step == 0:
                 raise ValueError("a step of 0")
             at = normal_axis(axis, len(dims))
             dims[at] = _sliced(dims[at], start, end, step)
-        return (TensorType(x.dtype, tuple(dims)),)
+        return tuple(dims)
 
     def _parts(self) -> list[tuple[int, int, int, int]]:
         return list(zip(self.starts, self.ends, self.axes, self.steps, strict=True))
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """numpy's slicing with ONNX's clamping."""
-        (x,) = arrays
-        assert x is not None
         at = [slice(None)] * x.ndim
         for start, end, axis, step in self._parts():
             at[axis] = python_slice(x.shape[axis], start, end, step)
-        return (x[tuple(at)],)
+        return x[tuple(at)]
 
 
 def python_slice(size: int, start: int, end: int, step: int) -> slice:
@@ -174,31 +169,25 @@ class Gather(OpKind, name="gather"):
 
 
 @dataclass(frozen=True)
-class Pad(OpKind, name="pad"):
+class Pad(OneTensor, name="pad"):
     """Padding of every axis; `pads` holds all begins, then all ends; negative crops."""
 
     pads: Ints
     mode: Literal["constant", "reflect", "edge", "wrap"] = "constant"
     value: float | int | bool = 0.0
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """Each size plus its padding."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        n = len(x.shape)
+        n = len(shape)
         if len(self.pads) != 2 * n:
             raise ValueError(f"{len(self.pads)} pads for rank {n}")
-        dims = tuple(add(d, self.pads[i] + self.pads[n + i]) for i, d in enumerate(x.shape))
+        dims = tuple(add(d, self.pads[i] + self.pads[n + i]) for i, d in enumerate(shape))
         if any(isinstance(d, int) and d < 0 for d in dims):
             raise ValueError(f"padding {list(self.pads)} leaves a negative size of {x}")
-        return (TensorType(x.dtype, dims),)
+        return dims
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """numpy's pad, after cropping."""
-        (x,) = arrays
-        assert x is not None
         n = x.ndim
         widths = [(max(self.pads[i], 0), max(self.pads[n + i], 0)) for i in range(n)]
         crop = tuple(
@@ -208,28 +197,21 @@ class Pad(OpKind, name="pad"):
         options: dict[str, Any] = {"mode": self.mode}
         if self.mode == "constant":
             options["constant_values"] = np.asarray(self.value).astype(x.dtype)
-        return (np.pad(x[crop], widths, **options),)
+        return np.pad(x[crop], widths, **options)
 
 
 @dataclass(frozen=True)
-class Tile(OpKind, name="tile"):
+class Tile(OneTensor, name="tile"):
     """Repeat along each axis."""
 
     repeats: Ints
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """Each size times its count."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        if len(self.repeats) != len(x.shape):
-            raise ValueError(f"{len(self.repeats)} repeats for rank {len(x.shape)}")
-        dims = tuple(mul(d, r) for d, r in zip(x.shape, self.repeats, strict=True))
-        return (TensorType(x.dtype, dims),)
+        if len(self.repeats) != len(shape):
+            raise ValueError(f"{len(self.repeats)} repeats for rank {len(shape)}")
+        return tuple(mul(d, r) for d, r in zip(shape, self.repeats, strict=True))
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """numpy's tile."""
-        (x,) = arrays
-        assert x is not None
-        return (np.tile(x, self.repeats),)
+        return np.tile(x, self.repeats)

@@ -9,6 +9,7 @@ import numpy as np
 
 from graphopt.ir.core import OpKind
 from graphopt.ir.types import Array, Dim, DType, TensorType, ValueType
+from graphopt.ops.common import OneTensor, wide
 from graphopt.ops.shapes import normal_axis, tensors
 
 Ints = tuple[int, ...]
@@ -21,31 +22,24 @@ def reduced(shape: tuple[Dim, ...], axes: Ints, keepdims: bool) -> tuple[Dim, ..
     return tuple(1 if i in gone else d for i, d in kept if keepdims or i not in gone)
 
 
-class Reduce(OpKind):
+class Reduce(OneTensor):
     """y = fn over `axes`, floats of 16 bits in float32."""
 
     axes: Ints
     keepdims: bool
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """The reduced shape."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        return (TensorType(x.dtype, reduced(x.shape, self.axes, self.keepdims)),)
+        return reduced(shape, self.axes, self.keepdims)
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
-        """Apply `compute`."""
-        (x,) = arrays
-        assert x is not None
-        wide = x.astype(np.float32) if x.dtype.itemsize < 4 and DType.of(x).is_float else x
+    def compute(self, x: Array) -> Array:
+        """Apply `over`."""
         with np.errstate(all="ignore"):
-            y = self.compute(wide, {"axis": self.axes, "keepdims": self.keepdims})
-        return (np.asarray(y).astype(x.dtype),)
+            y = self.over(wide(x), {"axis": self.axes, "keepdims": self.keepdims})
+        return np.asarray(y).astype(x.dtype)
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
-        """The reduction; `over` holds numpy's axis and keepdims."""
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
+        """The reduction; `axes` holds numpy's axis and keepdims."""
         raise NotImplementedError
 
 
@@ -70,9 +64,9 @@ class ReduceSum(Reduce, name="reduce_sum"):
     axes: Ints
     keepdims: bool = True
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
         """The reduction."""
-        return x.sum(**over, dtype=x.dtype)
+        return x.sum(**axes, dtype=x.dtype)
 
 
 @dataclass(frozen=True)
@@ -82,9 +76,9 @@ class ReduceMean(Reduce, name="reduce_mean"):
     axes: Ints
     keepdims: bool = True
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
         """The reduction."""
-        return x.mean(**over)
+        return x.mean(**axes)
 
 
 @dataclass(frozen=True)
@@ -94,9 +88,9 @@ class ReduceMax(Reduce, name="reduce_max"):
     axes: Ints
     keepdims: bool = True
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
         """The reduction."""
-        return x.max(**over, initial=_lowest(x))
+        return x.max(**axes, initial=_lowest(x))
 
 
 @dataclass(frozen=True)
@@ -106,9 +100,9 @@ class ReduceMin(Reduce, name="reduce_min"):
     axes: Ints
     keepdims: bool = True
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
         """The reduction."""
-        return x.min(**over, initial=_highest(x))
+        return x.min(**axes, initial=_highest(x))
 
 
 @dataclass(frozen=True)
@@ -118,9 +112,9 @@ class ReduceProd(Reduce, name="reduce_prod"):
     axes: Ints
     keepdims: bool = True
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
         """The reduction."""
-        return x.prod(**over, dtype=x.dtype)
+        return x.prod(**axes, dtype=x.dtype)
 
 
 @dataclass(frozen=True)
@@ -130,9 +124,9 @@ class ReduceL1(Reduce, name="reduce_l1"):
     axes: Ints
     keepdims: bool = True
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
         """The reduction."""
-        return np.abs(x).sum(**over, dtype=x.dtype)
+        return np.abs(x).sum(**axes, dtype=x.dtype)
 
 
 @dataclass(frozen=True)
@@ -142,9 +136,9 @@ class ReduceL2(Reduce, name="reduce_l2"):
     axes: Ints
     keepdims: bool = True
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
         """The reduction."""
-        return np.sqrt((x * x).sum(**over, dtype=x.dtype))
+        return np.sqrt((x * x).sum(**axes, dtype=x.dtype))
 
 
 @dataclass(frozen=True)
@@ -154,9 +148,9 @@ class ReduceSumSquare(Reduce, name="reduce_sum_square"):
     axes: Ints
     keepdims: bool = True
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
         """The reduction."""
-        return (x * x).sum(**over, dtype=x.dtype)
+        return (x * x).sum(**axes, dtype=x.dtype)
 
 
 @dataclass(frozen=True)
@@ -166,7 +160,7 @@ class ReduceLogSumExp(Reduce, name="reduce_log_sum_exp"):
     axes: Ints
     keepdims: bool = True
 
-    def compute(self, x: Array, over: dict[str, Any]) -> Array:
+    def over(self, x: Array, axes: dict[str, Any]) -> Array:
         """The reduction."""
         top = x.max(axis=self.axes, keepdims=True, initial=_lowest(x))
         top = np.where(np.isfinite(top), top, np.zeros((), x.dtype))

@@ -23,6 +23,7 @@ from graphopt.ir.types import (
     mul,
     product,
 )
+from graphopt.ops.common import OneTensor
 from graphopt.ops.shapes import agree, broadcast, normal_axis, tensors
 
 Ints = tuple[int, ...]
@@ -82,26 +83,20 @@ def _left(have: tuple[Dim, ...], others: list[Dim]) -> Dim:
 
 
 @dataclass(frozen=True)
-class Transpose(OpKind, name="transpose"):
+class Transpose(OneTensor, name="transpose"):
     """Result axis i is operand axis perm[i]."""
 
     perm: Ints
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """The permuted shape."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        if sorted(self.perm) != list(range(len(x.shape))):
+        if sorted(self.perm) != list(range(len(shape))):
             raise ValueError(f"{list(self.perm)} does not permute the axes of {x}")
-        return (TensorType(x.dtype, tuple(x.shape[p] for p in self.perm)),)
+        return tuple(shape[p] for p in self.perm)
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """numpy's transpose."""
-        (x,) = arrays
-        assert x is not None
-        return (np.ascontiguousarray(x.transpose(self.perm)),)
+        return np.ascontiguousarray(x.transpose(self.perm))
 
 
 @dataclass(frozen=True)
@@ -124,107 +119,90 @@ class Expand(OpKind, name="expand"):
 
 
 @dataclass(frozen=True)
-class Squeeze(OpKind, name="squeeze"):
+class Squeeze(OneTensor, name="squeeze"):
     """Drop axes of size 1."""
 
     axes: Ints
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """The shape without the axes."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        gone = {normal_axis(a, len(x.shape)) for a in self.axes}
+        gone = {normal_axis(a, len(shape)) for a in self.axes}
         for a in gone:
-            agree(x.shape[a], 1, f"size of the squeezed axis {a} of {x}")
-        return (TensorType(x.dtype, tuple(d for i, d in enumerate(x.shape) if i not in gone)),)
+            agree(shape[a], 1, f"size of the squeezed axis {a} of {x}")
+        return tuple(d for i, d in enumerate(shape) if i not in gone)
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """numpy's squeeze."""
-        (x,) = arrays
-        assert x is not None
-        return (np.squeeze(x, self.axes),)
+        return np.squeeze(x, self.axes)
 
 
 @dataclass(frozen=True)
-class Unsqueeze(OpKind, name="unsqueeze"):
+class Unsqueeze(OneTensor, name="unsqueeze"):
     """Insert axes of size 1; `axes` are positions in the result."""
 
     axes: Ints
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """The shape with ones put in."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        rank = len(x.shape) + len(self.axes)
+        rank = len(shape) + len(self.axes)
         ones = {normal_axis(a, rank) for a in self.axes}
         if len(ones) != len(self.axes):
             raise ValueError(f"axes {list(self.axes)} repeat")
-        dims = iter(x.shape)
-        return (TensorType(x.dtype, tuple(1 if i in ones else next(dims) for i in range(rank))),)
+        dims = iter(shape)
+        return tuple(1 if i in ones else next(dims) for i in range(rank))
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """numpy's expand_dims."""
-        (x,) = arrays
-        assert x is not None
-        return (np.expand_dims(x, self.axes),)
+        return np.expand_dims(x, self.axes)
+
+
+def _image(x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, Dim, Dim, Dim]:
+    if len(shape) != 4:
+        raise ValueError(f"x {x} is not [N, C, H, W]")
+    n, c, h, w = shape
+    return n, c, h, w
 
 
 @dataclass(frozen=True)
-class DepthToSpace(OpKind, name="depth_to_space"):
+class DepthToSpace(OneTensor, name="depth_to_space"):
     """[N, C, H, W] to [N, C/b^2, H*b, W*b] (sub-pixel, arXiv 1609.05158)."""
 
     block: int
     mode: Literal["DCR", "CRD"] = "DCR"
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """The spread shape."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        n, c, h, w = x.shape
+        n, c, h, w = _image(x, shape)
         b = self.block
-        return (TensorType(x.dtype, (n, floordiv(c, b * b), mul(h, b), mul(w, b))),)
+        return (n, floordiv(c, b * b), mul(h, b), mul(w, b))
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """Reshape, transpose, reshape."""
-        (x,) = arrays
-        assert x is not None
         (n, c, h, w), b = x.shape, self.block
         d = c // (b * b)
         split, perm = ((n, b, b, d, h, w), (0, 3, 4, 1, 5, 2))
         if self.mode == "CRD":
             split, perm = ((n, d, b, b, h, w), (0, 1, 4, 2, 5, 3))
-        return (x.reshape(split).transpose(perm).reshape(n, d, h * b, w * b),)
+        return x.reshape(split).transpose(perm).reshape(n, d, h * b, w * b)
 
 
 @dataclass(frozen=True)
-class SpaceToDepth(OpKind, name="space_to_depth"):
+class SpaceToDepth(OneTensor, name="space_to_depth"):
     """[N, C, H, W] to [N, C*b^2, H/b, W/b]."""
 
     block: int
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """The gathered shape."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        n, c, h, w = x.shape
+        n, c, h, w = _image(x, shape)
         b = self.block
-        return (TensorType(x.dtype, (n, mul(c, b * b), floordiv(h, b), floordiv(w, b))),)
+        return (n, mul(c, b * b), floordiv(h, b), floordiv(w, b))
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """Reshape, transpose, reshape."""
-        (x,) = arrays
-        assert x is not None
         (n, c, h, w), b = x.shape, self.block
         parts = x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4)
-        return (parts.reshape(n, c * b * b, h // b, w // b),)
+        return parts.reshape(n, c * b * b, h // b, w // b)
 
 
 @dataclass(frozen=True)
