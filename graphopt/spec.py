@@ -351,10 +351,13 @@ def convert(raw: object, hint: Any) -> object:
 def misfit(one: Spec) -> str:
     """Which option isn't of its field's type, as a sentence; empty where all are.
 
-    Text can't make such a one, but Python can.
+    Text can't make such a one, but Python can. A field's own default is of its type.
     """
-    for name, hint in _hints(type(one)).items():
-        value: object = getattr(one, name)
+    every = dataclasses.fields(cast("Any", one))
+    given = [f.name for f in every if getattr(one, f.name) is not f.default]
+    hints = _hints(type(one)) if given else {}  # slow the first time
+    for name in given:
+        hint, value = hints[name], cast("object", getattr(one, name))
         try:
             convert(value, hint)
         except (ValueError, TypeError):
