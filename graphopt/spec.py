@@ -263,7 +263,8 @@ def parse_spec(family: type[S], scan: Scanner, *, what: str, also: Iterable[str]
     name = scan.word(f"the name of a {what}")
     cls: type[S] | None = family.member(name)
     if cls is None:
-        scan.fail(f"no {what} named {name!r}{nearest(name, {*family.member_names(), *also})}", start)
+        near = nearest(name, {*family.member_names(), *also})
+        scan.fail(f"no {what} named {name!r}{near}", start)
     return build(cls, parse_options(scan, cls), scan, start)
 
 
