@@ -6,8 +6,9 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphopt import onnx as onnx_io
 from graphopt.account import path_of
@@ -26,12 +27,23 @@ from graphopt.report.model import Report
 from graphopt.request import checked_passes, checked_target, request
 from graphopt.runtime.manifest import Manifest
 from graphopt.targets import bundle
-from graphopt.targets.arm import Arm as Arm
 from graphopt.targets.base import Build, Target, parse_target
-from graphopt.targets.portable import C as C
 from graphopt.targets.program import Program
-from graphopt.targets.x86 import X86 as X86
 from graphopt.verify import Tolerance
+
+if TYPE_CHECKING:
+    from graphopt.targets.arm import Arm as Arm
+    from graphopt.targets.portable import C as C
+    from graphopt.targets.x86 import X86 as X86
+
+_TARGETS = {"Arm": "arm", "C": "c", "X86": "x86"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a target when it is first asked for."""
+    if name not in _TARGETS:
+        raise AttributeError(f"module 'graphopt.api' has no attribute {name!r}")
+    return getattr(import_module(Target.homes[_TARGETS[name]]), name)
 
 
 def load(source: Any, *, input_shapes: Shapes | None = None) -> Module:

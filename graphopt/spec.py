@@ -14,6 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 from graphopt.errors import ParseError
@@ -27,16 +28,18 @@ class Spec:
 
     A direct subclass of Spec is a *family* (Pass, OpKind, Target) with a registry of its own; a
     subclass of a family with `name="..."` is a member, found by that name when text is parsed.
+    Members that few commands need have `homes`: the modules that are imported to define them.
     """
 
     name: ClassVar[str]
     registry: ClassVar[dict[str, type[Any]]]
+    homes: ClassVar[dict[str, str]]
 
     def __init_subclass__(cls, name: str = "", **kw: object) -> None:
         """Register the class under `name` in its family."""
         super().__init_subclass__(**kw)
         if Spec in cls.__bases__:
-            cls.registry = {}
+            cls.registry, cls.homes = {}, {}
         if not name:
             return
         cls.name = name
@@ -44,6 +47,23 @@ class Spec:
         if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
             raise TypeError(f"two specs named {name!r}: {known} and {cls}")
         cls.registry[name] = cls
+
+    @classmethod
+    def member(cls, name: str) -> type[Any] | None:
+        """The member of this family by its name, if there is one."""
+        if name not in cls.registry and name in cls.homes:
+            import_module(cls.homes[name])
+        return cls.registry.get(name)
+
+    @classmethod
+    def member_names(cls) -> set[str]:
+        """The names of all members, defined or not yet."""
+        return {*cls.registry, *cls.homes}
+
+    @classmethod
+    def members(cls) -> dict[str, type[Any]]:
+        """All members of this family by name, in the order of their names."""
+        return {name: cast("type[Any]", cls.member(name)) for name in sorted(cls.member_names())}
 
     def options(self) -> Iterator[tuple[str, object]]:
         """Yield the (field, value) pairs that differ from the field's default."""
@@ -241,10 +261,11 @@ def parse_spec(family: type[S], scan: Scanner, *, what: str, also: Iterable[str]
     """
     start = scan.start
     name = scan.word(f"the name of a {what}")
-    registry: Mapping[str, type[S]] = family.registry
-    if name not in registry:
-        scan.fail(f"no {what} named {name!r}{nearest(name, {*registry, *also})}", start)
-    return build(registry[name], parse_options(scan, registry[name]), scan, start)
+    cls: type[S] | None = family.member(name)
+    if cls is None:
+        near = nearest(name, {*family.member_names(), *also})
+        scan.fail(f"no {what} named {name!r}{near}", start)
+    return build(cls, parse_options(scan, cls), scan, start)
 
 
 def build(cls: type[S], options: Mapping[str, object], scan: Scanner, start: int) -> S:
@@ -351,10 +372,13 @@ def convert(raw: object, hint: Any) -> object:
 def misfit(one: Spec) -> str:
     """Which option isn't of its field's type, as a sentence; empty where all are.
 
-    Text can't make such a one, but Python can.
+    Text can't make such a one, but Python can. A field's own default is of its type.
     """
-    for name, hint in _hints(type(one)).items():
-        value: object = getattr(one, name)
+    every = dataclasses.fields(cast("Any", one))
+    given = [f.name for f in every if getattr(one, f.name) is not f.default]
+    hints = _hints(type(one)) if given else {}  # slow the first time
+    for name in given:
+        hint, value = hints[name], cast("object", getattr(one, name))
         try:
             convert(value, hint)
         except (ValueError, TypeError):

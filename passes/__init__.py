@@ -1,33 +1,46 @@
-"""Passes over the graph IR. Importing this registers them all; see `graphopt passes`."""
+"""Passes over the graph IR; see `graphopt passes`.
+
+Importing this defines those that make any model exact and fast; the others are imported when they
+are named, which halves what starting takes.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from graphopt.passes import (
-    cluster,
     cse,
     dce,
-    distill,
     expand,
-    factorize,
     fold,
     fuse,
     group,
-    half,
     halves,
     integers,
     layout,
-    lowrank,
     phased,
-    prune,
-    quantize,
-    reconstruct,
     recurrent,
     simplify,
-    sparsify,
     tiles,
     winograd,
 )
+from graphopt.pipeline import Pass
+
+Pass.homes.update({
+    "adaround": "graphopt.passes.quantize",
+    "bias_correct": "graphopt.passes.quantize",
+    "calibrate": "graphopt.passes.quantize",
+    "cluster": "graphopt.passes.cluster",
+    "distill": "graphopt.passes.distill",
+    "equalize": "graphopt.passes.quantize",
+    "factorize": "graphopt.passes.factorize",
+    "half": "graphopt.passes.half",
+    "lowrank": "graphopt.passes.lowrank",
+    "prune": "graphopt.passes.prune",
+    "quantize": "graphopt.passes.quantize",
+    "reconstruct": "graphopt.passes.reconstruct",
+    "smooth": "graphopt.passes.quantize",
+    "sparsify": "graphopt.passes.sparsify",
+})  # fmt: skip
 
 DEFAULT = "fold,simplify,cse,fuse,simplify,cse,dce"
 PIPELINES: Mapping[str, str] = MappingProxyType({
@@ -39,27 +52,18 @@ PIPELINES: Mapping[str, str] = MappingProxyType({
 __all__ = [
     "DEFAULT",
     "PIPELINES",
-    "cluster",
     "cse",
     "dce",
-    "distill",
     "expand",
-    "factorize",
     "fold",
     "fuse",
     "group",
-    "half",
     "halves",
     "integers",
     "layout",
-    "lowrank",
     "phased",
-    "prune",
-    "quantize",
-    "reconstruct",
     "recurrent",
     "simplify",
-    "sparsify",
     "tiles",
     "winograd",
 ]

@@ -168,6 +168,13 @@ class Target(Spec):
         """
 
 
+Target.homes.update({
+    "arm": "graphopt.targets.arm",
+    "c": "graphopt.targets.portable",
+    "x86": "graphopt.targets.x86",
+})  # fmt: skip
+
+
 def parse_target(text: str) -> Target:
     """Read `name` or `name:cpu`.
 
@@ -175,9 +182,9 @@ def parse_target(text: str) -> Target:
         InputError: an unknown target or CPU; the nearest is offered.
     """
     name, _, cpu = text.partition(":")
-    if name not in Target.registry:
-        raise InputError(f"no target named {name!r}{nearest(name, Target.registry)}")
-    cls: type[Any] = Target.registry[name]
+    cls = Target.member(name)
+    if cls is None:
+        raise InputError(f"no target named {name!r}{nearest(name, Target.member_names())}")
     if cpu and cpu not in cls.cpus():
         raise InputError(f"target {name} has no cpu named {cpu!r}{nearest(cpu, cls.cpus())}")
     return cls(cpu)

@@ -10,10 +10,7 @@ from graphopt.runtime.cpu import check_machine, is_native
 from graphopt.runtime.files import check_files
 from graphopt.runtime.manifest import Manifest
 from graphopt.runtime.tensors import check_array, check_names, dtype_of
-from graphopt.targets import arm, portable, x86
 from graphopt.targets.base import Estimate, Target, parse_target
-
-assert arm and portable and x86  # importing them registers the targets
 
 
 def target_of(manifest: Manifest) -> Target | None:

@@ -14,7 +14,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,10 @@ def _machine(fields: dict[str, Any]) -> Machine:
     return Machine(**values)
 
 
-def names() -> list[str]:
+@cache
+def names() -> tuple[str, ...]:
     """The known machines."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
 @lru_cache(maxsize=64)
@@ -134,6 +135,7 @@ def load(name: str) -> Machine:
     return _machine({"name": name, **fields})
 
 
+@lru_cache(maxsize=8)
 def host_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """The flags of this computer's CPU, as Linux spells them; empty where it doesn't say."""
     try:
@@ -144,6 +146,7 @@ def host_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset(next(flags, ":").split(":", 1)[1].split())
 
 
+@lru_cache(maxsize=8)
 def host_design(cpuinfo: Path = Path("/proc/cpuinfo")) -> Design | None:
     """This computer's design; None where Linux doesn't say, as on other than x86."""
     try:

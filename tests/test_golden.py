@@ -88,7 +88,7 @@ def compare(want: dict[str, Array], got: dict[str, Array], loose: float) -> None
 
 def tables() -> Iterator[tuple[str, Rule[Any]]]:
     """(pass, rule) for every rule of every pass that is a table."""
-    for cls in Pass.registry.values():
+    for cls in Pass.members().values():
         if issubclass(cls, RulePass):
             yield from ((cls.name, r) for r in cls().rules(Context()))
 

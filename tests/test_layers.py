@@ -70,3 +70,39 @@ def test_the_front_door_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_library_loads_only_what_any_model_needs() -> None:
+    late = ("passes.quantize", "passes.distill", "passes.prune", "targets.arm", "targets.emulator")
+    code = (
+        "import graphopt.api, sys\n"
+        f"print([m for m in {late} if f'graphopt.{{m}}' in sys.modules])\n"
+        "print([m for m in ('tvm', 'onnxruntime', 'scipy', 'networkx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(("folder", "family"), [("passes", "Pass"), ("targets", "Target")])
+def test_all_that_has_a_name_is_found_by_it(folder: str, family: str) -> None:
+    module = {"Pass": "passes", "Target": "targets.base"}[family]
+    code = (
+        f"import graphopt.{module}, graphopt.pipeline, graphopt.targets.base as base\n"
+        f"family = {{'Pass': graphopt.pipeline.Pass, 'Target': base.Target}}['{family}']\n"
+        "print(*sorted(family.member_names()))\n"
+        "assert all(family.member(n).name == n for n in family.member_names())\n"
+        "print(*family.members())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = (line.split() for line in done.stdout.splitlines())
+    assert before == after == sorted(named(folder))
+
+
+def named(folder: str) -> Iterator[str]:
+    """The names that classes of a folder's files are given."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                given = {k.arg: k.value for k in node.keywords}
+                if isinstance(name := given.get("name"), ast.Constant):
+                    yield str(name.value)

@@ -1,7 +1,5 @@
 """`python -m graphopt.cli` is `graphopt`."""
 
-import sys
+from graphopt.cli import command
 
-from graphopt.cli import main
-
-sys.exit(main())
+command()

@@ -86,13 +86,16 @@ def optimize(
     json: Json = False,
 ) -> None:
     """Optimize and compile a model; verify it; write a bundle that can be shipped."""
+    from graphopt.onnx.isolated import start_child
+
+    shapes, stem = parse_shapes(input_shape), model_file(model).stem
+    start_child()  # it comes up while this process imports the rest
     from graphopt import api
     from graphopt.targets.base import Build
     from graphopt.targets.tuning import read_plan
 
     began = time.perf_counter()
-    shapes = parse_shapes(input_shape)
-    place = _place(output or Path(f"{model_file(model).stem}.graphopt"))
+    place = _place(output or Path(f"{stem}.graphopt"))
     chosen = api.parse_target(target)
     chain = read_passes(passes, chosen)
     if data:

@@ -16,12 +16,10 @@ if TYPE_CHECKING:
 
 def passes(json: Json = False) -> None:
     """List the passes: what each does to the numbers, its options, what it does."""
-    from graphopt.passes import PIPELINES, group, layout  # the last two: a target's own
+    from graphopt.passes import PIPELINES
     from graphopt.pipeline import Pass
 
-    del group, layout
-
-    found = [_about(cls) for _, cls in sorted(Pass.registry.items())]
+    found = [_about(cls) for cls in Pass.members().values()]
     if json:
         console.show_json({"pipelines": dict(PIPELINES), "passes": found})
         return

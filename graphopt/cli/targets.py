@@ -11,12 +11,9 @@ from graphopt.errors import UnsupportedError
 
 def targets(json: Json = False) -> None:
     """List the targets and their CPUs; `*` marks what this computer is."""
-    from graphopt.targets import arm, portable, x86
     from graphopt.targets.base import Target
 
-    del arm, portable, x86  # imported to be registered
-
-    found = [_about(name, cls) for name, cls in sorted(Target.registry.items())]
+    found = [_about(name, cls) for name, cls in Target.members().items()]
     if json:
         console.show_json({"targets": found})
         return

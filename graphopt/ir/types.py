@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -239,19 +240,16 @@ class TensorType:
         """The shape, if every dimension is a number."""
         if self.shape is None:
             return None
-        dims = tuple(d for d in self.shape if isinstance(d, int))
-        return dims if len(dims) == len(self.shape) else None
+        for d in self.shape:
+            if not isinstance(d, int):
+                return None
+        return cast("tuple[int, ...]", self.shape)
 
     @property
     def size(self) -> int | None:
         """The number of elements, if static."""
         shape = self.static
-        if shape is None:
-            return None
-        total = 1
-        for d in shape:
-            total *= d
-        return total
+        return None if shape is None else math.prod(shape)
 
     @property
     def nbytes(self) -> int | None:

@@ -13,6 +13,7 @@ from graphopt.pipeline import Record
 from graphopt.report.model import Report
 from graphopt.report.roofline import roofline_plot
 from graphopt.report.units import at_least, count, milliseconds, size
+from graphopt.targets.templates import environment
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -89,12 +90,7 @@ def html_page(report: Report) -> str:
 @cache
 def template(name: str) -> Template:
     """A page's template."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("graphopt.report", "")
-    env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined,
-                      trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    return env.get_template(name)
+    return environment("graphopt.report", autoescape=True).get_template(name)
 
 
 def time_bars(layers: list[dict[str, Any]]) -> list[Bar]:

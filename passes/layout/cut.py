@@ -3,14 +3,14 @@
     minimise the capacities of edges from a node of the first side to one of the second
 
 Nodes that infinite edges tie to an end are decided first; what is left falls apart into small
-regions, each a flow problem of its own (Boykov, Kolmogorov: An Experimental Comparison of
-Min-Cut/Max-Flow Algorithms, PAMI 26(9), 2004, in networkx). Capacities are integers, and of several
+regions. Where an end doesn't outweigh all other edges of each node in turn, a region is a flow
+problem (Boykov, Kolmogorov: An Experimental Comparison of Min-Cut/Max-Flow Algorithms, PAMI 26(9),
+2004, in networkx). Capacities are integers, and of several
 minimum cuts the one with the largest first side is taken, so the answer is the same in every run.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -119,19 +119,58 @@ def _divide(region: list[int], edges: Ends, ties: dict[int, list[int]]) -> set[i
     pulled = {n: c for n, c in edges.get(FIRST, {}).items() if n in inside}
     if not pulled:
         return set()
+    if not any(SECOND in edges.get(a, {}) for a in region):
+        return inside
+    out = _arrows(region, pulled, edges, ties)
+    side = _outweighed(region, out)
+    if len(side) == len(region):
+        return {n for n in region if side[n] == FIRST}
     graph = nx.DiGraph()
     graph.add_nodes_from([FIRST, SECOND, *region])
-    for n, capacity in pulled.items():
-        graph.add_edge(FIRST, n, capacity=capacity)
-    for a in region:
-        for b, capacity in edges.get(a, {}).items():
-            graph.add_edge(a, b, capacity=capacity)
-        for b in ties.get(a, []):
-            graph.add_edge(a, b, capacity=math.inf)
-    if SECOND not in {b for a in region for b in edges.get(a, {})}:
-        return inside
+    for a, ends in out.items():
+        graph.add_edges_from((a, b, {"capacity": capacity}) for b, capacity in ends.items())
     residual = nx.algorithms.flow.boykov_kolmogorov(graph, FIRST, SECOND)
     return inside - _reaching_second(residual)
+
+
+def _arrows(
+    region: list[int], pulled: dict[int, int], edges: Ends, ties: dict[int, list[int]]
+) -> Ends:
+    """The edges of a region, those to the ends included; ties cost more than all others do."""
+    out = {FIRST: dict(pulled)} | {a: dict(edges.get(a, {})) for a in region}
+    tie = 1 + sum(sum(ends.values()) for ends in out.values())
+    for a in region:
+        out[a] |= dict.fromkeys(ties.get(a, []), tie)
+    return out
+
+
+def _outweighed(region: list[int], out: Ends) -> dict[int, int]:
+    """The side of the nodes that one end pulls at least as hard as everything else could.
+
+    Whatever the others' sides are, such a node costs no more on that one. The first side has it
+    where both cost the same, as in the cut that is looked for.
+    """
+    into: Ends = {n: {} for n in region}
+    for a, ends in out.items():
+        for b, capacity in ends.items():
+            if b != SECOND:
+                into[b][a] = capacity
+    side: dict[int, int] = {}
+    queue = deque(region)
+    while queue:
+        n = queue.popleft()
+        if n in side:
+            continue
+        first = sum(c for a, c in into[n].items() if side.get(a, a) == FIRST)
+        second = sum(c for b, c in out[n].items() if side.get(b, b) == SECOND)
+        if first >= sum(c for b, c in out[n].items() if side.get(b, b) != FIRST):
+            side[n] = FIRST
+        elif second > sum(c for a, c in into[n].items() if side.get(a, a) != SECOND):
+            side[n] = SECOND
+        else:
+            continue
+        queue.extend(m for m in {**into[n], **out[n]} if m not in (FIRST, SECOND))
+    return side
 
 
 def _reaching_second(residual: Any) -> set[int]:

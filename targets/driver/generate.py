@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
+from jinja2 import Environment
 
 from graphopt.errors import GraphoptError, UnsupportedError
 from graphopt.ir.types import DType
@@ -30,6 +30,7 @@ from graphopt.targets.program import (
     check,
 )
 from graphopt.targets.stored.blob import Constant, Stored
+from graphopt.targets.templates import environment
 
 WEIGHTS_FILE = "weights.bin"
 """The name under which weights.S includes the weights blob."""
@@ -189,15 +190,8 @@ def needed_copies(program: Program) -> dict[int, int]:
     }
 
 
-def _environment() -> jinja2.Environment:
-    env = jinja2.Environment(
-        loader=jinja2.PackageLoader("graphopt.targets.driver", ""),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
+def _environment() -> Environment:
+    env = environment("graphopt.targets.driver", autoescape=False, newline=True)
     env.filters["cstring"] = c_string
     env.filters["comment"] = _comment
     return env

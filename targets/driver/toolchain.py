@@ -19,18 +19,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.errors import GraphoptError, UnsupportedError
-from graphopt.later import Later
+from graphopt.targets.cache import keep
+from graphopt.targets.driver import placed
 from graphopt.targets.driver.archive import archive, localize
 from graphopt.targets.driver.generate import PUBLIC, WEIGHTS_FILE
 from graphopt.targets.program import WeightData
 from graphopt.targets.stored.blob import store
 
 MODEL = "model.c"
+WEIGHTS_OBJECT = "weights.o"
 STATIC_FLAGS = ("-std=c11", "-O2", "-static", "-Wall")
 COMPILE_FLAGS = (
     *("-std=c11", "-O2", "-g0", "-fPIC"),
@@ -144,8 +145,9 @@ def link(
             with (folder / WEIGHTS_FILE).open("wb") as blob:
                 store(weights, blob, weight_bytes or 0, "plain")
         inputs = _compile(toolchain, folder, objects, _Kept(cache, toolchain))
-        soname = f"-Wl,-soname,{output.name}"
-        run(toolchain, [*LINK_FLAGS, soname, "-o", "library.so", *inputs, *LIBRARIES], folder)
+        job = _Link(toolchain, folder, [f"-Wl,-soname,{output.name}", *inputs, *LIBRARIES])
+        if static or not job.placed():
+            job.whole()
         if static:
             public = [f"{prefix}_{name}" for name in PUBLIC]
             joined = _joined(toolchain, folder, inputs, public)
@@ -162,13 +164,41 @@ def _compile(
     if (folder / MODEL).exists():
         kept.compile(folder, MODEL, "model.o", PORTABLE_FLAGS)
         return ["model.o"]
-    kernels = _stage(objects, folder)
-    weights = Later(lambda: run(toolchain, ["-g0", "-c", "weights.S", "-o", "weights.o"], folder))
-    try:
-        kept.compile(folder, "plan.c", "plan.o")
-    finally:
-        weights.wait()  # it works in the folder
-    return ["plan.o", *kernels, "weights.o"]
+    kept.compile(folder, "plan.c", "plan.o")
+    return ["plan.o", *_stage(objects, folder), WEIGHTS_OBJECT]
+
+
+@dataclass(frozen=True)
+class _Link:
+    """The library of the objects in a folder, one of which is yet to be made: the weights."""
+
+    toolchain: Toolchain
+    folder: Path
+    args: list[str]
+
+    def placed(self) -> bool:
+        """Link it, then write the weights into it (`driver.placed`); False if that isn't done."""
+        weights = self.folder / WEIGHTS_FILE
+        if WEIGHTS_OBJECT not in self.args or weights.stat().st_size < placed.PAYS:
+            return False
+        (self.folder / "weights.ld").write_text(placed.SCRIPT, encoding="utf-8")
+        try:
+            self._run("-DPLACED", "-Wl,-T,weights.ld")
+        except GraphoptError:
+            return False  # another linker; if that isn't the reason, `whole` says what is
+        return placed.place(self.folder / "library.so", weights)
+
+    def whole(self) -> None:
+        """Have the linker copy the weights, as everything else."""
+        self._run()
+
+    def _run(self, define: str = "", script: str = "") -> None:
+        """Assemble the weights, if they are an object of their own, and link."""
+        if WEIGHTS_OBJECT in self.args:
+            assemble = ["-g0", *filter(None, [define]), "-c", "weights.S", "-o", WEIGHTS_OBJECT]
+            run(self.toolchain, assemble, self.folder)
+        flags = [*LINK_FLAGS, *filter(None, [script])]
+        run(self.toolchain, [*flags, "-o", "library.so", *self.args], self.folder)
 
 
 @dataclass(frozen=True)
@@ -187,10 +217,7 @@ class _Kept:
             return
         run(self.toolchain, [*flags, "-c", source, "-o", made], folder)
         if place:
-            with suppress(OSError):  # a cache that can't be written
-                with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
-                    file.write((folder / made).read_bytes())
-                os.replace(file.name, place)
+            keep(place, (folder / made).read_bytes())
 
     def _place(self, folder: Path, source: str, flags: tuple[str, ...]) -> Path | None:
         """Where it is kept; None: nowhere, as for a compiler that can't be told from others."""

@@ -16,8 +16,8 @@ from graphopt.ir.printer import to_text
 from graphopt.ir.verify import verify
 from graphopt.ops.movement import Reorder
 from graphopt.passes.group import is_constant
-from graphopt.passes.layout import assign_layouts, tags
-from graphopt.passes.layout.cut import FIRST, Cut
+from graphopt.passes.layout import assign_layouts, cut, tags
+from graphopt.passes.layout.cut import FIRST, SECOND, Cut
 from graphopt.passes.layout.decide import Decided, Offers, decide
 from graphopt.passes.layout.offer import Offer, dense
 from graphopt.passes.layout.rules import offer
@@ -135,15 +135,25 @@ def test_a_cut_is_the_least_however_its_edges_come(seed: int) -> None:
     assert all(side(rng.sample(edges, 16), rng.sample(ties, 3)) == found for _ in range(5))
 
 
+def test_what_an_end_outweighs_needs_no_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 4 pulls harder than all that leads out of it, and is then all that holds 3; 2 stays.
+    edges = [(FIRST, 4, 9), (4, SECOND, 3), (4, 3, 5), (3, SECOND, 4), (FIRST, 2, 1), (2, SECOND, 2)]
+    want = side([*edges, (2, 3, 1)], [])
+    monkeypatch.setattr(cut, "nx", None)
+    assert side([*edges, (2, 3, 1)], []) == want == {FIRST, 3, 4}
+    with pytest.raises(AttributeError):  # each holds the other
+        side([(FIRST, 2, 2), (2, 3, 3), (3, 2, 3), (3, SECOND, 1)], [])
+
+
 def side(edges: list[tuple[int, int, int]], ties: list[tuple[int, int]]) -> set[int]:
-    cut = Cut()
+    small = Cut()
     for _ in range(8):
-        cut.node()
+        small.node()
     for a, b, capacity in edges:
-        cut.edge(a, b, capacity)
+        small.edge(a, b, capacity)
     for a, b in ties:
-        cut.tie(a, b)
-    return cut.first_side()
+        small.tie(a, b)
+    return small.first_side()
 
 
 def laid_out(module: Module) -> str:
