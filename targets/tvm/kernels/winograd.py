@@ -175,7 +175,7 @@ class Kernel:
         s, k = self.s, self.k
         with ir.serial(0, k.tiles // k.columns) as turn:
             acc = ir.alloc_buffer((k.blocks * k.columns, k.block), "float32", scope="local")
-            cells = [(b, c) for b in range(k.blocks) for c in range(k.columns)]
+            cells = loops.cells(k.columns, k.blocks, self.region.machine)
             for b, c in cells:
                 with self.lanes() as lane:
                     ir.buffer_store(acc, tirx.const(0.0, "float32"), [b * k.columns + c, lane])
