@@ -22,7 +22,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op
-from graphopt.ops.winograd import AT, BT, REACH, TILE
+from graphopt.ops.winograd import REACH, TILE
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import loops, pools, vectors
 from graphopt.targets.tvm.kernels import conv
@@ -30,8 +30,8 @@ from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, shape_of
 
 POINTS = REACH * REACH
-Matrix = tuple[tuple[int, ...], ...]
 Side = tuple[int, int]
+ZERO, TWO, FOUR, EIGHT = (tirx.const(v, "float32") for v in (0.0, 2.0, 4.0, 8.0))
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ class Kernel:
         (self.output,) = region.graph.outputs
         self.parallel = loops.parallel_worth(s.work)
         self.ins, self.outs = -(-s.ins // k.block), -(-s.outs // k.block)  # in blocks
-        self.v = ir.alloc_buffer((POINTS, self.ins, k.tiles, k.block), "float32")
-        self.m = ir.alloc_buffer((POINTS, self.outs, k.tiles, k.block), "float32")
+        self.v, self.m = (spread(c * k.tiles, k.block) for c in (self.ins, self.outs))
 
     def over(self, size: int) -> Any:
         """A loop over independent parts."""
@@ -139,36 +138,31 @@ class Kernel:
                 self.result(tirx.floordiv(i, k.tiles), tirx.floormod(i, k.tiles), first)
 
     def image(self, cb: Any, t: Any, first: Any) -> None:
-        """V of one block and tile: 36 vectors."""
-        s, block = self.s, self.k.block
-        n, y, x = self.place(tirx.min(first + t, s.tiles - 1))
-        d = ir.alloc_buffer((POINTS, block), "float32", scope="local")
-        half = ir.alloc_buffer((POINTS, block), "float32", scope="local")
-        for i in range(REACH):
-            for j in range(REACH):
-                row, column = y + i - s.pads[0], x + j - s.pads[1]
-                inside = tirx.all(row >= 0, row < s.size[0], column >= 0, column < s.size[1])
-                with self.lanes() as lane:
-                    value = tirx.if_then_else(
-                        inside, self.x[n, cb, row, column, lane], tirx.const(0.0, "float32")
-                    )
-                    ir.buffer_store(d, value, [i * REACH + j, lane])
-        self.multiply(BT, d, half, REACH, lambda i, j: i * REACH + j, lambda a, j: a * REACH + j)
+        """V of one block and tile: 36 vectors, columns first."""
+        n, y, x = self.place(tirx.min(first + t, self.s.tiles - 1))
+        half = ir.alloc_buffer((POINTS, self.k.block), "float32", scope="local")
+        for j in range(REACH):
+            with self.lanes() as lane:
+                column = [self.pixel((n, cb, y, x), i, j, lane) for i in range(REACH)]
+                for a, total in enumerate(image_line(column)):
+                    ir.buffer_store(half, total, [a * REACH + j, lane])
         for a in range(REACH):
-            for b in range(REACH):
-                with self.lanes() as lane:
-                    total = weighted(BT[b], [half[a * REACH + j, lane] for j in range(REACH)])
-                    ir.buffer_store(self.v, total, [a * REACH + b, cb, t, lane])
+            with self.lanes() as lane:
+                line = [half[a * REACH + j, lane] for j in range(REACH)]
+                for b, total in enumerate(image_line(line)):
+                    ir.buffer_store(self.v, total, [a * REACH + b, cb * self.k.tiles + t, lane])
 
-    def multiply(
-        self, matrix: Matrix, source: Any, target: Any, width: int, at: Any, to: Any
-    ) -> None:
-        """target[to(a, j)] = sum over i of matrix[a][i] * source[at(i, j)], for all j."""
-        for j in range(width):
-            for a, row in enumerate(matrix):
-                with self.lanes() as lane:
-                    total = weighted(row, [source[at(i, j), lane] for i in range(REACH)])
-                    ir.buffer_store(target, total, [to(a, j), lane])
+    def pixel(self, tile: tuple[Any, ...], i: int, j: int, lane: Any) -> Any:
+        """An element of the operand, zero outside; only tiles at an edge have pixels there."""
+        s, (n, cb, *begin) = self.s, tile
+        at, checks = [], []
+        for axis, k in enumerate((i, j)):
+            at.append(begin[axis] + k - s.pads[axis])
+            checks += [at[axis] >= 0] if k < s.pads[axis] else []
+            last = (s.grid[axis] - 1) * TILE + k - s.pads[axis]
+            checks += [at[axis] < s.size[axis]] if last >= s.size[axis] else []
+        value = self.x[n, cb, *at, lane]
+        return tirx.if_then_else(tirx.all(*checks), value, ZERO) if checks else value
 
     def products(self, p: Any, group: Any) -> None:
         """M of one point and some blocks, for all tiles of the turn."""
@@ -187,12 +181,12 @@ class Kernel:
                     with self.lanes() as lane:
                         at = b * k.columns + c
                         u = self.u[p, group * k.blocks + b, q * part + i, lane]
-                        product = self.v[p, cb, turn * k.columns + c, ci] * u
+                        product = self.v[p, cb * k.tiles + turn * k.columns + c, ci] * u
                         ir.buffer_store(acc, acc[at, lane] + product, [at, lane])
             for b, c in cells:
                 with self.lanes() as lane:
-                    place = [p, group * k.blocks + b, turn * k.columns + c, lane]
-                    ir.buffer_store(self.m, acc[b * k.columns + c, lane], place)
+                    place = (group * k.blocks + b) * k.tiles + turn * k.columns + c
+                    ir.buffer_store(self.m, acc[b * k.columns + c, lane], [p, place, lane])
 
     def result(self, mb: Any, t: Any, first: Any) -> None:
         """The result of one block and tile, through the epilogue."""
@@ -201,15 +195,16 @@ class Kernel:
         y = ir.alloc_buffer((TILE * TILE, block), "float32", scope="local")
         with ir.If(first + t < s.tiles), ir.Then():
             for j in range(REACH):
-                for a, row in enumerate(AT):
-                    with self.lanes() as lane:
-                        parts = [self.m[i * REACH + j, mb, t, lane] for i in range(REACH)]
-                        ir.buffer_store(half, weighted(row, parts), [a * REACH + j, lane])
+                with self.lanes() as lane:
+                    column = [self.m[i * REACH + j, mb * self.k.tiles + t, lane]
+                              for i in range(REACH)]  # fmt: skip
+                    for a, total in enumerate(result_line(column)):
+                        ir.buffer_store(half, total, [a * REACH + j, lane])
             for a in range(TILE):
-                for b, row in enumerate(AT):
-                    with self.lanes() as lane:
-                        parts = [half[a * REACH + j, lane] for j in range(REACH)]
-                        ir.buffer_store(y, weighted(row, parts), [a * TILE + b, lane])
+                with self.lanes() as lane:
+                    line = [half[a * REACH + j, lane] for j in range(REACH)]
+                    for b, total in enumerate(result_line(line)):
+                        ir.buffer_store(y, total, [a * TILE + b, lane])
             n, top, left = self.place(first + t)
             if self.pooled:
                 self.pool(self.pooled, y, (n, mb, top, left))
@@ -258,19 +253,30 @@ def together(found: pools.Pooled, e: Any, cells: list[int], lane: Any) -> Any:
     return ((a + b) + (c + d)) * tirx.const(0.25, "float32")
 
 
-def weighted(row: tuple[int, ...], values: list[Any]) -> Any:
-    """The sum of values times small integers, without the products by 0 and 1."""
-    total: Any = None
-    for factor, value in zip(row, values, strict=True):
-        if not factor:
-            continue
-        size = abs(factor)
-        term = value if size == 1 else value * tirx.const(float(size), "float32")
-        if total is None:
-            total = term if factor > 0 else tirx.const(0.0, "float32") - term
-        else:
-            total = total + term if factor > 0 else total - term
-    return total
+def spread(vectors: int, block: int) -> Any:
+    """A buffer of vectors for each point, which lie in different sets of the first cache.
+
+    TVM cuts buffers down to what it sees used, so it is shown the last vector.
+    """
+    buffer = ir.alloc_buffer((POINTS, vectors | 1, block), "float32")
+    ir.evaluate(tirx.address_of(buffer[POINTS - 1, (vectors | 1) - 1, block - 1]))
+    return buffer
+
+
+def image_line(x: list[Any]) -> list[Any]:
+    """B^T x: six sums of six vectors, in twelve instructions."""
+    even, odd = x[4] - x[2] * FOUR, x[3] - x[1] * FOUR
+    near, far = x[4] - x[2], (x[3] - x[1]) * TWO
+    return [(x[0] - x[2]) * FOUR + near, even + odd, even - odd, near + far, near - far,
+            (x[1] - x[3]) * FOUR + (x[5] - x[3])]  # fmt: skip
+
+
+def result_line(m: list[Any]) -> list[Any]:
+    """A^T m: four sums of six vectors, in eleven instructions."""
+    sum1, sum2 = m[1] + m[2], m[3] + m[4]
+    rest1, rest2 = m[1] - m[2], m[3] - m[4]
+    return [m[0] + sum1 + sum2, rest1 + rest2 * TWO, sum1 + sum2 * FOUR,
+            rest1 + rest2 * EIGHT + m[5]]  # fmt: skip
 
 
 def build(region: Region) -> Any:
