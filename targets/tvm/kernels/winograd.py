@@ -24,7 +24,7 @@ from tvm.script.ir_builder import tirx as ir
 from graphopt.ir.core import Op
 from graphopt.ops.winograd import REACH, TILE
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import loops, pools, vectors
+from graphopt.targets.tvm import ahead, loops, pools, vectors
 from graphopt.targets.tvm.kernels import conv
 from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, shape_of
@@ -129,13 +129,23 @@ class Kernel:
         s, k = self.s, self.k
         with ir.serial(0, -(-s.tiles // k.tiles)) as turn:
             first = turn * k.tiles
+            there = self.there(first)
             with self.over(self.ins * k.tiles) as i:
-                self.image(tirx.floordiv(i, k.tiles), tirx.floormod(i, k.tiles), first)
+                t = tirx.floormod(i, k.tiles)
+                with vectors.when(t < there * k.columns, not isinstance(there, int)):
+                    self.image(tirx.floordiv(i, k.tiles), t, first)
             with self.over(POINTS * (self.outs // k.blocks)) as i:
                 groups = self.outs // k.blocks
-                self.products(tirx.floordiv(i, groups), tirx.floormod(i, groups))
+                self.products(tirx.floordiv(i, groups), tirx.floormod(i, groups), there)
             with self.over(self.outs * k.tiles) as i:
                 self.result(tirx.floordiv(i, k.tiles), tirx.floormod(i, k.tiles), first)
+
+    def there(self, first: Any) -> Any:
+        """Register tiles of a turn, of which the last may have fewer."""
+        columns, every = self.k.columns, self.k.tiles // self.k.columns
+        if -(-self.s.tiles // columns) % every == 0:
+            return every
+        return tirx.min(every, tirx.floordiv(self.s.tiles - first + columns - 1, columns))
 
     def image(self, cb: Any, t: Any, first: Any) -> None:
         """V of one block and tile: 36 vectors, columns first."""
@@ -164,29 +174,44 @@ class Kernel:
         value = self.x[n, cb, *at, lane]
         return tirx.if_then_else(tirx.all(*checks), value, ZERO) if checks else value
 
-    def products(self, p: Any, group: Any) -> None:
+    def products(self, p: Any, group: Any, there: Any) -> None:
         """M of one point and some blocks, for all tiles of the turn."""
         s, k = self.s, self.k
-        with ir.serial(0, k.tiles // k.columns) as turn:
+        with ir.serial(0, there) as turn:
             acc = ir.alloc_buffer((k.blocks * k.columns, k.block), "float32", scope="local")
             cells = loops.cells(k.columns, k.blocks, self.region.machine)
             for b, c in cells:
                 with self.lanes() as lane:
                     ir.buffer_store(acc, tirx.const(0.0, "float32"), [b * k.columns + c, lane])
             part = conv.together(s.ins, k.block)  # channels of a turn: none beyond the last
-            with ir.serial(0, -(-s.ins // part)) as q, ir.serial(0, part) as i:
-                cb = tirx.floordiv(q * part, k.block)
-                ci = tirx.floormod(q * part, k.block) + i
-                for b, c in cells:
-                    with self.lanes() as lane:
-                        at = b * k.columns + c
-                        u = self.u[p, group * k.blocks + b, q * part + i, lane]
-                        product = self.v[p, cb * k.tiles + turn * k.columns + c, ci] * u
-                        ir.buffer_store(acc, acc[at, lane] + product, [at, lane])
+            with ir.serial(0, -(-s.ins // part)) as q:
+                self.fetch(p, group, turn * -(-s.ins // part) + q, -(-s.ins // part))
+                with ir.serial(0, part) as i:
+                    cb = tirx.floordiv(q * part, k.block)
+                    ci = tirx.floormod(q * part, k.block) + i
+                    for b, c in cells:
+                        with self.lanes() as lane:
+                            at = b * k.columns + c
+                            u = self.u[p, group * k.blocks + b, q * part + i, lane]
+                            product = self.v[p, cb * k.tiles + turn * k.columns + c, ci] * u
+                            ir.buffer_store(acc, acc[at, lane] + product, [at, lane])
             for b, c in cells:
                 with self.lanes() as lane:
                     place = (group * k.blocks + b) * k.tiles + turn * k.columns + c
                     ir.buffer_store(self.m, acc[b * k.columns + c, lane], [p, place, lane])
+
+    def fetch(self, p: Any, group: Any, step: Any, steps: int) -> None:
+        """Fetch a step's share of the filters of the next product into the second cache."""
+        k, passes = self.k, self.k.tiles // self.k.columns
+        lines = ahead.lines_of(self.u)
+        panel = lines * k.blocks // (POINTS * self.outs)
+        share = -(-panel // (passes * steps))
+        if passes < ahead.PASSES_WORTH:
+            return
+        begin = (p * (self.outs // k.blocks) + group + 1) * panel
+        begin = tirx.min(begin + tirx.min(step * share, panel - share), lines - share)
+        for i in range(share):
+            ir.evaluate(ahead.fetch(self.u, begin + i))
 
     def result(self, mb: Any, t: Any, first: Any) -> None:
         """The result of one block and tile, through the epilogue."""
