@@ -30,6 +30,8 @@ from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, shape_of
 
 POINTS = REACH * REACH
+SHARE = 8  # of the second cache that V and M have, where filters take no more
+LEAST = 48  # tiles of a turn then
 Side = tuple[int, int]
 ZERO, TWO, FOUR, EIGHT = (tirx.const(v, "float32") for v in (0.0, 2.0, 4.0, 8.0))
 
@@ -85,8 +87,11 @@ def shape(op: Op) -> Shape:
 def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
     """The schedules for a shape, the best by rule first."""
     block = conv.channel_block(op.result)
-    fit = machine.l2_bytes // (4 * POINTS * (s.ins + s.outs))
+    ins, outs = (-(-c // block) * block for c in (s.ins, s.outs))
+    fit = machine.l2_bytes // (4 * POINTS * (ins + outs))
     most = s.tiles if s.tiles <= fit * 3 // 4 else fit // 2  # filters pass once a turn
+    if 4 * POINTS * ins * outs <= machine.l2_bytes // SHARE:
+        most = min(most, max(fit // SHARE, LEAST))
     found: list[Knobs] = []
     for columns, blocks in conv.tiles(min(s.tiles, 64), -(-s.outs // block), block, machine):
         turns = max(1, -(-s.tiles // max(most, columns)))
