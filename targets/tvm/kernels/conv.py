@@ -13,6 +13,7 @@ registers as the tile is stored.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,10 +113,21 @@ def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
     return [
         Knobs(block, inner, columns, blocks, order, moved or s.out[-1] % columns != 0)
         for order in (few, not few)
-        for columns, blocks in tiles(s.out[-1], -(-s.outs // s.group // block), block, machine,
+        for columns, blocks in tiles(s.out[-1], -(-s.outs // s.group // block), block,
+                                     with_room(machine, inner),
                                      lambda columns: copy if s.out[-1] % columns else 0.0,
                                      loops.bits_of(op.result))
     ]
+
+
+def with_room(machine: Machine, inner: int) -> Machine:
+    """The machine as seen by a register tile: of dense images it leaves registers free.
+
+    LLVM unrolls their windows, and has broadcasts of several taps at once.
+    """
+    if inner > 1 or not machine.broadcasts:
+        return machine
+    return dataclasses.replace(machine, broadcasts=0, registers=machine.registers * 3 // 4)
 
 
 def output_block(op: Op, machine: Machine) -> int:

@@ -274,7 +274,8 @@ def choose(found: Pooled, machine: Machine) -> list[Knobs]:
     s, block = conv.shape(found.conv), conv.channel_block(found.conv.result)
     rows = pools.rows_of_bands(found, machine)
     pooled = window.columns(found.window.out[1], block, machine)
-    tiles = conv.tiles(s.out[1], -(-s.outs // block), block, machine)
+    room = conv.with_room(machine, conv.channel_block(found.conv.operand(0)))
+    tiles = conv.tiles(s.out[1], -(-s.outs // block), block, room)
     return [Knobs(block, rows, columns, blocks, pooled) for columns, blocks in tiles]
 
 
