@@ -23,6 +23,7 @@ from tvm import te, tirx
 
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout, physical_shape
+from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import ahead, expr, loops, packs
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -289,9 +290,10 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     dense = not static(output).layout
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
     parallel = loops.parallel_worth(s.macs)
-    sums = register_tile(sch, outer, parallel=parallel, dense=dense, packed=packed,
-                         columns_first=region.machine.broadcasts > 0)  # fmt: skip
     w = region.anchor.operand(1) if region.anchor else None
+    floats = w is not None and w.tensor.dtype not in {DType.i8, DType.u8}
+    sums = register_tile(sch, outer, parallel=parallel, dense=dense, packed=packed,
+                         columns_first=floats and region.machine.broadcasts > 0)  # fmt: skip
     groups = -(-s.outs // (k.block * k.blocks))
     passes = loops.extent(sch, outer[0]) // (s.n * groups)
     few = passes * -(-s.out[-1] // k.columns) < ahead.PASSES_WORTH

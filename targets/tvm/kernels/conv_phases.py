@@ -11,7 +11,6 @@ is held as [n, mb, u0, i0, u1, i1, .., mi], which is its order in memory already
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +55,7 @@ def choose(p: Phases, s: conv.Shape, op: Op, machine: Machine) -> list[conv.Knob
     block = max(machine.lanes, 8)
     inner = conv.channel_block(op.operand(0))
     inner = block if inner == 1 and s.ins >= block else inner
-    by_phases = dataclasses.replace(machine, broadcasts=0)  # all columns pass for a phase
-    tiles = conv.tiles(p.count[-1], p.strides[-1], block, by_phases)
+    tiles = conv.tiles(p.count[-1], p.strides[-1], block, loops.by_blocks(machine))
     return [conv.Knobs(block, inner, columns, blocks, False, True) for columns, blocks in tiles]
 
 
