@@ -6,7 +6,8 @@
     M[p, mb, t] = sum over c of U[p, m, c] * V[p, c, t]       36 products of matrices
     y[mb, t]    = A^T M A, the bias, and the epilogue
 
-over some tiles at a time, so that V and M stay in the second cache. Each pass runs on all threads.
+over some tiles at a time, so that V and M stay in the second cache. Each pass runs on all threads; of
+many such turns each has a thread of its own.
 A 2x2 pool after it is of one tile: then the four windows of y are stored, not y.
 """
 
@@ -32,6 +33,7 @@ from graphopt.targets.tvm.region import Region, shape_of
 POINTS = REACH * REACH
 SHARE = 8  # of the second cache that V and M have, where filters take no more
 LEAST = 48  # tiles of a turn then
+TURNS = 4  # of which each is computed by one thread
 Side = tuple[int, int]
 ZERO, TWO, FOUR, EIGHT = (tirx.const(v, "float32") for v in (0.0, 2.0, 4.0, 8.0))
 
@@ -91,7 +93,7 @@ def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
     fit = machine.l2_bytes // (4 * POINTS * (ins + outs))
     most = s.tiles if s.tiles <= fit * 3 // 4 else fit // 2  # filters pass once a turn
     if 4 * POINTS * ins * outs <= machine.l2_bytes // SHARE:
-        most = min(most, max(fit // SHARE, LEAST))
+        most = min(most, max(fit // SHARE, LEAST), max(-(-s.tiles // TURNS), LEAST // TURNS))
     found: list[Knobs] = []
     for columns, blocks in conv.tiles(min(s.tiles, 64), -(-s.outs // block), block, machine):
         turns = max(1, -(-s.tiles // max(most, columns)))
@@ -104,14 +106,15 @@ class Kernel:
     """The buffers of one convolution."""
 
     def __init__(self, region: Region, op: Op, s: Shape, k: Knobs) -> None:
-        """Their names; `begin` makes them."""
+        """Their names; `buffers` makes them."""
         self.region, self.op, self.s, self.k = region, op, s, k
         self.pooled = pools.pooled_of(region.graph)
         self.x, self.u = (region.tensors[op.operand(i)] for i in (0, 1))
         (self.output,) = region.graph.outputs
         self.parallel = loops.parallel_worth(s.work)
         self.ins, self.outs = -(-s.ins // k.block), -(-s.outs // k.block)  # in blocks
-        self.v, self.m = (spread(c * k.tiles, k.block) for c in (self.ins, self.outs))
+        self.v: Any = None
+        self.m: Any = None
 
     def over(self, size: int) -> Any:
         """A loop over independent parts."""
@@ -130,20 +133,34 @@ class Kernel:
                 tirx.floormod(rest, across) * TILE)  # fmt: skip
 
     def run(self) -> None:
-        """All turns."""
-        s, k = self.s, self.k
-        with ir.serial(0, -(-s.tiles // k.tiles)) as turn:
-            first = turn * k.tiles
-            there = self.there(first)
-            with self.over(self.ins * k.tiles) as i:
-                t = tirx.floormod(i, k.tiles)
-                with vectors.when(t < there * k.columns, not isinstance(there, int)):
-                    self.image(tirx.floordiv(i, k.tiles), t, first)
-            with self.over(POINTS * (self.outs // k.blocks)) as i:
-                groups = self.outs // k.blocks
-                self.products(tirx.floordiv(i, groups), tirx.floormod(i, groups), there)
-            with self.over(self.outs * k.tiles) as i:
-                self.result(tirx.floordiv(i, k.tiles), tirx.floormod(i, k.tiles), first)
+        """All turns: many of them apart, so that no thread waits for another's V and M."""
+        turns = -(-self.s.tiles // self.k.tiles)
+        if self.parallel and turns >= TURNS:
+            self.parallel = False
+            with ir.parallel(0, turns) as turn:
+                self.buffers()
+                self.turn(turn * self.k.tiles)
+            return
+        self.buffers()
+        with ir.serial(0, turns) as turn:
+            self.turn(turn * self.k.tiles)
+
+    def buffers(self) -> None:
+        """Make V and M of a turn."""
+        self.v, self.m = (spread(c * self.k.tiles, self.k.block) for c in (self.ins, self.outs))
+
+    def turn(self, first: Any) -> None:
+        """Some tiles, from the first on."""
+        k, there = self.k, self.there(first)
+        with self.over(self.ins * k.tiles) as i:
+            t = tirx.floormod(i, k.tiles)
+            with vectors.when(t < there * k.columns, not isinstance(there, int)):
+                self.image(tirx.floordiv(i, k.tiles), t, first)
+        with self.over(POINTS * (self.outs // k.blocks)) as i:
+            groups = self.outs // k.blocks
+            self.products(tirx.floordiv(i, groups), tirx.floormod(i, groups), there)
+        with self.over(self.outs * k.tiles) as i:
+            self.result(tirx.floordiv(i, k.tiles), tirx.floormod(i, k.tiles), first)
 
     def there(self, first: Any) -> Any:
         """Register tiles of a turn, of which the last may have fewer."""
