@@ -6,9 +6,9 @@
     M[p, mb, t] = sum over c of U[p, m, c] * V[p, c, t]       36 products of matrices
     y[mb, t]    = A^T M A, the bias, and the epilogue
 
-over some tiles at a time, so that V and M stay in the second cache. Each pass runs on all threads; of
-many such turns each has a thread of its own.
-A 2x2 pool after it is of one tile: then the four windows of y are stored, not y.
+over some tiles at a time, so that V and M stay in the second cache. Each pass runs on all threads;
+of many such turns, each has a thread of its own. A 2x2 pool after it is of one tile: then the four
+windows of y are stored, not y.
 """
 
 from __future__ import annotations
