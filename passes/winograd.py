@@ -33,11 +33,14 @@ GAIN = 0.95  # of the direct sum's time: what isn't faster than that isn't worth
 SMALL = 0.75  # of its bytes: a filter that is stored in fewer stays as it is
 BLOCK = 16  # channels that a block has on the machine of widest vectors
 NARROW = 8  # the fewest that a block has
+WASTE = 4 / 3  # of channels, the most that are computed: 12 fill blocks of 16, and 24
 
 
 def fills(channels: int, block: int) -> bool:
     """Whether channels fill blocks; of narrow ones the last may be filled by half."""
-    return channels % block == 0 or (block == NARROW and channels > block and channels % 4 == 0)
+    whole = -(-channels // block) * block
+    narrow = block == NARROW and channels > block
+    return channels % 4 == 0 and (narrow or whole <= WASTE * channels)
 
 
 @dataclass(frozen=True)

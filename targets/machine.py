@@ -33,6 +33,7 @@ class Machine:
     working set in bytes and 1e9 bytes a second (one core), is empty where nobody measured them.
     `halves` are the products of bfloat16 by vectors in the time of one of float32; 0 where float32
     is as fast, or nobody measured it.
+    `broadcasts` are the registers that a register tile's columns take in turn (0: each its own).
     `band_bytes` of padded operand are what a depthwise kernel works on at a time (0: l1_bytes).
     `cpus` are designs as "vendor/family/first model-last model"; none: any CPU with the features.
     `ghz` is a usual clock and `pipes` what a core begins a cycle, as Arm's optimization guides say:
@@ -56,6 +57,7 @@ class Machine:
     peak_gflops: float = 0.0
     bandwidth: tuple[tuple[int, float], ...] = ()
     halves: float = 0.0
+    broadcasts: int = 0
     band_bytes: int = 0
     cpus: tuple[str, ...] = ()
     ghz: float = 0.0

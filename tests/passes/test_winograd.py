@@ -37,6 +37,7 @@ def families(asked: Module, cpu: str = "avx512bf16") -> set[str]:
     ((128, 128, 28), 0.51), ((128, 32, 28), 0.48), ((64, 96, 14), 0.85), ((128, 128, 14), 0.84),
     ((256, 256, 14), 0.84), ((160, 224, 7), 2.0), ((192, 320, 7), 1.9), ((192, 384, 6), 2.3),
     ((512, 512, 7), 1.8), ((128, 32, 7), 1.04),
+    ((12, 12, 96), 0.60), ((24, 12, 96), 0.48), ((48, 24, 48), 0.35), ((20, 16, 48), 1.0),
 ])  # fmt: skip
 def test_it_is_chosen_where_it_is_faster(shape: tuple[int, int, int], measured: float) -> None:
     assert families(module(*shape)) == {"winograd" if measured < 0.95 else "conv"}

@@ -18,6 +18,8 @@ CASES = [
     dict(ins=16, outs=32, size=(11, 6), pads=(0, 0, 0, 0), n=2, epilogue="none"),
     dict(ins=48, outs=16, size=(13, 30), pads=(1, 0, 2, 1), epilogue="residual"),
     dict(ins=64, outs=64, size=(28, 28), pads=(1, 1, 1, 1), epilogue="relu"),
+    dict(ins=24, outs=12, size=(31, 40), pads=(1, 1, 1, 1), epilogue="residual"),  # turns, and rest
+    dict(ins=12, outs=40, size=(9, 9), pads=(1, 1, 1, 1), epilogue="none"),
 ]
 EPILOGUES = {"none": ("", "%c"), "relu": ("%y = relu(%c) : {t}", "%y"),
              "residual": ("%s = add(%c, %r) : {t}\n%y = relu(%s) : {t}", "%y")}  # fmt: skip

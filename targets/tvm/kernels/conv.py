@@ -13,6 +13,7 @@ registers as the tile is stored.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from tvm import te, tirx
 
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout, physical_shape
+from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import ahead, expr, loops, packs
 from graphopt.targets.tvm.region import Region, shape_of, static
@@ -29,6 +31,7 @@ from graphopt.targets.tvm.region import Region, shape_of, static
 Ints = tuple[int, ...]
 LETTERS = "abcdef"
 TILES = 12  # that tuning may choose from
+COPY = 16  # products in the time of copying a vector of x, most of it memory's
 FEW_WEIGHTS = 4  # times fewer than elements of x: then a tile of x stays while they all pass
 
 
@@ -106,12 +109,26 @@ def choose(s: Shape, op: Op, machine: Machine) -> list[Knobs]:
     weights = s.ins * s.outs * math.prod(s.kernel)
     few = FEW_WEIGHTS * weights < s.n * s.ins * s.group * math.prod(s.size)
     moved = channel_block(op.operand(0)) != inner or any(s.pads)
+    reuse = s.outs // s.group * math.prod(s.kernel) / math.prod(s.strides)
+    copy = 0.0 if moved or not machine.broadcasts else COPY / reuse
     return [
         Knobs(block, inner, columns, blocks, order, moved or s.out[-1] % columns != 0)
         for order in (few, not few)
-        for columns, blocks in tiles(s.out[-1], -(-s.outs // s.group // block), block, machine,
-                                     bits=loops.bits_of(op.result))
+        for columns, blocks in tiles(s.out[-1], -(-s.outs // s.group // block), block,
+                                     with_room(machine, inner),
+                                     lambda columns: copy if s.out[-1] % columns else 0.0,
+                                     loops.bits_of(op.result))
     ]
+
+
+def with_room(machine: Machine, inner: int) -> Machine:
+    """The machine as seen by a register tile: of dense images it leaves registers free.
+
+    LLVM unrolls their windows, and has broadcasts of several taps at once.
+    """
+    if inner > 1 or not machine.broadcasts:
+        return machine
+    return dataclasses.replace(machine, broadcasts=0, registers=machine.registers * 3 // 4)
 
 
 def output_block(op: Op, machine: Machine) -> int:
@@ -273,8 +290,10 @@ def apply(region: Region, s: Shape, k: Knobs) -> Any:
     dense = not static(output).layout
     outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
     parallel = loops.parallel_worth(s.macs)
-    sums = register_tile(sch, outer, parallel=parallel, dense=dense, packed=packed)
     w = region.anchor.operand(1) if region.anchor else None
+    floats = w is not None and w.tensor.dtype not in {DType.i8, DType.u8}
+    sums = register_tile(sch, outer, parallel=parallel, dense=dense, packed=packed,
+                         columns_first=floats and region.machine.broadcasts > 0)  # fmt: skip
     groups = -(-s.outs // (k.block * k.blocks))
     passes = loops.extent(sch, outer[0]) // (s.n * groups)
     few = passes * -(-s.out[-1] // k.columns) < ahead.PASSES_WORTH
@@ -302,8 +321,9 @@ def tile_loops(sch: Any, block: Any, s: Shape, k: Knobs, dense: bool) -> tuple[A
 
 
 def register_tile(
-    sch: Any, outer: tuple[Any, list[Any]], *, parallel: bool, dense: bool, packed: bool = False
-) -> Any:
+    sch: Any, outer: tuple[Any, list[Any]], *, parallel: bool, dense: bool, packed: bool = False,
+    columns_first: bool = False,
+) -> Any:  # fmt: skip
     """Compute the anchor's tile in registers in the store's tile loop; give the sum's loops."""
     fused, (inner, ci, wi, last) = outer
     if packed:
@@ -315,6 +335,8 @@ def register_tile(
     loops_y = sch.get_loops(y)[2:]
     count = sum(1 for it in sch.get(y).iter_vars if int(it.iter_type) == 2)
     space, reduce = loops_y[:-count], loops_y[-count:]
+    if columns_first:
+        space = [space[0], space[-2], *space[1:-2], space[-1]]
     sch.reorder(*reduce, *space)
     sch.vectorize(space[-1])
     for loop in space[:-1]:
@@ -356,3 +378,4 @@ def whole_groups(s: Shape, op: Op, machine: Machine) -> bool:
     """Whether the groups' output channels fill blocks, and no input block crosses groups."""
     block, inner = output_block(op, machine), channel_block(op.operand(0))
     return (s.outs // s.group) % block == 0 and (inner == 1 or s.ins % inner == 0)
+

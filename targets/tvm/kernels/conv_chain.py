@@ -283,7 +283,7 @@ class Kernel:
         columns, blocks = tile
         w, width = self.region.tensors[op.operand(1)], self.k.block
         acc = ir.alloc_buffer((blocks * columns, width), "float32", scope="local")
-        cells = [(b, c) for b in range(blocks) for c in range(columns)]
+        cells = loops.cells(columns, blocks, self.region.machine)
         for b, c in cells:
             with self.lanes() as lane:
                 first = self.start(op, group * blocks + b, lane)

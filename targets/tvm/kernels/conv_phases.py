@@ -55,7 +55,7 @@ def choose(p: Phases, s: conv.Shape, op: Op, machine: Machine) -> list[conv.Knob
     block = max(machine.lanes, 8)
     inner = conv.channel_block(op.operand(0))
     inner = block if inner == 1 and s.ins >= block else inner
-    tiles = conv.tiles(p.count[-1], p.strides[-1], block, machine)
+    tiles = conv.tiles(p.count[-1], p.strides[-1], block, loops.by_blocks(machine))
     return [conv.Knobs(block, inner, columns, blocks, False, True) for columns, blocks in tiles]
 
 

@@ -195,10 +195,10 @@ class Kernel:
         """A register tile of the convolution: columns of a row by blocks of channels."""
         s, blocks = self.s, self.k.blocks
         acc = ir.alloc_buffer((blocks * columns, self.k.block), "float32", scope="local")
-        cells = [(b, c) for b in range(blocks) for c in range(columns)]
-        for i, _ in enumerate(cells):
+        cells = loops.cells(columns, blocks, self.region.machine)
+        for b, c in cells:
             with self.lanes() as lane:
-                ir.buffer_store(acc, ZERO, [i, lane])
+                ir.buffer_store(acc, ZERO, [b * columns + c, lane])
         step = conv.together(s.ins, self.inner) if self.inner > 1 else 1
         parts = self.inner // step
         with (
@@ -209,7 +209,8 @@ class Kernel:
         ):
             cb, ci = tirx.floordiv(q, parts), tirx.floormod(q, parts) * step + i
             y = row * s.strides[0] + down * s.dilations[0]
-            for cell, (b, c) in enumerate(cells):
+            for b, c in cells:
+                cell = b * columns + c
                 x = (begin + c) * s.strides[1] + across * s.dilations[1]
                 ob = group * blocks + b
                 with self.lanes() as lane:
@@ -273,7 +274,8 @@ def choose(found: Pooled, machine: Machine) -> list[Knobs]:
     s, block = conv.shape(found.conv), conv.channel_block(found.conv.result)
     rows = pools.rows_of_bands(found, machine)
     pooled = window.columns(found.window.out[1], block, machine)
-    tiles = conv.tiles(s.out[1], -(-s.outs // block), block, machine)
+    room = conv.with_room(machine, conv.channel_block(found.conv.operand(0)))
+    tiles = conv.tiles(s.out[1], -(-s.outs // block), block, room)
     return [Knobs(block, rows, columns, blocks, pooled) for columns, blocks in tiles]
 
 

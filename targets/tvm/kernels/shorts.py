@@ -17,6 +17,7 @@ from typing import Any
 from tvm import tirx
 
 from graphopt.ir.core import Op
+from graphopt.targets.tvm import loops
 from graphopt.targets.tvm.kernels import conv, matmul
 from graphopt.targets.tvm.kernels.integer import border
 from graphopt.targets.tvm.region import Region
@@ -38,7 +39,8 @@ def convolution(region: Region, op: Op) -> Any:
         conv.Knobs(block, inner, columns, blocks, order, True)
         for order in (small, not small)
         for columns, blocks in conv.tiles(
-            s.out[-1], -(-s.outs // s.group // block), block, region.machine)
+            s.out[-1], -(-s.outs // s.group // block), block,
+            loops.by_blocks(region.machine))
     ])  # fmt: skip
     x, w = padded(region, op, s, k), region.tensors[op.operand(1)]
     sums = conv.sums(region, op, s, k, lambda *at: wide(x(*at)), lambda *at: wide(w(*at)))
@@ -72,7 +74,7 @@ def padded(region: Region, op: Op, s: conv.Shape, k: conv.Knobs) -> Any:
 def product(region: Region, op: Op) -> Any:
     """The scheduled function of a product and its epilogue; b is [n/lanes, k, lanes]."""
     s = dataclasses.replace(matmul.shape(op), trans_b=False)
-    k = region.pick(matmul.choose(s, region.machine))
+    k = region.pick(matmul.choose(s, loops.by_blocks(region.machine)))
     given = matmul.left(region, op, s)
     b = matmul.columns(region, op, s, k, matmul.padded_panels(s, k))
     a = lambda batch, m, kk: wide(given(batch, m, kk))  # noqa: E731

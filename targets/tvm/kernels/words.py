@@ -69,7 +69,8 @@ def convolution(
                    any(s.pads) or s.out[-1] % columns != 0)
         for order in (small, not small)
         for columns, blocks in conv.tiles(
-            s.out[-1], -(-s.outs // s.group // block), block, region.machine, extra)
+            s.out[-1], -(-s.outs // s.group // block), block,
+            loops.by_blocks(region.machine), extra)
     ])  # fmt: skip
     x, w = region.words(op.operand(0)), region.words(op.operand(1))
     if k.copy:
@@ -167,7 +168,7 @@ def accumulate(
 def product(region: Region, op: Op, s: matmul.Shape, of: Words) -> Any:
     """The scheduled function of a product whose b is packed in words, and its epilogue."""
     words = dataclasses.replace(s, k=-(-s.k // of.per))
-    k = region.pick(matmul.choose(words, region.machine))
+    k = region.pick(matmul.choose(words, loops.by_blocks(region.machine)))
     a, b = left(region, op, words, s.k, of), region.words(op.operand(1))
     panels, last = matmul.padded_panels(words, k), -(-s.n // k.lanes) - 1
     rows = -(-s.m // k.rows) * k.rows
