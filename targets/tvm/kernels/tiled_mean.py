@@ -67,21 +67,27 @@ class Mean(tiled_conv.Convolution):
     ) -> None:
         """Add the rows of a tile from its first on to the panel's sum."""
         size = self.p.sizes.rows
-        tag = static(self.element).layout
-        near = ir.alloc_buffer((BLOCK,), "float32", scope="local")
-        with ir.vectorized(0, BLOCK) as lane:
-            ir.buffer_store(near, ZERO, [lane])
-        with ir.serial(0, size) as r:
-            place = self.place(rows, r)
-            checks = [rows.start + r >= rows.first, *self.counts(place)]
-            with ir.If(tirx.all(*checks)), ir.Then(), ir.vectorized(0, BLOCK) as lane:
-                self.read(total[at[0] + r, at[1] + lane])
-                index = self.index(image, place, panel * BLOCK + lane)
-                found = self.region.element(self.element, index, tag)
-                ir.buffer_store(near, near[lane] + found, [lane])
+        tag, several = static(self.element).layout, next(d for d in (4, 3, 2, 1) if size % d == 0)
+        near = ir.alloc_buffer((several, BLOCK), "float32", scope="local")
+        for part in range(several):
+            with ir.vectorized(0, BLOCK) as lane:
+                ir.buffer_store(near, ZERO, [part, lane])
+        with ir.serial(0, size // several) as turn:
+            for part in range(several):
+                r = turn * several + part
+                place = self.place(rows, r)
+                counts = tirx.all(rows.start + r >= rows.first, *self.counts(place))
+                with ir.vectorized(0, BLOCK) as lane:
+                    self.read(total[at[0] + r, at[1] + lane])
+                    index = self.index(image, place, panel * BLOCK + lane)
+                    found = self.region.element(self.element, index, tag)
+                    added = tirx.Select(counts, found, ZERO)
+                    ir.buffer_store(near, near[part, lane] + added, [part, lane])
         local = tirx.floormod(panel, self.kept)
         with ir.vectorized(0, BLOCK) as lane:
-            found = self.sums_kept[local, lane] + near[lane]
+            found = self.sums_kept[local, lane]
+            for part in range(several):
+                found = found + near[part, lane]
             ir.buffer_store(self.sums_kept, found, [local, lane])
 
     def done(self, chunk: Expr, first: Expr) -> None:
