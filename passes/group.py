@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -119,19 +120,27 @@ def stacks(op: Op) -> bool:
     So it is where all axes outside the one in question have size 1: then it costs nothing, if the
     operands can be made in place.
     """
+    return turns(op) == 1
+
+
+def turns(op: Op) -> int:
+    """How often the operands of a concatenation follow one another in memory, as whole blocks.
+
+    As often as the axes outside the one in question say: once an image, as a rule. 0 where they
+    don't lie in it as they do by themselves, or the op is another.
+    """
     kind, result = op.kind, op.results[0].type
     shape = result.static if isinstance(result, TensorType) else None
     if not isinstance(kind, Concat) or not isinstance(result, TensorType) or not shape:
-        return False
+        return 0
     if any(v is None or v.tensor.layout != result.layout for v in op.operands):
-        return False
+        return 0
     layout = parse_layout(result.layout) if result.layout else None
     order, axis = list(layout.order if layout else range(len(shape))), kind.axis % len(shape)
     block = layout.block(axis) if layout else 1
     if any((v.tensor.static or shape)[axis] % block for v in op.operands[:-1] if v):
-        return False
-    stored = physical_shape(shape, result.layout)
-    return all(d == 1 for d in stored[: order.index(axis)])
+        return 0
+    return math.prod(physical_shape(shape, result.layout)[: order.index(axis)])
 
 
 def _made_here(op: Op) -> bool:

@@ -10,6 +10,7 @@ from graphopt.ir.builtin import Const, Return
 from graphopt.ir.core import Op
 from graphopt.ir.parser import parse
 from graphopt.ir.types import TensorType
+from graphopt.ops.movement import Part
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import amx, eights, halves, joint, legal, shorts
 
@@ -31,7 +32,7 @@ class KernelCatalog:
 
     def refusing(self, text: str, why: str) -> KernelCatalog:
         """This catalog without the ops of a kernel's text; of a joint one, without that."""
-        ops = [op for op in parse(text).main if not isinstance(op.kind, Const | Return)]
+        ops = [op for op in parse(text).main if not isinstance(op.kind, Const | Return | Part)]
         found = [_joint(ops)] if joint.family(ops) else [_signature(op) for op in ops]
         return replace(self, refused={**self.refused, **dict.fromkeys(found, why)})
 

@@ -16,13 +16,13 @@ from graphopt.analysis.cost import macs
 from graphopt.analysis.work import Work, flops, stored_bytes, work
 from graphopt.errors import GraphoptError
 from graphopt.ir.builtin import Const, Fused, Return
-from graphopt.ir.clone import captured, extract
+from graphopt.ir.clone import captured, clone_graph, extract
 from graphopt.ir.core import Graph, Module, Op, Value
 from graphopt.ir.data import Data
 from graphopt.ir.layout import pack, physical_shape
 from graphopt.ir.printer import Printer
 from graphopt.ir.types import Array, DType, TensorType
-from graphopt.ops.movement import Reorder
+from graphopt.ops.movement import Part, Reorder
 from graphopt.passes.group import is_constant, is_view
 from graphopt.targets.memory import Lifetime, plan
 from graphopt.targets.program import (
@@ -69,10 +69,29 @@ def lower(
     return program
 
 
-def kernel_text(op: Op) -> str:
-    """The canonical text of a fused op: equal computations print equal, whatever their names."""
-    printer = Printer(locs=False, hints=False)
-    return "\n".join(printer.graph(op.regions[0], "")) + "\n"
+def kernel_text(op: Op, apart: Part | None = None) -> str:
+    """The canonical text of a fused op: equal computations print equal, whatever their names.
+
+    `apart`: of what its result is a part in memory, which its kernel has to know.
+    """
+    printer, body = Printer(locs=False, hints=False), op.regions[0]
+    if apart:
+        body = _ending(body, apart)
+    return "\n".join(printer.graph(body, "")) + "\n"
+
+
+def _ending(body: Graph, kind: Part) -> Graph:
+    """A copy of a region that returns its result as a part of a larger one."""
+    body = clone_graph(body, {})
+    end = body.terminator
+    body.erase(end)
+    (result,) = (v for v in end.operands if v)
+    (made,) = kind.infer(result.type)
+    assert isinstance(made, TensorType)
+    part = Op(kind, [result], [replace(made, layout=result.tensor.layout)])
+    body.insert(part)
+    body.insert(Op(end.kind, [part.result]))
+    return body
 
 
 def text_key(text: str) -> str:
@@ -166,7 +185,7 @@ class _Lowering:
     def call(self, op: Op) -> KernelCall:
         """The call of a fused op."""
         assert isinstance(op.kind, Fused)
-        text = kernel_text(op)
+        text = kernel_text(op, self.storage.apart.get(op.results[0]))
         knobs = self.plan.get(text_key(text), "")
         key = hashlib.sha256(f"{self.salt}\n{knobs}\n{text}".encode()).hexdigest()
         if key not in self.kernels:

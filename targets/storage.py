@@ -1,8 +1,10 @@
 """Whose memory a value is in: a view is in its operand's, a part of a concatenation in the whole's.
 
 So a concatenation costs nothing where its parts are made for it alone: their kernels write straight
-into the result, at multiples of ALIGN bytes. And a kernel may write over an operand that nothing
-reads afterwards, if it reads each element of it just to compute the result's element there.
+into the result, at multiples of ALIGN bytes. Where the parts follow one another once an image,
+their kernels leave the other parts' memory between images (`apart`), and nothing else may read
+them. And a kernel may write over an operand that nothing reads afterwards, if it reads each element
+of it just to compute the result's element there.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from graphopt.ir.core import Graph, Op, Value
 from graphopt.ir.layout import physical_shape
 from graphopt.ir.types import TensorType
 from graphopt.ops.elementwise import Elementwise
-from graphopt.ops.movement import Concat
-from graphopt.passes.group import is_constant, is_view, stacks
+from graphopt.ops.movement import Concat, Part
+from graphopt.passes.group import is_constant, is_view, turns
 from graphopt.targets.program import ALIGN
 
 
@@ -35,6 +37,7 @@ class Storage:
         """Find the concatenations whose parts can be made in place."""
         self.graph = graph
         self.inside: dict[Value, Spot] = {}
+        self.apart: dict[Value, Part] = {}
         self.free: set[Op] = {op for op in graph if isinstance(op.kind, Fused) and self._join(op)}
 
     def spot(self, value: Value) -> Spot:
@@ -60,9 +63,12 @@ class Storage:
 
     def _join(self, op: Op) -> bool:
         """Put the operands of a concatenation into its result, if all of them can be there."""
-        parts = list(_parts(op))
+        joint = _joined(op)
         whole = op.results[0]
-        if not parts or not _own(whole) or sum(map(nbytes, parts)) != nbytes(whole):
+        if joint is None:
+            return False
+        parts, often = [v for v in op.operands if v], turns(joint)
+        if not _own(whole) or sum(map(nbytes, parts)) != nbytes(whole):
             return False
         offset, found = 0, dict[Value, Spot]()
         for part in parts:
@@ -71,11 +77,16 @@ class Storage:
             made_here = maker is not None and isinstance(maker.kind, Fused) and _own(root)
             if not made_here or root in self.inside or root in found or offset % ALIGN:
                 return False
-            if nbytes(root) != nbytes(part):
+            if nbytes(root) != nbytes(part) or (often > 1 and not _alone(root)):
                 return False
             found[root] = Spot(whole, offset)
-            offset += nbytes(part)
+            offset += nbytes(part) // often
         self.inside.update(found)
+        if often > 1:
+            assert isinstance(joint.kind, Concat)
+            axis = joint.kind.axis
+            kind = Part(axis, (whole.tensor.static or ())[axis])
+            self.apart.update(dict.fromkeys(found, kind))
         return True
 
 
@@ -110,17 +121,18 @@ def _alike(a: Value, b: Value) -> bool:
     return (a.tensor.shape, a.tensor.layout) == (b.tensor.shape, b.tensor.layout)
 
 
-def _parts(op: Op) -> Iterator[Value]:
-    """The operands in order of a fused op that only concatenates, one block after another."""
+def _joined(op: Op) -> Op | None:
+    """The concatenation of a fused op that does nothing else, of its operands as they lie."""
     (body,) = op.regions
     inner = [o for o in body if not isinstance(o.kind, Return)]
-    if len(inner) != 1 or not isinstance(inner[0].kind, Concat) or not stacks(inner[0]):
-        return
-    for v in inner[0].operands:
-        if v is None or v not in body.args:
-            return
-        part = op.operand(body.args.index(v))
-        yield part
+    if len(inner) != 1 or not turns(inner[0]) or list(inner[0].operands) != list(body.args):
+        return None
+    return inner[0]
+
+
+def _alone(value: Value) -> bool:
+    """Whether a value is all that its kernel makes, and used once."""
+    return value.use_count == 1 and value.op is not None and len(value.op.results) == 1
 
 
 def _own(value: Value) -> bool:

@@ -55,6 +55,38 @@ class Concat(OpKind, name="concat"):
         return (np.concatenate([a for a in arrays if a is not None], axis=self.axis),)
 
 
+@dataclass(frozen=True)
+class Part(OpKind, name="part"):
+    """x as the first part of a tensor of size `of` along an axis; zeros follow.
+
+    Its kernel leaves what follows as it is in memory: that belongs to others, which make the parts
+    after it (see `targets.storage`). So none is in a module; lowering ends regions with it.
+    """
+
+    axis: int
+    of: int
+    operands = ("x",)
+
+    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+        """x's shape, but for the axis."""
+        (x,) = tensors(*types)
+        if x.shape is None:
+            return (x,)
+        axis = normal_axis(self.axis, len(x.shape))
+        size = x.shape[axis]
+        if isinstance(size, int) and size > self.of:
+            raise ValueError(f"{x} is no part of {self.of} along axis {axis}")
+        return (TensorType(x.dtype, (*x.shape[:axis], self.of, *x.shape[axis + 1 :])),)
+
+    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+        """Zeros appended."""
+        (x,) = arrays
+        assert x is not None
+        more = [(0, 0)] * x.ndim
+        more[self.axis] = (0, self.of - x.shape[self.axis])
+        return (np.pad(x, more),)
+
+
 def _merged(dims: list[Dim], summed: bool) -> Dim:
     if summed:
         total: Dim = 0

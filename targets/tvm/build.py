@@ -19,7 +19,7 @@ from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph
 from graphopt.targets.machine import Machine
 from graphopt.targets.program import NOTE, Workspace
-from graphopt.targets.tvm import intrinsics, joint, packs, portable, stack
+from graphopt.targets.tvm import intrinsics, joint, packs, parted, portable, stack
 from graphopt.targets.tvm.legal import ALONE, family, is_anchor
 from graphopt.targets.tvm.region import Region
 
@@ -34,6 +34,7 @@ def graph_family(graph: Graph) -> str:
     """
     if any(isinstance(op.kind, Opaque) for op in graph):
         return "imported"
+    graph, _ = parted.taken(graph)
     anchors = [op for op in graph if is_anchor(op) or op.kind.name in ALONE]
     if len(anchors) > 1 and (found := joint.family(list(graph))):
         return found
@@ -51,14 +52,17 @@ def primfunc(graph: Graph, machine: Machine, symbol: str, knobs: str = "") -> An
     Raises:
         UnsupportedError: no kernel computes the region.
     """
+    graph, larger = parted.taken(graph)
     kernel = importlib.import_module(f"{PACKAGE}.{graph_family(graph)}")
     intrinsics.start()
     func = packs.spread(intrinsics.attach(kernel.build(Region(graph, machine, knobs)), machine))
+    func = parted.spaced(func, larger) if larger else func
     return func.with_attr("global_symbol", symbol).with_attr("tirx.noalias", True)
 
 
 def choices(graph: Graph, machine: Machine) -> list[str]:
     """The knobs that a region's template may be given, the best by rule first."""
+    graph, _ = parted.taken(graph)
     region = Region(graph, machine)
     intrinsics.start()
     importlib.import_module(f"{PACKAGE}.{graph_family(graph)}").build(region)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from graphopt.ir import Module
 from graphopt.ir.parser import parse
 from graphopt.ir.verify import verify
+from graphopt.ops.movement import Part
 from graphopt.passes.group import Group
 from graphopt.pipeline import Context
 from graphopt.targets.catalog import KERNELS
@@ -188,9 +189,39 @@ def test_parts_that_end_in_padding_are_copied() -> None:
     assert ("c",) in [s.nodes for s in program.steps]
 
 
-def test_parts_of_several_images_are_copied() -> None:
-    _, program = lowered(JOINED.replace("[1,16,8,8]", "[2,16,8,8]"))
+IMAGES = f"""graph @g(%x: f32[2,16,8,8:aBcd16b]) {{
+      %w = const rand 1 : f32[32,16,3,3]
+      %v = const rand 2 : f32[16,48,3,3]
+      %a = conv(%x, %w) {CONV} : f32[2,32,8,8:aBcd16b] @ "a"
+      %b = sigmoid(%x) : f32[2,16,8,8:aBcd16b] @ "b"
+      %c = concat(%a, %b) {{axis=1}} : f32[2,48,8,8:aBcd16b] @ "c"
+      %d = conv(%c, %v) {CONV} : f32[2,16,8,8:aBcd16b] @ "d"
+      return(%d) {{names=[y]}} }}"""
+
+
+def test_parts_of_several_images_are_made_among_the_others() -> None:
+    module, program = lowered(IMAGES)
+    assert [s.nodes for s in program.steps] == [("a",), ("b",), ("d",)]
+    whole, first, second = (buffer(program, n).place for n in "cab")
+    assert isinstance(whole, Arena)
+    assert first == whole
+    assert second == Arena(whole.offset + 4 * 32 * 64)  # within the first image
+    fused = {op.loc.nodes[-1]: op for op in module.main if op.kind.name == "fused"}
+    for name, size in (("a", 32), ("b", 16)):
+        text = kernel_text(fused[name], Part(1, 48))
+        assert "of=48} : f32[2,48,8,8:aBcd16b]\n  return" in text
+        assert text in {k.text for k in program.kernels}
+        assert f"f32[2,{size},8,8:aBcd16b]" in text
+    assert kernel_text(fused["d"]) in {k.text for k in program.kernels}
+
+
+def test_a_part_of_images_that_something_else_reads_is_copied() -> None:
+    more = """%e = relu(%b) : f32[2,16,8,8:aBcd16b] @ "e"
+      %f = add(%d, %e) : f32[2,16,8,8:aBcd16b] @ "f"
+      return(%f)"""
+    _, program = lowered(IMAGES.replace("return(%d)", more))
     assert any("c" in s.nodes for s in program.steps)
+    assert not any("part(" in k.text for k in program.kernels)
 
 
 def test_a_residual_is_written_over_when_nothing_else_reads_it() -> None:

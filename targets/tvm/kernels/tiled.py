@@ -23,114 +23,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op
-from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import ahead, amx, bfloat, loops, packs, tiles, vectors
+from graphopt.targets.tvm import ahead, bfloat, loops, packs, tiles, vectors
 from graphopt.targets.tvm.amx import BLOCK
 from graphopt.targets.tvm.intrinsics import call
+from graphopt.targets.tvm.kernels.tiled_plan import Plan
 from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, static
 
 Expr = Any
 TOGETHER = 4  # rows that are stored at once, where they lie beside each other
-TASKS = 16  # that threads share, where there are as many
-GROUPS = 8  # register tiles of rows, from which on threads share those
-
-
-@dataclass(frozen=True)
-class Words:
-    """What is multiplied: numbers of a word, the type of sums, the instruction."""
-
-    per: int
-    dtype: str
-    multiply: str
-    stored: str
-
-
-BYTES = Words(amx.BYTES, "int32", "tdpbusd", "uint8")
-HALVES = Words(amx.HALVES, "float32", "tdpbf16ps", "uint16")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A product as tiles.
-
-    Attributes:
-        of: what is multiplied.
-        images: independent images (or 1), each of `lines` lines of `rows` rows.
-        lines: lines that no tile crosses.
-        rows: of a line.
-        columns: of the result.
-        words: that are summed at once.
-        panels_first: whether a panel of weights stays while all rows pass, or rows stay.
-        cold: whether weights don't stay in the cache, so that the next panels are fetched ahead.
-        parts: of the panels, that tasks share where rows stay; they divide the pairs.
-    """
-
-    of: Words
-    images: int
-    lines: int
-    rows: int
-    columns: int
-    words: int
-    panels_first: bool
-    cold: bool = False
-    parts: int = 1
-
-    @property
-    def sizes(self) -> tiles.Sizes:
-        """Of the tiles."""
-        return tiles.Sizes(min(self.rows, tiles.ROWS), self.words)
-
-    @property
-    def across(self) -> int:
-        """Tiles of a line."""
-        return -(-self.rows // tiles.ROWS)
-
-    @property
-    def count(self) -> int:
-        """Tiles of rows of an image."""
-        return self.lines * self.across
-
-    @property
-    def pair(self) -> int:
-        """Tiles of rows of a register tile."""
-        return min(2, self.count)
-
-    @property
-    def groups(self) -> int:
-        """Register tiles of rows of an image."""
-        return -(-self.count // self.pair)
-
-    @property
-    def panels(self) -> int:
-        """Tiles of columns."""
-        return -(-self.columns // BLOCK)
-
-    @property
-    def width(self) -> int:
-        """Tiles of columns of a register tile."""
-        return min(2, self.panels)
-
-    @property
-    def pairs(self) -> int:
-        """Register tiles of columns."""
-        return -(-self.panels // self.width)
-
-    @property
-    def chunk(self) -> int:
-        """Register tiles of rows of a task."""
-        tasks = -(-TASKS // self.pairs) if self.panels_first else TASKS
-        return -(-self.images * self.groups // tasks)
-
-
-def passes_once(weights: int, machine: Machine) -> bool:
-    """Whether weights of some bytes are too many for the second cache."""
-    return weights > machine.l2_bytes // 2
-
-
-def stays(panel: int, panels: int, machine: Machine) -> bool:
-    """Whether two panels of some bytes, of several pairs, stay in the first cache."""
-    return panels > 2 and 2 * panel <= machine.l1_bytes * 3 // 4
 
 
 @dataclass(frozen=True)
@@ -175,6 +76,9 @@ class Kernel:
 
     def start(self) -> None:
         """Declare what a task needs besides."""
+
+    def done(self, chunk: Expr, first: Expr) -> None:
+        """Store what is kept until a task's last register tile; its panels are from `first` on."""
 
     def ready(self, image: Expr, rows: list[Rows]) -> None:
         """Make ready what the tiles of a register tile read."""
@@ -226,6 +130,7 @@ class Kernel:
                 with ir.If(turn > 0), ir.Then():
                     self.finish(total, tirx.floormod(turn - 1, 2), *tile(turn - 1))
             tiles.release()
+            self.done(mine, tirx.floordiv(task, chunks) if p.panels_first else part)
 
     def rows_of(self, group: Expr) -> tuple[Expr, list[Rows]]:
         """The image and the tiles of rows of a register tile."""
@@ -247,7 +152,7 @@ class Kernel:
         """The sums of a register tile, to one half of `total`."""
         p = self.p
         image, rows = self.rows_of(group)
-        fresh = True if p.panels_first else panel == 0
+        fresh = True if p.panels_first else tirx.floormod(turn, p.pairs // p.parts) == 0
         with vectors.when(fresh, not p.panels_first):
             self.ready(image, rows)
         panels = [tirx.min(panel * p.width + j, p.panels - 1) for j in range(p.width)]

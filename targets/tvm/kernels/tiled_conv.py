@@ -29,7 +29,16 @@ from graphopt.targets.tvm import amx, tiles
 from graphopt.targets.tvm.amx import BLOCK, Form
 from graphopt.targets.tvm.kernels import conv, tiled
 from graphopt.targets.tvm.kernels.integer import border
-from graphopt.targets.tvm.kernels.tiled import BYTES, HALVES, Plan, Rows, Words
+from graphopt.targets.tvm.kernels.tiled import Rows
+from graphopt.targets.tvm.kernels.tiled_plan import (
+    BYTES,
+    GROUPS,
+    HALVES,
+    Plan,
+    Words,
+    passes_once,
+    stays,
+)
 from graphopt.targets.tvm.region import Region, static
 
 Expr = Any
@@ -103,9 +112,9 @@ def geometry(s: conv.Shape, of: Words, form: Form, machine: Machine) -> Geometry
     count = lines * -(-rows // tiles.ROWS)
     panel = 4 * BLOCK * form.words * form.chunks * math.prod(s.kernel)
     panels = -(-s.outs // BLOCK)
-    cold = tiled.passes_once(panels * panel, machine)
-    first = cold or s.n * -(-count // 2) < tiled.GROUPS
-    first |= not single and tiled.stays(panel, panels, machine)
+    cold = passes_once(panels * panel, machine)
+    first = cold or s.n * -(-count // 2) < GROUPS
+    first |= not single and stays(panel, panels, machine)
     made = Plan(of, s.n, lines, rows, s.outs, form.sums, first, cold)
     scratch = single and not first and 32 * 4 * form.words * form.chunks <= SCRATCH
     return Geometry(s, form, copy, made, long, single, scratch)

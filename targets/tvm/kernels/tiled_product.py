@@ -15,7 +15,15 @@ from graphopt.ops.unary import is_half
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import amx, movement, tiles
 from graphopt.targets.tvm.kernels import matmul, tiled
-from graphopt.targets.tvm.kernels.tiled import BYTES, HALVES, Plan, Rows, Words
+from graphopt.targets.tvm.kernels.tiled import Rows
+from graphopt.targets.tvm.kernels.tiled_plan import (
+    BYTES,
+    GROUPS,
+    HALVES,
+    Plan,
+    Words,
+    passes_once,
+)
 from graphopt.targets.tvm.region import broadcast, shape_of, static
 
 Expr = Any
@@ -46,11 +54,11 @@ def _matrix(of: Words, s: matmul.Shape, machine: Machine) -> Plan | None:
     words = amx.together(s.k // of.per)
     if not words:
         return None
-    groups, cold = -(-s.m // (2 * tiles.ROWS)), tiled.passes_once(s.k * s.n * 4 // of.per, machine)
+    groups, cold = -(-s.m // (2 * tiles.ROWS)), passes_once(s.k * s.n * 4 // of.per, machine)
     # Rows that the first cache can't keep stay in turn, though they are few: threads share panels.
     far = s.m * s.k * 4 // of.per > machine.l1_bytes and -(-s.n // (2 * amx.BLOCK)) % PARTS == 0
-    first = cold or (groups < tiled.GROUPS and not far)
-    parts = PARTS if not first and groups < tiled.GROUPS else 1
+    first = cold or (groups < GROUPS and not far)
+    parts = PARTS if not first and groups < GROUPS else 1
     return Plan(of, 1, 1, s.m, s.n, words, first, cold, parts)
 
 
