@@ -56,7 +56,7 @@ class Concat(OpKind, name="concat"):
 
 
 @dataclass(frozen=True)
-class Part(OpKind, name="part"):
+class Part(OneTensor, name="part"):
     """x as the first part of a tensor of size `of` along an axis; zeros follow.
 
     Its kernel leaves what follows as it is in memory: that belongs to others, which make the parts
@@ -65,26 +65,20 @@ class Part(OpKind, name="part"):
 
     axis: int
     of: int
-    operands = ("x",)
 
-    def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
+    def resize(self, x: TensorType, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         """x's shape, but for the axis."""
-        (x,) = tensors(*types)
-        if x.shape is None:
-            return (x,)
-        axis = normal_axis(self.axis, len(x.shape))
-        size = x.shape[axis]
+        axis = normal_axis(self.axis, len(shape))
+        size = shape[axis]
         if isinstance(size, int) and size > self.of:
             raise ValueError(f"{x} is no part of {self.of} along axis {axis}")
-        return (TensorType(x.dtype, (*x.shape[:axis], self.of, *x.shape[axis + 1 :])),)
+        return (*shape[:axis], self.of, *shape[axis + 1 :])
 
-    def evaluate(self, *arrays: Array | None) -> tuple[Array, ...]:
+    def compute(self, x: Array) -> Array:
         """Zeros appended."""
-        (x,) = arrays
-        assert x is not None
         more = [(0, 0)] * x.ndim
         more[self.axis] = (0, self.of - x.shape[self.axis])
-        return (np.pad(x, more),)
+        return np.pad(x, more)
 
 
 def _merged(dims: list[Dim], summed: bool) -> Dim:
