@@ -10,13 +10,10 @@ from __future__ import annotations
 import ctypes
 import platform
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tvm import tirx
-from tvm.script.ir_builder import tirx as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.ir.parser import parse
@@ -29,12 +26,14 @@ from graphopt.targets import machine
 from graphopt.targets.driver import toolchain
 from graphopt.targets.driver.generate import generate
 from graphopt.targets.program import Buffer, Input, Program
-from graphopt.targets.tvm import amx, build, tiles
+from graphopt.targets.tvm import amx, build
 from graphopt.targets.x86 import X86
+from tests import tilecheck
 from tests.kernelcheck import HOST, check, random_arrays, runnable
 from tests.targets.test_kernels_integer import numbers
+from tests.tilecheck import AMX
 
-AMX = machine.load("amx")
+emulated = tilecheck.emulated  # a fixture
 NATIVE = AMX.runs_on(HOST)
 WIDE = [n for n in runnable() if machine.load(n).lanes == AMX.lanes]
 
@@ -119,43 +118,6 @@ TEXTS = [*(product(**c) for c in PRODUCTS), *(convolution(**c) for c in CONVS)]
 TEXTS += map(looked_up, (product(17, 96, 48), product(33, 40, 23), TEXTS[len(PRODUCTS) + 1]))
 NAMES = ["-".join(map(str, c.values())) for c in (*PRODUCTS, *CONVS)]
 NAMES += ["product-lookup", "columns-lookup", "conv-lookup"]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The emulation, where code compiled in this process finds it."""
-    folder = tmp_path_factory.mktemp("amx")
-    source = Path(__file__).parent / "amx.c"
-    args = [
-        "-O2",
-        "-fPIC",
-        "-shared",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        str(source),
-        "-o",
-        "amx.so",
-        "-lm",
-    ]
-    toolchain.run(toolchain.find(), args, folder)
-    return ctypes.CDLL(str(folder / "amx.so"), mode=ctypes.RTLD_GLOBAL)
-
-
-@pytest.fixture
-def emulated(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
-    """Kernels for AMX whose instructions are calls of the emulation: nothing else differs."""
-
-    def instruction(name: str, *operands) -> None:
-        ir.evaluate(tirx.call_extern("int32", f"amx_{name}", *operands))
-
-    made = build.primfunc
-    monkeypatch.setattr(tiles, "instruction", instruction)
-    monkeypatch.setattr(build, "primfunc", lambda graph, m, symbol: made(graph, AMX, symbol))
-    library.amx_faults()
-    library.amx_products()
-    yield library
-    assert library.amx_faults() == 0
 
 
 @pytest.mark.skipif(not WIDE, reason="this CPU lacks AVX-512, which the rest of the kernel needs")

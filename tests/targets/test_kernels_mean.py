@@ -13,14 +13,14 @@ import pytest
 
 import graphopt
 from graphopt.ir.parser import parse
-from graphopt.targets import machine
 from graphopt.targets.tvm import joint, means
+from tests import tilecheck
 from tests.kernelcheck import check, evaluate, run
 from tests.targets import test_kernels_amx as tiles
 from tests.targets.test_kernels_integer import numbers
+from tests.tilecheck import AMX
 
-AMX = machine.load("amx")
-emulated, library = tiles.emulated, tiles.library  # fixtures
+emulated = tilecheck.emulated  # a fixture
 CASES = [
     dict(ins=64, outs=40, size=(7, 7), kernel=1),
     dict(ins=64, outs=96, size=(7, 7), kernel=3, pad=1, n=2),  # tiles cross lines
