@@ -161,8 +161,8 @@ def _faster(graph: Graph, layers: Sequence[Op], costs: Costs) -> Iterator[Op]:
     """The layers that bfloat16 operands make faster."""
     far = sum(nbytes(op.kind.data) for op in graph if isinstance(op.kind, Const))
     for op in layers:
-        wide = seconds(op, costs, far, half=False, alone=_filled(op))
-        short = _filled(op) or _alone(op)
+        wide = seconds(op, costs, far, half=False, alone=filled(op))
+        short = filled(op) or _alone(op)
         if _few_weights(op):
             _short_weights(short, next(one for one in short if one.kind == op.kind))
         if seconds(op, costs, far, half=True, alone=short) < GAIN * wide:
@@ -193,10 +193,11 @@ def _alone(op: Op) -> Graph:
     return graph_of([*(v.op for v in fixed if v and v.op and isinstance(v.op.kind, Cast)), op])
 
 
-def _filled(op: Op) -> Graph | None:
+def filled(op: Op, *, short: bool = False) -> Graph | None:
     """A convolution of fewer results than a block of channels, with as many as fill it.
 
     Alone it would make a dense result; inside a model its readers take blocks, filled with zeros.
+    `short`: its weights are numbers of bfloat16, though their type doesn't say so.
     """
     kind: Any = op.kind
     w = op.operand(1).tensor if kind.name == "conv" else None
@@ -206,7 +207,7 @@ def _filled(op: Op) -> Graph | None:
     x, b = op.operand(0).tensor, op.operands[2]
     wide = replace(w, shape=(FEWEST, *(w.static or ())[1:]))
     graph = graph_with(kind, [x, wide, b and replace(b.tensor, shape=(FEWEST,))], [1, 2])
-    if is_half(op.operand(1)):
+    if short or is_half(op.operand(1)):
         _short_weights(graph, next(one for one in graph if one.kind == kind))
     return graph
 

@@ -24,7 +24,7 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops.nn import Conv
 from graphopt.ops.unary import is_half
 from graphopt.ops.winograd import REACH, ConvWinograd, transformed
-from graphopt.passes.operands import seconds
+from graphopt.passes.operands import filled, seconds
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect
 from graphopt.rewrite import Miss, Rewriter, Rule, const
@@ -41,6 +41,11 @@ def fills(channels: int, block: int) -> bool:
     whole = -(-channels // block) * block
     narrow = block == NARROW and channels > block
     return channels % 4 == 0 and (narrow or whole <= WASTE * channels)
+
+
+def excess(channels: int, block: int) -> float:
+    """How many channels are computed for each that there is; half of a narrow block is left out."""
+    return 1.0 if block == NARROW else -(-channels // block) * block / channels
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,9 @@ class Filtering:
             return None
         if not all(fills(d, block) for d in w.shape[:2]):
             return None
-        shape = (REACH * REACH, *w.shape[:2])
+        shape = (REACH * REACH, w.shape[0], w.shape[1])
         if not self.always:
-            self.gain(op, kind, shape)
+            self.gain(op, kind, shape, block)
             if self.coded:
                 _dense(w)
         filters = rw.computed(np.zeros(0, np.float32), shape, lambda: transformed(w.numpy()))
@@ -96,22 +101,25 @@ class Filtering:
             raise Miss("the target has no kernel for it")
         return made
 
-    def gain(self, op: Op, kind: Conv, filters: tuple[int, ...]) -> None:
+    def gain(self, op: Op, kind: Conv, filters: tuple[int, int, int], block: int) -> None:
         """Raise Miss unless minimal filtering is faster than the direct sum.
 
-        Both are priced with constants as far away as a run of the whole model leaves them.
+        Both are priced with constants as far away as a run of the whole model leaves them, and with
+        the channels that fill the last block: minimal filtering computes them on both sides, the
+        direct sum in float32 those of its result. (A price in bfloat16 has them already.)
         """
         costs = self.ctx.costs
         if costs is None or op.graph is None:
             raise Miss("nothing tells what it costs")
-        far = self.footprint(op.graph)
+        far, outs, ins = self.footprint(op.graph), *(excess(d, block) for d in filters[1:])
         x, w, b = (v and v.tensor.logical for v in op.operands)
         if is_half(op.operand(0)):  # it may be multiplied as bfloat16
-            direct = seconds(op, costs, far, half=True)
+            direct = seconds(op, costs, far, half=True, alone=filled(op, short=True))
         else:
-            direct = costs.price(graph_with(kind, [x, w, b], (1, 2)), far).seconds
+            direct = outs * costs.price(graph_with(kind, [x, w, b], (1, 2)), far).seconds
         types = [x, TensorType(DType.f32, filters), b]
-        minimal = costs.price(graph_with(ConvWinograd(kind.pads), types, (1, 2)), far).seconds
+        alone = costs.price(graph_with(ConvWinograd(kind.pads), types, (1, 2)), far).seconds
+        minimal = ins * outs * alone
         if minimal > GAIN * direct:
             raise Miss(f"by minimal filtering it would take {minimal / direct:.2f} of the time")
 

@@ -232,6 +232,26 @@ def test_phases_are_the_transposed_convolution(size: int, kernel: int, stride: i
     assert np.mean(got != want) < 0.02
 
 
+def test_layers_that_fill_a_block_in_part_are_multiplied_as_bfloat16_where_that_is_faster() -> None:
+    """Their results fill blocks inside a model; minimal filtering computes the zeros, too."""
+    around = "{strides=[1,1],pads=[1,1,1,1],dilations=[1,1]}"
+    text = f"""graph @main(%x: f32[1,24,96,96]) {{
+      %a = const rand 1 : f32[12,24,3,3]
+      %b = conv(%x, %a) {around} @ "first"
+      %c = relu(%b) @ "r"
+      %d = const rand 2 : f32[12,12,3,3]
+      %e = conv(%c, %d) {around} @ "second"
+      %f = relu(%e) @ "s"
+      %g = const rand 3 : f32[32,12,3,3]
+      %y = conv(%f, %g) {around} @ "third"
+      return(%y) {{names=[y]}}
+    }}"""
+    layers, program = chosen("amx", text)
+    assert [name.strip('"') for name in layers] == ["first", "second", "third"]
+    assert {k.family for k in program.kernels} == {"conv", "elementwise"}
+    assert "winograd" in {k.family for k in X86("amx").lower(parse(text)).kernels}
+
+
 def test_a_small_filter_is_rounded_where_its_layer_is_faster_so() -> None:
     """Of 432 numbers, fewer than are worth it for their bytes; few channels fill a block."""
     text = """graph @main(%x: f32[1,3,64,64]) {
