@@ -1,3 +1,5 @@
+# pyright: basic
+# TVM ships no types.
 """Kernels for AMX on any CPU with AVX-512: their instructions are calls of an emulation in C."""
 
 from __future__ import annotations
