@@ -10,18 +10,17 @@ whoever asks has no time for it.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from graphopt.errors import UnsupportedError
 from graphopt.limits import free_memory
-from graphopt.targets.cache import cache_folder
+from graphopt.targets.cache import cache_folder, keep
 from graphopt.targets.driver import toolchain
 from graphopt.targets.roofline.host import Host, this_host
 from graphopt.targets.roofline.model import Roofline, parse_probe
@@ -63,7 +62,7 @@ def host_roofline(threads: int, *, remeasure: bool = False, settle: bool = True)
         if threads > 1:
             one = _read(_place(host, 1)) or _measured(probe, host, 1, LEAST_BYTES)
         found = _settled(probe, host, threads, kept, one)
-    _write(_place(host, threads), found)
+    keep(_place(host, threads), f"{found.to_json()}\n".encode())
     return found
 
 
@@ -143,12 +142,3 @@ def _read(path: Path) -> Roofline | None:
         return Roofline.from_json(path.read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _write(path: Path, found: Roofline) -> None:
-    """Keep it; a cache that can't be written is no error."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(found.to_json() + "\n", "utf-8")
-        temporary.replace(path)

@@ -15,6 +15,7 @@ from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout
 from graphopt.ir.types import DType
 from graphopt.ops.unary import is_half
+from graphopt.targets.machine import Machine
 
 FEATURE = "amx_int8"  # as /proc/cpuinfo spells it
 BLOCK = 16  # columns of a tile, and channels of a block
@@ -146,3 +147,8 @@ def block_of(value: Value) -> int:
     """Channels that a value's layout keeps together; 1: it is dense."""
     tag = value.tensor.layout
     return dict(parse_layout(tag).blocks).get(1, 1) if tag else 1
+
+
+def passes_once(weights: int, machine: Machine) -> bool:
+    """Whether weights of some bytes are too many for the second cache."""
+    return weights > machine.l2_bytes // 2

@@ -75,4 +75,4 @@ def pays(found: Mean, machine: Machine) -> bool:
     A task has all rows of an image, so more weights would pass once for each register tile of rows.
     """
     w = found.conv.operand(1).tensor.static or ()
-    return found.bytes * math.prod(w) <= machine.l2_bytes // 2
+    return not amx.passes_once(found.bytes * math.prod(w), machine)

@@ -36,7 +36,6 @@ from graphopt.targets.tvm.kernels.tiled_plan import (
     HALVES,
     Plan,
     Words,
-    passes_once,
     stays,
 )
 from graphopt.targets.tvm.region import Region, static
@@ -112,7 +111,7 @@ def geometry(s: conv.Shape, of: Words, form: Form, machine: Machine) -> Geometry
     count = lines * -(-rows // tiles.ROWS)
     panel = 4 * BLOCK * form.words * form.chunks * math.prod(s.kernel)
     panels = -(-s.outs // BLOCK)
-    cold = passes_once(panels * panel, machine)
+    cold = amx.passes_once(panels * panel, machine)
     first = cold or s.n * -(-count // 2) < GROUPS
     first |= not single and stays(panel, panels, machine)
     made = Plan(of, s.n, lines, rows, s.outs, form.sums, first, cold)

@@ -105,11 +105,6 @@ class Plan:
         return -(-self.images * self.groups // tasks)
 
 
-def passes_once(weights: int, machine: Machine) -> bool:
-    """Whether weights of some bytes are too many for the second cache."""
-    return weights > machine.l2_bytes // 2
-
-
 def stays(panel: int, panels: int, machine: Machine) -> bool:
     """Whether two panels of some bytes, of several pairs, stay in the first cache."""
     return panels > 2 and 2 * panel <= machine.l1_bytes * 3 // 4

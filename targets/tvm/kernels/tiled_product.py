@@ -22,7 +22,6 @@ from graphopt.targets.tvm.kernels.tiled_plan import (
     HALVES,
     Plan,
     Words,
-    passes_once,
 )
 from graphopt.targets.tvm.region import broadcast, shape_of, static
 
@@ -54,7 +53,7 @@ def _matrix(of: Words, s: matmul.Shape, machine: Machine) -> Plan | None:
     words = amx.together(s.k // of.per)
     if not words:
         return None
-    groups, cold = -(-s.m // (2 * tiles.ROWS)), passes_once(s.k * s.n * 4 // of.per, machine)
+    groups, cold = -(-s.m // (2 * tiles.ROWS)), amx.passes_once(s.k * s.n * 4 // of.per, machine)
     # Rows that the first cache can't keep stay in turn, though they are few: threads share panels.
     far = s.m * s.k * 4 // of.per > machine.l1_bytes and -(-s.n // (2 * amx.BLOCK)) % PARTS == 0
     first = cold or (groups < GROUPS and not far)
