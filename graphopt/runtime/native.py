@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import threading
 from _ctypes import dlclose
 from collections.abc import Callable, Sequence
@@ -71,7 +70,6 @@ class Context:
     def __init__(self, library: Library, threads: int) -> None:
         """Start it; GraphoptError if memory or threads can't be had."""
         self._library = library
-        self._pid = os.getpid()
         self._pointer = library.call("new", threads)
         if not self._pointer:
             raise GraphoptError(f"no memory or threads for a context with {threads} threads")
@@ -123,8 +121,8 @@ class Context:
         return np.frombuffer(raw, np.uint8).view(dtype).reshape(shape)
 
     def close(self) -> None:
-        """End its threads and free its memory. In a forked child there are no threads to end."""
-        if self._pointer and self._pid == os.getpid():
+        """End its threads and free its memory."""
+        if self._pointer:
             self._library.call("free", self._pointer)
         self._pointer = None
 

@@ -57,6 +57,9 @@ class LayerTime:
 class Session:
     """Runs a bundle. May be used by several threads at once; runs without holding Python's lock.
 
+    A forked child may use it, too, if no run was under way at the fork: its first run starts
+    threads of its own.
+
     Attributes:
         manifest: what the bundle says about itself.
         inputs: name, dtype and shape of each input.

@@ -343,7 +343,7 @@ def test_a_forked_child_can_run(small: Path) -> None:
     with Session(small, 3) as session:
         session.run({"x": X})
         child = os.fork()
-        if child == 0:  # its threads are gone: the caller does their shares
+        if child == 0:  # it starts threads of its own
             same = np.array_equal(session.run({"x": X})["y"], 2 * X + W)
             session.close()
             os._exit(0 if same else 1)

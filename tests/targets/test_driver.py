@@ -5,8 +5,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import subprocess
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +183,38 @@ def test_contexts_run_side_by_side(objects: list[Path], tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+def _in_child(work: Callable[[], bool]) -> bool:
+    """Whether `work` gives True in a forked child, within 20 s."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)  # ends a child that waits for ever
+        os._exit(0 if work() else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def test_forked_children_have_threads_of_their_own(objects: list[Path], tmp_path: Path) -> None:
+    """Whatever the threads were doing at the fork: at work, spinning, falling asleep, asleep."""
+    model = Model(chain("parallel_twice", "barrier", "seven_tasks"), objects, tmp_path)
+    context = Context(model.library, 3)
+    x = sample()
+    expected = model.run(context, x)
+
+    def work() -> bool:
+        same = all(np.array_equal(model.run(context, x), expected) for _ in range(20))
+        same &= len(os.listdir("/proc/self/task")) == 3
+        context.close()
+        return same and len(os.listdir("/proc/self/task")) == 1
+
+    for delay_us in range(0, 400, 5):
+        assert np.array_equal(model.run(context, x), expected)
+        until = time.perf_counter_ns() + delay_us * 1000
+        while time.perf_counter_ns() < until:
+            pass
+        assert _in_child(work)
+    context.close()
 
 
 def test_bad_calls_give_codes(objects: list[Path], tmp_path: Path) -> None:
