@@ -23,7 +23,8 @@ from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.types import Array
 from graphopt.loss import Loss
 from graphopt.rewrite.driver import Permission, Remark
-from graphopt.spec import Scanner, Spec, misfit, parse_spec
+from graphopt.scanner import Scanner
+from graphopt.spec import Spec, misfit, parse_spec
 
 Effect = Literal["exact", "reassociating", "lossy"]
 NO_NAMES: Mapping[str, str] = MappingProxyType({})

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "lazy", "later"}, {"spec", "limits", "portions", "blas", "folders"}, {"ir"}, {"ops"}, {"onnx", "rewrite", "analysis"}, {"loss"}, {"pipeline", "choices"},
+    {"errors", "lazy", "later"}, {"scanner"}, {"spec", "limits", "portions", "blas", "folders"}, {"ir"}, {"ops"}, {"onnx", "rewrite", "analysis"}, {"loss"}, {"pipeline", "choices"},
     {"perturb"}, {"hooks", "data", "activations", "verify", "exact"}, {"judge", "generate"}, {"passes"}, {"targets"}, {"report"}, {"measure"}, {"profiler"}, {"account"}, {"request"}, {"job"}, {"api"}, {"cli"},
 ]  # fmt: skip
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}

@@ -27,7 +27,8 @@ from graphopt.ir.types import (
     UnknownType,
     ValueType,
 )
-from graphopt.spec import Scanner, build, nearest, parse_options
+from graphopt.scanner import Scanner
+from graphopt.spec import build, nearest, parse_options
 
 MAX_DEPTH = 100  # nested regions or types; real models stay below 10
 

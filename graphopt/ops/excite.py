@@ -13,7 +13,8 @@ from graphopt.ir.types import Array, TensorType, ValueType
 from graphopt.ops.common import wide
 from graphopt.ops.elementwise import Cast, Predicate, Unary
 from graphopt.ops.shapes import agree, tensors
-from graphopt.spec import Scanner, parse_spec
+from graphopt.scanner import Scanner
+from graphopt.spec import parse_spec
 
 
 @lru_cache(maxsize=256)

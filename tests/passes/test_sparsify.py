@@ -19,7 +19,8 @@ from graphopt.passes.layers.least import power
 from graphopt.passes.layers.zeros import FOURS, Keep, refit, smallest, sparse
 from graphopt.pipeline import Context, Pass, parse_pipeline, run_pipeline
 from graphopt.rewrite import const
-from graphopt.spec import Scanner, parse_spec
+from graphopt.scanner import Scanner
+from graphopt.spec import parse_spec
 
 TEXT = """graph @main(%x: f32[2,8,6,6]) {
   %w = const rand 1 : f32[16,8,3,3]

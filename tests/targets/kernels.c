@@ -200,11 +200,11 @@ KERNEL(greedy) {
   return __TVMBackendAllocWorkspace(1, 0, UINT64_MAX / 2, 2, 32) ? 0 : -1;
 }
 
-/* y = 2x, after 50 ms */
+/* y = 2x, after 200 ms: long enough for another thread to come, on a busy machine, too */
 KERNEL(slow) {
   UNUSED;
   Job j = job(args);
-  usleep(50000);
+  usleep(200000);
   twice_part(&j, 0, 1);
   return 0;
 }

@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.errors import GraphoptError, InputError
+from graphopt.errors import GraphoptError
 from graphopt.ir.types import Array, DType
-from graphopt.runtime import Session
 from graphopt.runtime.native import Context, Library, addresses
 from graphopt.runtime.tensors import aligned
-from graphopt.targets import bundle
 from graphopt.targets.driver import toolchain
 from graphopt.targets.driver.generate import generate
 from graphopt.targets.program import (
@@ -319,82 +317,6 @@ def test_only_the_interface_is_exported(objects: list[Path], tmp_path: Path) -> 
     model.library.close()
 
 
-# ---- kernels that TVM compiles ----
-
-
-@pytest.fixture(scope="module")
-def tvm_objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two kernels: a serial and a parallel matmul + bias, with a workspace between."""
-    tvm = pytest.importorskip("tvm")
-    path = tmp_path_factory.mktemp("tvm") / "kernels.o"
-    target = tvm.target.Target({"kind": "llvm"})
-    kernels = {f"matmul{i}": _matmul(f"matmul{i}", bool(i)) for i in range(2)}
-    with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-        built = tvm.tirx.build(tvm.IRModule(kernels), target=target)
-    built.write_to_file(str(path))
-    return [path]
-
-
-def _matmul(name: str, parallel: bool) -> Any:
-    from tvm import s_tir, te
-
-    x: Any = te.placeholder((64, 32), name="x")
-    w: Any = te.placeholder((32, 32), name="w")
-    doubled: Any = te.compute(x.shape, lambda i, j: x[i, j] * 2.0, name="doubled")
-    k = te.reduce_axis((0, 32), name="k")
-    y: Any = te.compute((64, 32), lambda i, j: te.sum(doubled[i, k] * w[k, j], axis=k), name="y")
-    schedule = s_tir.Schedule(te.create_prim_func([x, w, y]))
-    for block in ("doubled", "y") if parallel else ():
-        schedule.parallel(schedule.get_loops(schedule.get_sblock(block))[0])
-    return schedule.mod["main"].with_attr("global_symbol", name)
-
-
-def matmuls() -> Program:
-    """Y = f(f(x, w), w) with f(a, w) = 2a @ w, once serial and once parallel."""
-    w = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
-    buffers = (
-        Buffer("x", DType.f32, (64, 32), Input(0)),
-        Buffer("w", DType.f32, (32, 32), Weight(64)),
-        Buffer("t", DType.f32, (64, 32), Arena(0)),
-        Buffer("y", DType.f32, (64, 32), Output(0)),
-    )
-    steps = (
-        KernelCall("matmul0", (0, 1, 2), ("/first",), 65536),
-        KernelCall("matmul1", (2, 1, 3), ("/second",), 65536),
-    )
-    weights = (WeightData(64, w.nbytes, lambda: w),)
-    size = 64 + w.nbytes
-    return Program("matmuls", buffers, (0,), (3,), steps, (), weights, size, 64 * 32 * 4)
-
-
-def test_tvm_kernels_from_python_and_c(tvm_objects: list[Path], tmp_path: Path) -> None:
-    program = matmuls()
-    out = tmp_path / "m.graphopt"
-    bundle.write(
-        program, tvm_objects, out, model=b"onnx", meta=bundle.Meta(), workspace=Workspace(8192)
-    )
-    x = np.random.default_rng(1).standard_normal((64, 32)).astype(np.float32)
-    results: list[bytes] = []
-    for threads in THREADS:
-        with Session(out, threads) as session:
-            y = session.run({"x": x})["y"]
-            assert [t.kernel for t in session.profile({"x": x}, 3)] == ["matmul0", "matmul1"]
-        results.append(y.tobytes())
-        w = program.weights[0].load()
-        np.testing.assert_allclose(y, 4 * x @ w @ w, rtol=1e-4, atol=1e-4)
-    x.tofile(tmp_path / "x.bin")
-    args = "-O2 -Wall -Wextra -Werror main.c -o ../main -L. -lmodel -Wl,-rpath,m.graphopt"
-    toolchain.run(toolchain.find(), args.split(), out)
-    for threads in ("1", "3"):
-        command = ["./main", threads, "x.bin", "y.bin"]
-        subprocess.run(command, cwd=tmp_path, check=True)
-        results.append((tmp_path / "y.bin").read_bytes())
-    assert len(set(results)) == 1
-    usage = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert usage.returncode == 2
-    assert "input  x: float32, 8192 bytes" in usage.stderr
-
-
 def test_runs_allocate_nothing(objects: list[Path], tmp_path: Path) -> None:
     # The scratch kernel's tasks need memory on every thread; so do those that pthread starts.
     program, room = chain("scratch", "seven_tasks", "scratch"), Workspace(4032, 4032)
@@ -402,7 +324,17 @@ def test_runs_allocate_nothing(objects: list[Path], tmp_path: Path) -> None:
     toolchain.link(objects, sources, (), tmp_path / "libmodel.so")
     (tmp_path / "model.h").write_text(sources["model.h"])
     assert "#define GO_WORKSPACE_BYTES 4032 " in sources["model.h"]
-    args = ["-std=c11", "-O1", "-I.", str(ALLOCATIONS), "-o", "count", "-L.", "-lmodel", "-Wl,-rpath,."]
+    args = [
+        "-std=c11",
+        "-O1",
+        "-I.",
+        str(ALLOCATIONS),
+        "-o",
+        "count",
+        "-L.",
+        "-lmodel",
+        "-Wl,-rpath,.",
+    ]
     toolchain.run(toolchain.find(), args, tmp_path)
     for threads in THREADS:
         command = ["./count", str(threads)]
@@ -410,12 +342,3 @@ def test_runs_allocate_nothing(objects: list[Path], tmp_path: Path) -> None:
         made, later = map(int, done.stdout.split())
         assert made >= 2 + threads  # the context, the arena, the workspaces
         assert later == 0
-
-
-def test_an_existing_folder_is_not_lost(tvm_objects: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "precious").write_text("text")
-    with pytest.raises(InputError, match="is not a graphopt bundle"):
-        bundle.write(matmuls(), tvm_objects, out, model=b"", meta=bundle.Meta())
-    assert (out / "precious").read_text() == "text"
