@@ -341,8 +341,8 @@ def test_a_hundred_thousand_nodes() -> None:
         nodes = [NODE("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(count)]
         nodes[0] = NODE("Relu", ["x"], ["v1"])
         raw = finish(graph(*nodes, outputs=[onnx.ValueInfoProto(name=f"v{count}")]), 17).SerializeToString()
-        start = time.perf_counter()
+        start = time.process_time()
         to_proto(load(raw))
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     assert seconds(20_000) < 8 * seconds(5_000) + 0.5

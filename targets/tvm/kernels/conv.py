@@ -191,33 +191,53 @@ def accumulate(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> No
     region.bind(op.result, read)
 
 
+class Channels:
+    """The axes of a sum over a group's channels, which lie in blocks of `inner`.
+
+    Attributes:
+        block: the block that is read.
+        lane: the place in it; `at` has it as an index where there are blocks.
+        every: the axes of the sum; `taps` go between the blocks and the lanes.
+        axes: the same without that of the lanes where there are no blocks.
+    """
+
+    def __init__(self, region: Region, ins: int, inner: int, step: int, taps: list[Any]) -> None:
+        """Of `ins` channels, `step` of a block in a turn of the inner loop."""
+        parts = inner // step
+        ib, ii = region.reduce_axis(-(-ins // step), "ib"), region.reduce_axis(step, "ii")
+        self.block: Any = tirx.floordiv(ib.var, parts) if parts > 1 else ib.var
+        self.lane: Any = tirx.floormod(ib.var, parts) * step + ii.var if parts > 1 else ii.var
+        self.at = [self.lane] if inner > 1 else []
+        self.every = [ib, *taps, ii]
+        self.axes = self.every if inner > 1 else self.every[:-1]
+
+
+def reads(s: Shape, space: list[Any], taps: list[Any]) -> list[Any]:
+    """Where the window at `space` of the result reads x for the taps."""
+    steps = zip(space, s.strides, taps, s.dilations, strict=True)
+    return [p * stride + t.var * dilation for p, stride, t, dilation in steps]
+
+
 def sums(region: Region, op: Op, s: Shape, k: Knobs, x: Any, w: Any) -> Any:
     """A reader of the stage `anchor`: the sum of x(n, ib, space.., ii) * w(ob, ib, k.., ii, oi)."""
-    rank = len(s.size) + 2
-    cols = -(-s.out[-1] // k.columns) * k.columns
-    per_group = s.outs // s.group
-    step = together(s.ins, k.inner)
-    parts = k.inner // step  # of a block
-    ib = region.reduce_axis(-(-s.ins // step), "ib")
-    ii = region.reduce_axis(step, "ii")
     taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
+    c = Channels(region, s.ins, k.inner, together(s.ins, k.inner), taps)
 
     def body(*at: Any) -> Any:
         n, ob, *space, oi = at
-        where = [p * st + t.var * d for p, st, t, d in
-                 zip(space, s.strides, taps, s.dilations, strict=True)]  # fmt: skip
-        group = tirx.floordiv(ob * k.block, per_group) if s.group > 1 else 0
-        block = tirx.floordiv(ib.var, parts) if parts > 1 else ib.var
-        lane = tirx.floormod(ib.var, parts) * step + ii.var if parts > 1 else ii.var
-        channel = group * (s.ins // k.inner) + block if s.group > 1 else block
-        t = [t.var for t in taps]
-        if k.inner > 1:
-            return te.sum(x(n, channel, *where, lane) * w(ob, block, *t, lane, oi),
-                          axis=[ib, *taps, ii])  # fmt: skip
-        return te.sum(x(n, channel, *where) * w(ob, ib.var, *t, oi), axis=[ib, *taps])
+        channel, where, tap = c.block, reads(s, space, taps), [t.var for t in taps]
+        if s.group > 1:
+            channel = tirx.floordiv(ob * k.block, s.outs // s.group) * (s.ins // k.inner) + channel
+        return te.sum(x(n, channel, *where, *c.at) * w(ob, c.block, *tap, *c.at, oi), axis=c.axes)
 
+    return anchored(region, s, k, body)
+
+
+def anchored(region: Region, s: Shape, k: Knobs, body: Callable[..., Any]) -> Any:
+    """A reader of the stage `anchor`, `body` at (n, ob, space.., oi): whole tiles of columns."""
+    cols = -(-s.out[-1] // k.columns) * k.columns
     full = (s.n, -(-s.outs // k.block), *s.out[:-1], cols, k.block)
-    y, tag = region.compute(full, body, "anchor"), blocked(rank, k.block)
+    y, tag = region.compute(full, body, "anchor"), blocked(len(s.size) + 2, k.block)
     return lambda index: y(*region.physical(tag, index))
 
 
@@ -378,4 +398,3 @@ def whole_groups(s: Shape, op: Op, machine: Machine) -> bool:
     """Whether the groups' output channels fill blocks, and no input block crosses groups."""
     block, inner = output_block(op, machine), channel_block(op.operand(0))
     return (s.outs // s.group) % block == 0 and (inner == 1 or s.ins % inner == 0)
-

@@ -87,11 +87,8 @@ def compute(region: Region, op: Op, s: conv.Shape, p: Phases, k: conv.Knobs, w: 
     x = padded(region, op, s, p, k)
     columns = -(-p.count[-1] // k.columns) * k.columns
     outs = -(-s.outs // k.block)
-    step = conv.together(s.ins, k.inner)
-    parts = k.inner // step
-    ib = region.reduce_axis(-(-s.ins // step), "ib")
-    ii = region.reduce_axis(step, "ii")
     taps = [region.reduce_axis(t, f"t{i}") for i, t in enumerate(p.taps)]
+    c = conv.Channels(region, s.ins, k.inner, conv.together(s.ins, k.inner), taps)
     zero = tirx.const(0.0, "float32")
 
     def body(*at: Any) -> Any:
@@ -99,14 +96,11 @@ def compute(region: Region, op: Op, s: conv.Shape, p: Phases, k: conv.Knobs, w: 
         us, phase = space[0::2], space[1::2]
         where = [u + (count - 1) - t.var for u, t, count in zip(us, taps, p.taps, strict=True)]
         tap = [i + t.var * st for i, t, st in zip(phase, taps, p.strides, strict=True)]
-        block = tirx.floordiv(ib.var, parts) if parts > 1 else ib.var
-        lane = tirx.floormod(ib.var, parts) * step + ii.var if parts > 1 else ii.var
-        inner = [lane] if k.inner > 1 else []
-        term = x(n, block, *where, *inner) * w(ob, block, *tap, *inner, oi)
+        term = x(n, c.block, *where, *c.at) * w(ob, c.block, *tap, *c.at, oi)
         ends = zip(tap, p.kernel, p.strides, strict=True)
         checks = [t < size for t, size, st in ends if size % st]
         value = tirx.if_then_else(tirx.all(*checks), term, zero) if checks else term
-        return te.sum(value, axis=[ib, *taps, *([ii] if k.inner > 1 else [])])
+        return te.sum(value, axis=c.axes)
 
     sizes = zip((*p.count[:-1], columns), p.strides, strict=True)
     y = region.compute((s.n, outs, *(d for pair in sizes for d in pair), k.block), body, "anchor")

@@ -139,30 +139,18 @@ def accumulate(
     region: Region, op: Op, s: conv.Shape, k: conv.Knobs, of: Words, x: Any, w: Any
 ) -> Callable[[Any], Expr]:
     """A reader of the stage `anchor`: sums of `dot`, to be contracted once the schedule is made."""
-    rank = len(s.size) + 2
-    cols = -(-s.out[-1] // k.columns) * k.columns
-    per_group = s.outs // s.group
-    step = together(s.ins, k.inner)
-    parts = k.inner // step  # of a block
-    ib = region.reduce_axis(-(-s.ins // step), "ib")
-    ii = region.reduce_axis(step, "ii")
     taps = [region.reduce_axis(d, f"k{i}") for i, d in enumerate(s.kernel)]
+    c = conv.Channels(region, s.ins, k.inner, together(s.ins, k.inner), taps)
 
     def body(*at: Any) -> Any:
         n, ob, *space, oi = at
-        where = [p * st + t.var * d for p, st, t, d in
-                 zip(space, s.strides, taps, s.dilations, strict=True)]  # fmt: skip
-        group = tirx.floordiv(ob * k.block, per_group) if s.group > 1 else 0
-        block = tirx.floordiv(ib.var, parts) if parts > 1 else ib.var
-        lane = tirx.floormod(ib.var, parts) * step + ii.var if parts > 1 else ii.var
-        channel = group * (s.ins // k.inner) + block
-        last = [lane] if k.inner > 1 else []
-        weight = w(ob, block, *[t.var for t in taps], *last, oi, 0)
-        return te.sum(of.times(x(n, channel, *where, lane), weight), axis=[ib, *taps, ii])
+        channel, tap = c.block, [t.var for t in taps]
+        if s.group > 1:
+            channel = tirx.floordiv(ob * k.block, s.outs // s.group) * (s.ins // k.inner) + channel
+        word = x(n, channel, *conv.reads(s, space, taps), c.lane)
+        return te.sum(of.times(word, w(ob, c.block, *tap, *c.at, oi, 0)), axis=c.every)
 
-    full = (s.n, -(-s.outs // k.block), *s.out[:-1], cols, k.block)
-    y, tag = region.compute(full, body, "anchor"), conv.blocked(rank, k.block)
-    return lambda index: y(*region.physical(tag, index))
+    return conv.anchored(region, s, k, body)
 
 
 def product(region: Region, op: Op, s: matmul.Shape, of: Words) -> Any:
