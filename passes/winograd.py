@@ -10,7 +10,7 @@ some ten times; they are verified with all others.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,9 +43,9 @@ def fills(channels: int, block: int) -> bool:
     return channels % 4 == 0 and (narrow or whole <= WASTE * channels)
 
 
-def excess(channels: int, block: int) -> float:
-    """How many channels are computed for each that there is; half of a narrow block is left out."""
-    return 1.0 if block == NARROW else -(-channels // block) * block / channels
+def computed(channels: int, block: int) -> int:
+    """How many channels are computed: whole blocks; half of a narrow one is left out."""
+    return channels if block == NARROW else -(-channels // block) * block
 
 
 @dataclass(frozen=True)
@@ -104,22 +104,24 @@ class Filtering:
     def gain(self, op: Op, kind: Conv, filters: tuple[int, int, int], block: int) -> None:
         """Raise Miss unless minimal filtering is faster than the direct sum.
 
-        Both are priced with constants as far away as a run of the whole model leaves them, and with
-        the channels that fill the last block: minimal filtering computes them on both sides, the
-        direct sum in float32 those of its result. (A price in bfloat16 has them already.)
+        Both are priced with constants as far away as a run of the whole model leaves them, and as
+        convolutions of the channels that are computed: minimal filtering fills the last block on
+        both sides, the direct sum in float32 that of its result.
         """
         costs = self.ctx.costs
         if costs is None or op.graph is None:
             raise Miss("nothing tells what it costs")
-        far, outs, ins = self.footprint(op.graph), *(excess(d, block) for d in filters[1:])
+        far = self.footprint(op.graph)
         x, w, b = (v and v.tensor.logical for v in op.operands)
+        outs, ins = (computed(d, block) for d in filters[1:])
         if is_half(op.operand(0)):  # it may be multiplied as bfloat16
             direct = seconds(op, costs, far, half=True, alone=filled(op, short=True))
         else:
-            direct = outs * costs.price(graph_with(kind, [x, w, b], (1, 2)), far).seconds
-        types = [x, TensorType(DType.f32, filters), b]
-        alone = costs.price(graph_with(ConvWinograd(kind.pads), types, (1, 2)), far).seconds
-        minimal = ins * outs * alone
+            whole = [x, _sized(w, 0, outs), _sized(b, 0, outs)]
+            direct = costs.price(graph_with(kind, whole, (1, 2)), far).seconds
+        filtered = TensorType(DType.f32, (filters[0], outs, ins))
+        types = [_sized(x, 1, ins), filtered, _sized(b, 0, outs)]
+        minimal = costs.price(graph_with(ConvWinograd(kind.pads), types, (1, 2)), far).seconds
         if minimal > GAIN * direct:
             raise Miss(f"by minimal filtering it would take {minimal / direct:.2f} of the time")
 
@@ -134,6 +136,13 @@ class Filtering:
 def is_compact(w: Data) -> bool:
     """Whether a filter is made small by many zeros or few values: transformed, it isn't."""
     return stored_share(w) < SMALL
+
+
+def _sized(t: TensorType | None, axis: int, size: int) -> TensorType | None:
+    """The type with another size of an axis."""
+    if t is None or t.shape is None:
+        return t
+    return replace(t, shape=(*t.shape[:axis], size, *t.shape[axis + 1 :]))
 
 
 def _dense(w: Data) -> None:
