@@ -38,9 +38,14 @@ def vectorize_inner(sch: Any, loop: Any, lanes: int) -> None:
             return
 
 
-def simple_stage(sch: Any, block: Any, machine: Machine, *, work: int, vector: bool = True) -> None:
-    """Run a stage in the order of its result: outer loops parallel, the last one vectorized."""
-    loops, lanes = list(sch.get_loops(block)), lanes_of(sch, block, machine)
+def simple_stage(
+    sch: Any, block: Any, machine: Machine, *, work: int, vector: bool = True, depth: int = 0
+) -> None:
+    """Run a stage in the order of its result: outer loops parallel, the last one vectorized.
+
+    `depth` is how many loops it has around it.
+    """
+    loops, lanes = list(sch.get_loops(block))[depth:], lanes_of(sch, block, machine)
     last = loops[-1]
     if len(loops) == 1:
         size = extent(sch, last)
@@ -65,9 +70,11 @@ def lanes_of(sch: Any, block: Any, machine: Machine) -> int:
     return machine.lanes * (2 if str(written.source.dtype) == "float16" else 1)
 
 
-def padding_stage(sch: Any, block: Any, machine: Machine, *, vector: bool = True) -> None:
-    """Run a padded copy at the root of a kernel, over all cores."""
-    loops = sch.get_loops(block)
+def padding_stage(
+    sch: Any, block: Any, machine: Machine, *, vector: bool = True, depth: int = 0
+) -> None:
+    """Run a padded copy at the root of a kernel, or in `depth` loops, over all cores."""
+    loops = sch.get_loops(block)[depth:]
     work = math.prod(extent(sch, loop) for loop in loops)
     lanes = lanes_of(sch, block, machine)
     if vector and len(loops) > 3 and extent(sch, loops[-1]) == lanes:
@@ -76,7 +83,7 @@ def padding_stage(sch: Any, block: Any, machine: Machine, *, vector: bool = True
         if parallel_worth(4 * work) and extent(sch, rows) > 1:
             sch.parallel(rows)
         return
-    simple_stage(sch, block, machine, work=4 * work, vector=vector)
+    simple_stage(sch, block, machine, work=4 * work, vector=vector, depth=depth)
 
 
 def schedule(func: Any) -> Any:

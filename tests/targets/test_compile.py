@@ -52,6 +52,16 @@ def test_workspaces_are_noted(tmp_path: Path) -> None:
     assert (tmp_path / "two.workspace").exists()
 
 
+def test_a_batch_of_large_images_is_copied_one_by_one(tmp_path: Path) -> None:
+    # 16 copies of 18 * 18 * 64 * 4 bytes are more than the second cache should hold.
+    conv = """graph @k(%x: f32[16,64,16,16:aBcd4b], %w: f32[64,64,3,3:ABcd4b4a]) {
+      %y = conv(%x, %w) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} : f32[16,64,16,16:aBcd4b]
+      return(%y) }"""
+    path = compile_kernels([K("a", "one", conv)], M, cache_dir=tmp_path)["one"]
+    assert isinstance(path, Path)
+    assert Workspace.beside([path]) == Workspace(82944, 0)
+
+
 def test_a_refused_kernel_says_why(tmp_path: Path) -> None:
     text = "graph @k(%x: f32[3]) { %y = shape(%x)\n return(%y) }"
     found = compile_kernels([K("a", "bad", text), K("b", "good", RELU)], M, cache_dir=tmp_path)

@@ -79,6 +79,10 @@ CONVS = [
     dict(ins=24, outs=32, size=(4, 7), kernel=4, stride=2, pad=1, kind="conv_transpose", n=2),
     dict(ins=16, outs=16, size=(5, 6), kernel=5, stride=3, pad=2, more=1, kind="conv_transpose"),
     dict(ins=5, outs=16, size=(6, 6), kernel=3, kind="conv_transpose", pad=1, tag=False),
+    # Images whose padded copies leave the second cache together: one after another.
+    dict(ins=32, outs=20, size=(80, 80), kernel=3, stride=2, pad=1, n=3, epilogue="residual"),
+    dict(ins=3, outs=16, size=(240, 240), kernel=3, stride=2, pad=1, n=3),
+    dict(ins=64, outs=48, size=(60, 60), kernel=3, stride=2, pad=1, group=2, n=3),
 ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ CONVS = [
     dict(ins=20, outs=20, size=(11, 9), kernel=5, pad=2, stride=2, group=20),
     dict(ins=12, outs=8, size=(6, 7), kernel=3, pad=1, group=2, dense=True),
     dict(ins=10, outs=8, size=(6, 7), kernel=3, pad=1, dense=True, dtype="i8"),
+    dict(ins=32, outs=16, size=(150, 150), kernel=3, stride=2, pad=1, n=3),  # image by image
 ]
 
 

@@ -23,9 +23,8 @@ from tvm import te, tirx
 
 from graphopt.ir.core import Op, Value
 from graphopt.ir.layout import parse_layout, physical_shape
-from graphopt.ir.types import DType
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm import ahead, expr, loops, packs
+from graphopt.targets.tvm import expr, loops
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 Ints = tuple[int, ...]
@@ -296,87 +295,9 @@ def packed(region: Region, w: Value, tag: str, name: str = "pack") -> Any:
     return region.compute(full, body, name)
 
 
-def apply(region: Region, s: Shape, k: Knobs) -> Any:
-    """Schedule the stages pad, pack, anchor and out0."""
-    (output,) = region.graph.outputs
-    packed = packs.fits(region, output) and s.out[-1] % k.columns == 0
-    stage = packs.stages(region, output) if packed else region.store(output, "out0")
-    sch = loops.schedule(region.primfunc([stage]))
-    stored = channel_block(region.anchor.operand(0)) if region.anchor else 1
-    blocks = k.inner > 1 and stored % k.inner == 0
-    for copy, vector in (("rows", True), ("pad", blocks), ("pack", False)):
-        if copy in region.stages:
-            loops.padding_stage(sch, sch.get_sblock(copy), region.machine, vector=vector)
-    dense = not static(output).layout
-    outer = tile_loops(sch, sch.get_sblock("out0"), s, k, dense)
-    parallel = loops.parallel_worth(s.macs)
-    w = region.anchor.operand(1) if region.anchor else None
-    floats = w is not None and w.tensor.dtype not in {DType.i8, DType.u8}
-    sums = register_tile(sch, outer, parallel=parallel, dense=dense, packed=packed,
-                         columns_first=floats and region.machine.broadcasts > 0)  # fmt: skip
-    groups = -(-s.outs // (k.block * k.blocks))
-    passes = loops.extent(sch, outer[0]) // (s.n * groups)
-    few = passes * -(-s.out[-1] // k.columns) < ahead.PASSES_WORTH
-    held = region.parameter(w) if w else None
-    if few or k.input_first or k.inner == 1 or held is None:
-        return sch.mod["main"]
-    ahead.mark(sch, outer[0], passes, sums[-2])
-    return ahead.insert(sch.mod["main"], held, k.blocks, region.machine)
-
-
-def tile_loops(sch: Any, block: Any, s: Shape, k: Knobs, dense: bool) -> tuple[Any, list[Any]]:
-    """Order the store's loops; give the fused parallel loop, and the ones within it."""
-    n, c, *space, last = sch.get_loops(block)
-    if dense:
-        space, last = [*space, last], None
-        c, last = sch.split(c, [None, k.block])
-    column = space.pop()
-    co, ci = sch.split(c, [None, k.blocks])
-    wo, wi = sch.split(column, [None, k.columns])
-    if k.input_first:
-        sch.reorder(n, *space, wo, co, ci, wi, last)
-        return sch.fuse(n, *space, wo), [co, ci, wi, last]
-    sch.reorder(n, co, *space, wo, ci, wi, last)
-    return sch.fuse(n, co, *space), [wo, ci, wi, last]
-
-
-def register_tile(
-    sch: Any, outer: tuple[Any, list[Any]], *, parallel: bool, dense: bool, packed: bool = False,
-    columns_first: bool = False,
-) -> Any:  # fmt: skip
-    """Compute the anchor's tile in registers in the store's tile loop; give the sum's loops."""
-    fused, (inner, ci, wi, last) = outer
-    if packed:
-        packs.tile(sch, inner, wi, outer=2)
-    y = sch.get_sblock("anchor")
-    sch.compute_at(y, inner, preserve_unit_loops=True)
-    if parallel and loops.extent(sch, fused) > 1:
-        sch.parallel(fused)
-    loops_y = sch.get_loops(y)[2:]
-    count = sum(1 for it in sch.get(y).iter_vars if int(it.iter_type) == 2)
-    space, reduce = loops_y[:-count], loops_y[-count:]
-    if columns_first:
-        space = [space[0], space[-2], *space[1:-2], space[-1]]
-    sch.reorder(*reduce, *space)
-    sch.vectorize(space[-1])
-    for loop in space[:-1]:
-        sch.unroll(loop)
-    sch.decompose_reduction(y, reduce[0])
-    init = sch.get_loops(sch.get_sblock("anchor_init"))[2:]
-    sch.vectorize(init[-1])
-    for loop in init[:-1]:
-        sch.unroll(loop)
-    sch.set_scope(sch.get_sblock("anchor_update"), 0, "local")
-    if not dense:
-        sch.vectorize(last)
-    for loop in (ci, wi):
-        sch.unroll(loop)
-    return reduce
-
-
 def build(region: Region) -> Any:
     """The scheduled function of a convolution and its epilogue."""
-    from graphopt.targets.tvm.kernels import pairs, tiled, tiled_conv
+    from graphopt.targets.tvm.kernels import conv_schedule, pairs, tiled, tiled_conv
 
     op = region.anchor
     assert op is not None
@@ -391,7 +312,7 @@ def build(region: Region) -> Any:
         return grouped.build(region)
     knobs = region.pick(choose(s, op, region.machine))
     compute(region, op, s, knobs)
-    return apply(region, s, knobs)
+    return conv_schedule.apply(region, s, knobs)
 
 
 def whole_groups(s: Shape, op: Op, machine: Machine) -> bool:

@@ -20,6 +20,7 @@ from graphopt.ir.types import DType
 from graphopt.targets.tvm import eights, neon, shorts
 from graphopt.targets.tvm.kernels import (
     conv,
+    conv_schedule,
     plain_integer,
     pointwise_dots,
     tiled,
@@ -57,5 +58,5 @@ def dense(region: Region, op: Op, s: conv.Shape) -> Any:
     y, k, of = words.convolution(region, op, s, words.BYTES, border_word(region, op))
     last, bias = biased(region, op, k.block) if neon.is_neon(region.machine) else (op, None)
     region.bind(last.result, y)
-    func = words.contract(conv.apply(region, of, k), words.BYTES)
+    func = words.contract(conv_schedule.apply(region, of, k), words.BYTES)
     return func if bias is None else words.started(func, region.graph.args.index(bias), k.block)

@@ -18,7 +18,7 @@ from tvm import tirx
 from graphopt.ir.core import Op
 from graphopt.ir.layout import physical_shape
 from graphopt.targets.machine import Machine
-from graphopt.targets.tvm.kernels import conv, conv_phases
+from graphopt.targets.tvm.kernels import conv, conv_phases, conv_schedule
 from graphopt.targets.tvm.region import Region, shape_of, static
 
 
@@ -120,7 +120,7 @@ def build(region: Region) -> Any:
     knobs = region.pick(choose(s, op, region.machine))
     w = flipped(weights(region, op, s, knobs), s)
     conv.accumulate(region, op, s, knobs, spread(region, op, s, knobs), w)
-    return conv.apply(region, s, knobs)
+    return conv_schedule.apply(region, s, knobs)
 
 
 def scattered(region: Region, op: Op, s: conv.Shape) -> Any:

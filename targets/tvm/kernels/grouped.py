@@ -17,7 +17,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels import conv, grouped_rows
+from graphopt.targets.tvm.kernels import conv, conv_schedule, grouped_rows
 from graphopt.targets.tvm.region import Region, static
 
 
@@ -46,7 +46,7 @@ def blocks(region: Region, s: conv.Shape) -> Any:
         return value if bias is None else value + region.at(bias, [index[1]])
 
     region.bind(op.result, read)
-    return conv.apply(region, s, k)
+    return conv_schedule.apply(region, s, k)
 
 
 def choose(region: Region, s: conv.Shape) -> conv.Knobs:

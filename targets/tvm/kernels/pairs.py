@@ -18,7 +18,7 @@ from graphopt.ir.core import Op
 from graphopt.ops.unary import is_half
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import halves
-from graphopt.targets.tvm.kernels import conv, matmul, words
+from graphopt.targets.tvm.kernels import conv, conv_schedule, matmul, words
 from graphopt.targets.tvm.region import Region, static
 
 
@@ -39,7 +39,7 @@ def convolution(region: Region, op: Op) -> Any:
         return value if bias is None else value + region.at(bias, [index[1]])
 
     region.bind(op.result, read)
-    return words.contract(conv.apply(region, of, k), words.HALVES)
+    return words.contract(conv_schedule.apply(region, of, k), words.HALVES)
 
 
 def product(region: Region, op: Op) -> Any:

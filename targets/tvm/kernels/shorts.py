@@ -18,7 +18,7 @@ from tvm import tirx
 
 from graphopt.ir.core import Op
 from graphopt.targets.tvm import loops
-from graphopt.targets.tvm.kernels import conv, matmul
+from graphopt.targets.tvm.kernels import conv, conv_schedule, matmul
 from graphopt.targets.tvm.kernels.integer import border
 from graphopt.targets.tvm.region import Region
 
@@ -45,7 +45,7 @@ def convolution(region: Region, op: Op) -> Any:
     x, w = padded(region, op, s, k), region.tensors[op.operand(1)]
     sums = conv.sums(region, op, s, k, lambda *at: wide(x(*at)), lambda *at: wide(w(*at)))
     region.bind(op.result, sums)
-    return conv.apply(region, s, k)
+    return conv_schedule.apply(region, s, k)
 
 
 def padded(region: Region, op: Op, s: conv.Shape, k: conv.Knobs) -> Any:
