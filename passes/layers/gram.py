@@ -33,7 +33,9 @@ class Gram:
 
     `op`: a convolution or product with constant weights; K numbers are in a row of them (see
     `unfold.rows`), in each group. `runs` of the model give the inputs; `through` is done to them.
-    `products`: float32 [groups, K, K]; `sums`: float64 [groups, K]; `count`: columns seen.
+    `products`: float32 [groups, K, K]; `sums`: float64 [groups, K]; `count`: columns seen. Both are
+    of differences from `centre` (float32 [groups, K, 1]), the mean of the first run: what hardly
+    varies about a large mean would be lost in the rounding of its squares.
     `waiting`: columns not yet in `products`: a few large products are faster than many small ones.
     """
 
@@ -43,6 +45,7 @@ class Gram:
     count: int = 0
     products: Array = field(default_factory=lambda: np.zeros((), np.float32))
     sums: Array = field(default_factory=lambda: np.zeros(()))
+    centre: Array | None = None
     waiting: list[Array] = field(default_factory=list[Array])
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
@@ -51,6 +54,9 @@ class Gram:
         wanted = math.ceil(max(EACH * row_length(self.op), FEWEST) / self.runs)
         at = places(positions(self.op, x), wanted, self.random)
         taken = self.through(columns(self.op, x, at))
+        if self.centre is None:
+            self.centre = taken.mean(-1, np.float64, keepdims=True).astype(np.float32)
+        taken = taken - self.centre
         self.count += len(at)
         self.sums = self.sums + taken.sum(-1, dtype=np.float64)
         self.waiting.append(taken)
@@ -65,19 +71,26 @@ class Gram:
 
     def mean(self) -> Array:
         """E[x], float64 [groups, K]."""
+        centre = 0.0 if self.centre is None else self.centre[..., 0].astype(np.float64)
+        return centre + self._shift()
+
+    def _shift(self) -> Array:
+        """E[x] - centre, float64 [groups, K]."""
         return self.sums / max(self.count, 1)
 
     def moments(self) -> Iterator[Array]:
         """E[x x^T] of each group, float64 [K, K]."""
-        self._multiply()
-        for products in self.products:
-            yield products.astype(np.float64) / max(self.count, 1)
+        for covariance, mean in zip(self.covariances(), self.mean(), strict=True):
+            covariance += np.outer(mean, mean)
+            yield covariance
 
     def covariances(self) -> Iterator[Array]:
         """E[x x^T] - E[x] E[x]^T of each group, float64 [K, K]."""
-        for moment, mean in zip(self.moments(), self.mean(), strict=True):
-            moment -= np.outer(mean, mean)
-            yield moment
+        self._multiply()
+        for products, shift in zip(self.products, self._shift(), strict=True):
+            covariance = products.astype(np.float64) / max(self.count, 1)
+            covariance -= np.outer(shift, shift)
+            yield covariance
 
 
 def row_length(op: Op) -> int:
