@@ -265,6 +265,16 @@ def test_what_stays_says_why() -> None:
     assert groups(module).groups[0].why == "layer_norm normalises over it"
 
 
+def test_filters_of_an_input_stay_because_the_input_does() -> None:
+    n = Net(1, 4, 6, 6)
+    first = n.conv(n.x, 8, 3, group=4)
+    y = n.conv(n.relu(first), 5)
+    found = {g.makers[0].op: g.why for g in groups(n.done(n.put(ew.Add(), y, y))).groups}
+    assert first.op and y.op
+    assert found[first.op] == "its channels go with those that it reads, which stay"
+    assert found[y.op] == "the model gives it back"
+
+
 def test_layers_made_of_one_node_have_groups_of_their_own_names() -> None:
     """As lowrank leaves them; the second, whose results are given back, has a group without units."""
     n = Net(1, 6, 4, 4)
