@@ -175,3 +175,14 @@ def test_bad_input_is_one_sentence(passes: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as error:
         run(TEXT, passes)
     assert "\n" not in str(error.value)
+
+
+def test_a_layer_split_twice_makes_values_of_names_that_no_other_has() -> None:
+    """Later passes find values by name: of two of one name they would take the wrong one."""
+    module, _ = run(TEXT, "factorize{terms=2,aim=macs}")
+    for passes in ("lowrank{rank=3,aim=macs}", "lowrank{rank=2,aim=macs}"):
+        (one,) = parse_pipeline(passes)
+        one.run(module, Context())
+    names = [r.hint for op in module.main if op.kind.name != "const" for r in op.results]
+    assert len(set(names)) == len(names)
+    assert {"y0/1", "y0/2", "y0/3", "y0/4"} <= set(names)
