@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from graphopt.errors import InputError
 from graphopt.ir.core import Module, Op
 from graphopt.ir.types import Array
 from graphopt.passes.layers.unfold import columns, places, positions, rows
@@ -56,7 +57,8 @@ class Gram:
         taken = self.through(columns(self.op, x, at))
         if self.centre is None:
             self.centre = taken.mean(-1, np.float64, keepdims=True).astype(np.float32)
-        taken = taken - self.centre
+        with np.errstate(all="ignore"):
+            taken = taken - self.centre
         self.count += len(at)
         self.sums = self.sums + taken.sum(-1, dtype=np.float64)
         self.waiting.append(taken)
@@ -66,7 +68,8 @@ class Gram:
     def _multiply(self) -> None:
         if self.waiting:
             taken = np.concatenate(self.waiting, -1)
-            self.products = self.products + taken @ taken.transpose(0, 2, 1)
+            with np.errstate(all="ignore"):  # `covariances` looks at what came out
+                self.products = self.products + taken @ taken.transpose(0, 2, 1)
             self.waiting.clear()
 
     def mean(self) -> Array:
@@ -85,8 +88,16 @@ class Gram:
             yield covariance
 
     def covariances(self) -> Iterator[Array]:
-        """E[x x^T] - E[x] E[x]^T of each group, float64 [K, K]."""
+        """E[x x^T] - E[x] E[x]^T of each group, float64 [K, K].
+
+        Raises:
+            InputError: they aren't finite.
+        """
         self._multiply()
+        if not np.isfinite(self.products).all():
+            name = self.op.loc.nodes[0] if self.op.loc.nodes else self.op.result.hint
+            raise InputError(f"what {name} reads on the samples isn't finite, or too large for its "
+                             "squares to be float32: look at the data and the weights")  # fmt: skip
         for products, shift in zip(self.products, self._shift(), strict=True):
             covariance = products.astype(np.float64) / max(self.count, 1)
             covariance -= np.outer(shift, shift)

@@ -186,6 +186,8 @@ class Rewriting:
     def _refused(self, site: Site, out: set[str]) -> str:
         if site.name in out:
             return "skipped, as asked"
+        if not np.isfinite(site.weight.numpy()).all():
+            return "a weight isn't finite"
         return "" if self.ctx.permit(self.asked.name, site.op.loc) else "not permitted"
 
     def _may_gain(self, site: Site, told: dict[str, list[Choice]]) -> bool:

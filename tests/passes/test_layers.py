@@ -13,6 +13,7 @@ from graphopt.activations import SampleRuns
 from graphopt.analysis.bind import bind
 from graphopt.analysis.interpret import interpret
 from graphopt.analysis.price import graph_of
+from graphopt.errors import InputError
 from graphopt.generate import noise, sample_runs
 from graphopt.ir.clone import returning
 from graphopt.ir.core import Module, Op
@@ -76,6 +77,28 @@ def test_what_hardly_varies_about_a_large_mean_is_not_lost_in_rounding(spread: f
     np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), atol=tolerance)
     _, moment = found.moments()
     np.testing.assert_allclose(moment, rows.T @ rows / len(rows), rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e25])
+def test_what_cannot_be_squared_is_said_of_the_layer_that_reads_it(value: float) -> None:
+    module, _, xs = module_and_samples()
+    xs[5][0, 1, 2, 3] = value
+    samples = SampleRuns(lambda: [{"x": x} for x in xs], len(xs), "given")
+    first = next(op for op in module.main if op.kind.name == "conv")
+    (found,) = grams(module, [first], samples)
+    with pytest.raises(InputError, match="what first reads on the samples isn't finite, or too"):
+        list(found.covariances())
+
+
+def test_outputs_that_are_not_finite_tell_nothing() -> None:
+    module, _, xs = module_and_samples()
+    values = [op.result for op in module.main if op.kind.name == "conv"]
+    bad = [{"x": x * np.float32(np.nan)} for x in xs]
+    with pytest.raises(InputError, match="no output of the model is finite on the samples"):
+        sensitivities(module, values, SampleRuns(lambda: bad, len(bad), "given"))
+    some = [{"x": x if i % 2 else x * np.float32(np.nan)} for i, x in enumerate(xs)]
+    found = sensitivities(module, values[1:], SampleRuns(lambda: some, len(some), "given"))
+    np.testing.assert_allclose(found, 1.0, rtol=0.2)  # noise of another sum of numbers
 
 
 def replace_pads(module: Module) -> Op:
