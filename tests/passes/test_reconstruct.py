@@ -189,6 +189,7 @@ def test_nothing_is_done_where_the_outputs_would_be_worse(end: str) -> None:
     assert [r.text for r in result.remarks] == [
         "the outputs would be further from the original's on the samples held out"
     ]
+    assert result.notes == (f"reconstruct changed nothing: {result.remarks[0].text}",)
     assert error(module, before) < 1e-10
 
 
