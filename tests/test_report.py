@@ -210,7 +210,10 @@ g (float[N,3,8,8] x) => (float[N,5,8,16] y) {
   a = Conv <kernel_shape = [1, 1]> (x, w)
   s = Shape (a)
   n = Gather (s, zero)
-  to = Concat <axis = 0> (n, rest)
+  c4 = Gather (s, one)
+  c2 = Div (c4, two)
+  half = Cast <to = 7> (c2)
+  to = Concat <axis = 0> (n, half, rest)
   b = Reshape (a, to)
   c = Conv <kernel_shape = [1, 1]> (b, v)
   y = Reshape (c, there)
@@ -223,7 +226,8 @@ def test_sizes_that_a_model_computes_itself_count_before_the_passes_as_after() -
     for name, value in {
         "w": random.normal(size=(4, 3, 1, 1)).astype(np.float32),
         "v": random.normal(size=(5, 2, 1, 1)).astype(np.float32),
-        "zero": np.array([0]), "rest": np.array([2, 16, 8]), "there": np.array([0, 5, 8, 16]),
+        "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "rest": np.array([16, 8]),
+        "there": np.array([0, 5, 8, 16]),
     }.items():  # fmt: skip
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     report = graphopt.optimize(model, passes="default", check=False).report
