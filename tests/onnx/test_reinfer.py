@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -84,7 +86,7 @@ def test_functions_that_onnx_infers_nothing_for_give_what_they_read(name: str) -
     ones = helper.make_tensor("ones", TensorProto.FLOAT, [6], np.ones(6, np.float32))
     filters = helper.make_tensor("w", TensorProto.FLOAT, [2, 6, 1, 1], np.ones(12, np.float32))
     group = name == "GroupNormalization"
-    options = {"num_groups": 3} if group else {"axes": [0, 2, 3]}
+    options: dict[str, Any] = {"num_groups": 3} if group else {"axes": [0, 2, 3]}
     nodes = [
         helper.make_node("Relu", ["x"], ["r"]),
         helper.make_node(name, ["r", "ones", "ones"] if group else ["r"], ["n"], **options),
