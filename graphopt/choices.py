@@ -185,7 +185,7 @@ def settle(
     """
     priced = [_priced(c) for c in choices]
     steps = _ladders([c for c in priced if not c.refused], goal)
-    steps = _needed(steps[: _enough(steps, goal)], goal)
+    steps = _needed(_finished(steps[: _enough(steps, goal)], steps, goal), goal)
     trials = _Trials(module, apply, ctx)
     kept, over = _reached(steps), ""
     if not trials.fits(kept):
@@ -297,6 +297,25 @@ def _needed(steps: list[_Step], goal: Goal | None) -> list[_Step]:
         alone = all(s.old is not one.new for s in rest)
         if goal and alone and goal.saved(_reached(rest)) >= goal.amount:
             taken = rest
+    return taken
+
+
+def _finished(taken: list[_Step], every: Sequence[_Step], goal: Goal | None) -> list[_Step]:
+    """Steps of which the last is the one of least error that reaches the goal.
+
+    The least error for what it saves is no virtue in the last: it may save far more than is left
+    to be saved. (Where gains are seconds they count beyond the goal, too: the last stays.)
+    """
+    if goal is None or not taken or taken[-1].new.unit == SECONDS:
+        return taken
+    rest, last = taken[:-1], taken[-1]
+    at = {c.layer: c for c in _reached(rest)}
+    left = goal.amount - goal.saved(list(at.values()))
+    able = [s for s in every if s.error < last.error and at.get(s.new.layer) is s.old
+            and s.new.saves - (s.old.saves if s.old else 0.0) >= left > 0]  # fmt: skip
+    for one in sorted(able, key=lambda s: s.error)[:SPARED]:
+        if goal.saved(_reached([*rest, one])) >= goal.amount:
+            return [*rest, one]
     return taken
 
 

@@ -29,7 +29,7 @@ from graphopt.loss import Loss, worst
 from graphopt.measure import interleave, latency
 from graphopt.pipeline import Context, Record, check_pipeline, run_pipeline
 from graphopt.profiler import Profile, estimated, profile_session
-from graphopt.report.model import Latency, Report, Size, plain
+from graphopt.report.model import Latency, Report, Size, before_passes, plain
 from graphopt.request import Request
 from graphopt.runtime import Session
 from graphopt.runtime.cpu import is_native
@@ -86,7 +86,7 @@ class Job:
         self.notes = self._bind(dict(request.input_shapes))
         check_memory(self.module)
         self.original = clone_module(self.module)
-        self.before = Size.of(self.module)
+        self.before = before_passes(self.module)
         self.truth: Truth | None = None
         self._original: Later[Truth] | None = None
         self._checked: Later[Check] | None = None

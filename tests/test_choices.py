@@ -230,3 +230,19 @@ def test_a_goal_that_the_limit_forbids_is_refused_with_the_best_found() -> None:
     with pytest.raises(LimitError, match=said):
         settle(module, choices, apply, Context(judge=judge, max_drop=3.5), Goal(30, "bytes"))
     assert not module.metadata
+
+
+@pytest.mark.parametrize(("unit", "kept"), [("MACs", {"a", "c"}), ("s", {"b"})])
+def test_the_last_step_is_the_one_of_least_error_that_reaches_the_goal(
+    unit: str, kept: set[str]
+) -> None:
+    """`b` is better for what it saves, but that is a hundred times what is left after `a`.
+
+    Where time counts it is worth that (and `a` isn't needed then).
+    """
+    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
+    saves = {"a": (9.0, 0.001), "b": (100.0, 0.02), "c": (2.0, 0.01), "d": (0.5, 0.005)}
+    choices = [Choice(k, Loc((k,)), "pruned", s, e, unit, saves=s) for k, (s, e) in saves.items()]
+    settled = settle(module, choices, lambda m, made: None, Context(), Goal(10.0, "multiply-adds"))
+    assert {c.layer for c in settled.kept} == kept
+    assert not settled.short

@@ -10,9 +10,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from rich.console import Console
 
+import graphopt
 from graphopt.hooks import PassError
 from graphopt.ir.core import Loc
 from graphopt.pipeline import Record
@@ -199,3 +203,33 @@ def test_counts(n: float, text: str) -> None:
 def test_sizes_and_times() -> None:
     assert [size(n) for n in (0, 999, 14_200_000)] == ["0 B", "999 B", "14.2 MB"]
     assert [milliseconds(n) for n in (74.0, 1.0, 0.0125)] == ["74.0 ms", "1.00 ms", "12.5 us"]
+
+
+SHUFFLED = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,3,8,8] x) => (float[N,5,8,16] y) {
+  a = Conv <kernel_shape = [1, 1]> (x, w)
+  s = Shape (a)
+  n = Gather (s, zero)
+  c4 = Gather (s, one)
+  c2 = Div (c4, two)
+  half = Cast <to = 7> (c2)
+  to = Concat <axis = 0> (n, half, rest)
+  b = Reshape (a, to)
+  c = Conv <kernel_shape = [1, 1]> (b, v)
+  y = Reshape (c, there)
+}"""
+
+
+def test_sizes_that_a_model_computes_itself_count_before_the_passes_as_after() -> None:
+    model = onnx.parser.parse_model(SHUFFLED)
+    random = np.random.default_rng(0)
+    for name, value in {
+        "w": random.normal(size=(4, 3, 1, 1)).astype(np.float32),
+        "v": random.normal(size=(5, 2, 1, 1)).astype(np.float32),
+        "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "rest": np.array([16, 8]),
+        "there": np.array([0, 5, 8, 16]),
+    }.items():  # fmt: skip
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    report = graphopt.optimize(model, passes="default", check=False).report
+    assert report.before.macs == report.after.macs == 64 * 4 * 3 + 128 * 5 * 2
+    assert not report.before.dynamic

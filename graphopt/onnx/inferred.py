@@ -13,6 +13,8 @@ from graphopt.onnx.attrs import GRAPHS
 from graphopt.onnx.forked import LostError, forked
 from graphopt.onnx.types import read_type
 
+# Functions that have neither an inference of their own nor one that comes from their bodies.
+WITHOUT_INFERENCE = {"GroupNormalization", "MeanVarianceNormalization"}
 Path = tuple[int, ...]  # of a graph: node, attribute, position in it, and so on inwards
 
 
@@ -35,9 +37,39 @@ class Inferred:
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with types, as far as inference comes; one on which it fails is given back."""
     try:
-        return _forked(model, data_prop=True)
+        return _forked(inferable(model), data_prop=True)
     except (LostError, ValueError):
         return model
+
+
+def inferable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose values have the same types, without the ops that ONNX infers nothing for.
+
+    The model itself, if it has none of them; all give what their first operand is.
+    """
+    if not any(map(_without_inference, _nodes(model.graph))):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in filter(_without_inference, _nodes(copy.graph)):
+        node.op_type = "Identity"
+        del node.input[1:], node.attribute[:]
+    return copy
+
+
+def _without_inference(node: onnx.NodeProto) -> bool:
+    known = node.domain in ("", "ai.onnx") and node.op_type in WITHOUT_INFERENCE
+    return known and len(node.input) > 0 and len(node.output) == 1
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Those of a graph and of the graphs in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type in GRAPHS:
+                for inner in (attribute.g, *attribute.graphs):
+                    yield from _nodes(inner)
 
 
 def _forked(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:

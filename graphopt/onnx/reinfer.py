@@ -9,6 +9,7 @@ from graphopt.errors import GraphoptError
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Op, Value
 from graphopt.ir.types import TensorType, ValueType
+from graphopt.onnx.inferred import inferable
 from graphopt.onnx.single import single
 from graphopt.onnx.types import read_type
 
@@ -34,7 +35,7 @@ def _static(value: Value | None) -> bool:
 def _types(model: onnx.ModelProto, op: Op, names: list[str]) -> tuple[ValueType, ...] | None:
     """What inference says of each result, where that is more; else what the result has."""
     try:
-        found = shape_inference.infer_shapes(model, data_prop=True).graph.output
+        found = shape_inference.infer_shapes(inferable(model), data_prop=True).graph.output
         known = {o.name: read_type(o.type, o.name) for o in found if o.type.WhichOneof("value")}
     except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, GraphoptError):
         return None  # ONNX has no narrower class for "unknown opset" and so on

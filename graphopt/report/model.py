@@ -7,12 +7,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphopt import onnx as onnx_io
 from graphopt.analysis import cost
+from graphopt.errors import GraphoptError
 from graphopt.hooks import PassError
+from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Module
 from graphopt.ir.types import TensorType
 from graphopt.loss import Loss
-from graphopt.pipeline import Record
+from graphopt.passes.fold import Fold
+from graphopt.pipeline import Context, Record
 from graphopt.report.units import size
 from graphopt.verify import Check
 
@@ -39,6 +43,26 @@ class Size:
         g = module.main
         return Size(cost.operators(g), cost.total_macs(g), cost.parameters(g), cost.weight_bytes(g),
                     cost.peak_activation_bytes(g), cost.op_counts(g), dynamic(g))  # fmt: skip
+
+
+def before_passes(module: Module) -> Size:
+    """What a model weighs before any pass.
+
+    Sizes that it computes from others (a reshape to a shape with the batch in it) count as what
+    they will be once they are folded, which is tried on a copy: else half of a model's
+    multiply-adds could seem to come from nowhere.
+    """
+    found = Size.of(module)
+    if not found.dynamic:
+        return found
+    copy = clone_module(module)
+    try:
+        Fold().run(copy, Context(evaluate=onnx_io.evaluate_opaque))
+    except GraphoptError:  # the passes will say so
+        return found
+    known = Size.of(copy)
+    return dataclasses.replace(found, macs=known.macs, activation_bytes=known.activation_bytes,
+                               dynamic=known.dynamic)  # fmt: skip
 
 
 def dynamic(graph: Graph) -> bool:

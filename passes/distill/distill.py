@@ -160,7 +160,8 @@ def _most(runs: int) -> int:
 
 
 def _nothing(why: str) -> PassResult:
-    return PassResult(False, (Remark("distill", Loc(), False, why),))
+    told = f"distill changed nothing: {why}"
+    return PassResult(False, (Remark("distill", Loc(), False, why),), notes=(told,))
 
 
 def _told(history: History, runs: int) -> PassResult:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from graphopt.errors import InputError
 from graphopt.ir.core import Module, Op
 from graphopt.ir.types import Array
 from graphopt.passes.layers.unfold import columns, places, positions, rows
@@ -33,7 +34,9 @@ class Gram:
 
     `op`: a convolution or product with constant weights; K numbers are in a row of them (see
     `unfold.rows`), in each group. `runs` of the model give the inputs; `through` is done to them.
-    `products`: float32 [groups, K, K]; `sums`: float64 [groups, K]; `count`: columns seen.
+    `products`: float32 [groups, K, K]; `sums`: float64 [groups, K]; `count`: columns seen. Both are
+    of differences from `centre` (float32 [groups, K, 1]), the mean of the first run: what hardly
+    varies about a large mean would be lost in the rounding of its squares.
     `waiting`: columns not yet in `products`: a few large products are faster than many small ones.
     """
 
@@ -43,6 +46,7 @@ class Gram:
     count: int = 0
     products: Array = field(default_factory=lambda: np.zeros((), np.float32))
     sums: Array = field(default_factory=lambda: np.zeros(()))
+    centre: Array | None = None
     waiting: list[Array] = field(default_factory=list[Array])
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
@@ -51,6 +55,10 @@ class Gram:
         wanted = math.ceil(max(EACH * row_length(self.op), FEWEST) / self.runs)
         at = places(positions(self.op, x), wanted, self.random)
         taken = self.through(columns(self.op, x, at))
+        if self.centre is None:
+            self.centre = taken.mean(-1, np.float64, keepdims=True).astype(np.float32)
+        with np.errstate(all="ignore"):
+            taken = taken - self.centre
         self.count += len(at)
         self.sums = self.sums + taken.sum(-1, dtype=np.float64)
         self.waiting.append(taken)
@@ -60,24 +68,40 @@ class Gram:
     def _multiply(self) -> None:
         if self.waiting:
             taken = np.concatenate(self.waiting, -1)
-            self.products = self.products + taken @ taken.transpose(0, 2, 1)
+            with np.errstate(all="ignore"):  # `covariances` looks at what came out
+                self.products = self.products + taken @ taken.transpose(0, 2, 1)
             self.waiting.clear()
 
     def mean(self) -> Array:
         """E[x], float64 [groups, K]."""
+        centre = 0.0 if self.centre is None else self.centre[..., 0].astype(np.float64)
+        return centre + self._shift()
+
+    def _shift(self) -> Array:
+        """E[x] - centre, float64 [groups, K]."""
         return self.sums / max(self.count, 1)
 
     def moments(self) -> Iterator[Array]:
         """E[x x^T] of each group, float64 [K, K]."""
-        self._multiply()
-        for products in self.products:
-            yield products.astype(np.float64) / max(self.count, 1)
+        for covariance, mean in zip(self.covariances(), self.mean(), strict=True):
+            covariance += np.outer(mean, mean)
+            yield covariance
 
     def covariances(self) -> Iterator[Array]:
-        """E[x x^T] - E[x] E[x]^T of each group, float64 [K, K]."""
-        for moment, mean in zip(self.moments(), self.mean(), strict=True):
-            moment -= np.outer(mean, mean)
-            yield moment
+        """E[x x^T] - E[x] E[x]^T of each group, float64 [K, K].
+
+        Raises:
+            InputError: they aren't finite.
+        """
+        self._multiply()
+        if not np.isfinite(self.products).all():
+            name = self.op.loc.nodes[0] if self.op.loc.nodes else self.op.result.hint
+            raise InputError(f"what {name} reads on the samples isn't finite, or too large for its "
+                             "squares to be float32: look at the data and the weights")  # fmt: skip
+        for products, shift in zip(self.products, self._shift(), strict=True):
+            covariance = products.astype(np.float64) / max(self.count, 1)
+            covariance -= np.outer(shift, shift)
+            yield covariance
 
 
 def row_length(op: Op) -> int:

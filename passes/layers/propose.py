@@ -186,6 +186,10 @@ class Rewriting:
     def _refused(self, site: Site, out: set[str]) -> str:
         if site.name in out:
             return "skipped, as asked"
+        if self.asked.aim == "size" and site.op.operand(1).use_count > 1:
+            return "its weights are another's, too"
+        if not np.isfinite(site.weight.numpy()).all():
+            return "a weight isn't finite"
         return "" if self.ctx.permit(self.asked.name, site.op.loc) else "not permitted"
 
     def _may_gain(self, site: Site, told: dict[str, list[Choice]]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 
@@ -58,11 +59,10 @@ def replace_layer(op: Op, form: Form, weights: Weights) -> None:
     before = op.prev
     new = form.build(insert, op.operand(0), data, bias)
     made = before.next if before else graph.first
-    number = 1
+    unused = _unused(graph, name)
     while made and made is not op:
         for result in made.results if made is not new.op else ():
-            result.hint = f"{name}/{number}" if name else ""
-            number += 1
+            result.hint = next(unused) if name else ""
         made = made.next
     for i, value in enumerate(data):
         value.hint = f"{name}/w{i + 1}" if name else ""
@@ -72,6 +72,12 @@ def replace_layer(op: Op, form: Form, weights: Weights) -> None:
         if i and old:
             swap(op, i, op.operand(0))  # its weight and bias go with it
     graph.erase(op)
+
+
+def _unused(graph: Graph, name: str) -> Iterator[str]:
+    """`NAME/1`, `NAME/2`, ...: those that no value has, of which a pass before made some."""
+    taken = {r.hint for op in graph for r in op.results}
+    return (n for i in count(1) if (n := f"{name}/{i}") not in taken)
 
 
 def _inserter(graph: Graph, before: Op | None, like: Op) -> Callable[..., Value]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from graphopt.errors import InputError
 from graphopt.ir.builtin import Const
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module, Op, Value
@@ -39,12 +40,19 @@ def sensitivities(
     Returns:
         One number a value; the mean over the outputs that are made of floats (see `answers.told`).
         1 where an output is the value itself.
+
+    Raises:
+        InputError: no output is finite.
     """
     clean, signal = _answers(module, samples, runs), np.zeros(len(values))
+    if clean and not any(np.isfinite(y).any() for output in clean for y in output):
+        raise InputError("no output of the model is finite on the samples, so that errors can't be "
+                         "told: look at the data and the weights")  # fmt: skip
     counts = np.zeros(len(values))
     for i, x in samples.watch(module, values, runs, own=True):
-        signal[i] += float(np.sum(np.square(x, dtype=np.float64)))
-        counts[i] += x.size
+        there = x[np.isfinite(x)]
+        signal[i] += float(np.sum(np.square(there, dtype=np.float64)))
+        counts[i] += there.size
     found = list[float]()
     for value, total, count in zip(values, signal, counts, strict=True):
         rms = float(np.sqrt(total / max(count, 1)))
@@ -63,11 +71,13 @@ def _answers(module: Module, samples: Activations, runs: int) -> list[list[Array
 
 
 def _noise_ratio(clean: list[list[Array]], moved: list[list[Array]]) -> float:
-    """The mean over the outputs of noise over signal."""
+    """The mean over the outputs of noise over signal, of what is finite (masks may be infinite)."""
     ratios = list[float]()
     for want, got in zip(clean, moved, strict=True):
-        signal = sum(float(np.sum(w * w)) for w in want)
-        noise = sum(float(np.sum((g - w) ** 2)) for w, g in zip(want, got, strict=True))
+        there = [np.isfinite(w) & np.isfinite(g) for w, g in zip(want, got, strict=True)]
+        signal = sum(float(np.sum(w[t] ** 2)) for w, t in zip(want, there, strict=True))
+        noise = sum(float(np.sum((g[t] - w[t]) ** 2))
+                    for w, g, t in zip(want, got, there, strict=True))  # fmt: skip
         ratios.append(noise / signal if signal else 0.0)
     return float(np.mean(ratios)) if ratios else 0.0
 

@@ -14,14 +14,18 @@ import numpy as np
 
 from graphopt.analysis.bind import bind
 from graphopt.errors import InputError
+from graphopt.ir.builtin import Opaque
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.types import Array, TensorType
+from graphopt.ops.linalg import Gemm, MatMul
 from graphopt.passes.prune.rules import Follow, Port, weighted
 from graphopt.passes.prune.units import FIXED, Units, components, thin, varying
+from graphopt.rewrite import const
 
 ALONE = "nothing would be left of it"
 UNKNOWN = "its shapes aren't known before a run"
+UNRULED = {"LSTM", "GRU", "RNN", "Einsum"}  # opaque ops that are layers
 SIZES = (64, 32, 224, 1)  # tried for sizes that are known in a run only
 
 
@@ -169,14 +173,34 @@ def _named(follow: Follow, twins: dict[Op, Op], module: Module) -> Groups:
 
 
 def _list_others(found: Groups, module: Module) -> None:
-    """Layers of which the sizes aren't known, so that nothing could be followed."""
+    """Layers of unknown sizes, so that nothing could be followed, and those without a rule."""
     listed = {e.op for e in found.makers}
     for op in module.main:
         layer = weighted(op) if op not in listed else None
-        if layer:
-            line = np.zeros(layer.outputs, np.int32)
+        why = UNKNOWN if layer else _unruled(op) if op not in listed else ""
+        if why:
+            line = np.zeros(layer.outputs if layer else 1, np.int32)
             found.groups.append(Group(_unique(found, _name(op)), op.loc, line[:0],
-                                      (End(op, line),), (), UNKNOWN))  # fmt: skip
+                                      (End(op, line, layer is not None),), (), why))  # fmt: skip
+
+
+def _unruled(op: Op) -> str:
+    """Why what a layer makes stays, whose constant factor is none that prune cuts; "": it is none.
+
+    Masks and tables, which aren't factors, are no layers.
+    """
+    name = getattr(op.kind, "op_type", op.kind.name)
+    if isinstance(op.kind, MatMul | Gemm):
+        factors = op.operands[:2]
+        right = isinstance(op.kind, Gemm) and not op.kind.trans_a and const(op.operand(1))
+        why = ("its bias is neither one number nor a row" if right else
+               "its constant factor isn't a matrix on the right of a product")  # fmt: skip
+    elif isinstance(op.kind, Opaque) and name in UNRULED:
+        factors, why = op.operands, f"{name} has no rule"
+    else:
+        return ""
+    found = [const(v) for v in factors if v]
+    return why if any(d and len(d.shape) > 1 and d.dtype.is_float for d in found) else ""
 
 
 def _twin(value: Value, twins: dict[Op, Op]) -> Value:

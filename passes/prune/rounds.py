@@ -114,6 +114,9 @@ class Rounds:
             elif not plan.most(g):
                 why = f"{g.channels} channels are no more than {self.asked.multiple} (round_to)"
                 choices.append(Choice(g.name, g.loc, "pruned", 0, 0, refused=why))
+            elif self.asked.aim == "size" and _shared(g):
+                why = "another layer has weights of it, too, which would stay in the file"
+                choices.append(Choice(g.name, g.loc, "pruned", 0, 0, refused=why))
             else:
                 choices += plan.choices(g, self.ctx)
         what = "bytes of weights" if self.asked.aim == "size" else "multiply-adds"
@@ -190,6 +193,12 @@ def still(old: tuple[int, ...] | None, places: tuple[int, ...]) -> tuple[int, ..
     if old is None:
         return places
     return tuple(old[p] for p in places) if max(places, default=0) < len(old) else ()
+
+
+def _shared(group: Group) -> bool:
+    """Whether a layer that makes or reads channels of a group shares its weights."""
+    ends = (e for e in (*group.makers, *group.readers) if e.weighted)
+    return any(e.op.operand(1).use_count > 1 for e in ends)
 
 
 def _name(op: Op) -> str:

@@ -18,6 +18,7 @@ from graphopt.lazy import Lazy
 sparse: Any = Lazy("scipy.sparse")
 csgraph: Any = Lazy("scipy.sparse.csgraph")
 FIXED = 0  # the unit of elements that stay
+STAY = "its channels go with those that it reads, which stay"
 
 
 def nothing(shape: tuple[int, ...]) -> Array:
@@ -135,14 +136,17 @@ class Units:
 
     def why(self, a: Array) -> str:
         """Why elements stay: the first reason given for one that they go together with."""
+        if not np.any(thin(a)[0]):
+            return STAY
         named = dict[int, str]()
         for ids, reason in self.reasons:
             for one in ids.tolist():
                 named.setdefault(one, reason)
-        for one in np.unique(thin(a)[0]).tolist():
+        own = [one for one in np.unique(thin(a)[0]).tolist() if one != FIXED]
+        for one in own:
             if one in named:
                 return named[one]
-        return self._through(set(np.unique(thin(a)[0]).tolist()), named)
+        return self._through(set(own), named)
 
     def _through(self, start: set[int], named: dict[int, str]) -> str:
         """The reason of the nearest element that has one, along what goes together."""

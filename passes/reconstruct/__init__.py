@@ -70,7 +70,8 @@ class Reconstruct(Pass, name="reconstruct"):
             ctx.progress("reconstruct layers", len(remarks) - len(work.remarks), total)
         if solved and not work.noise() <= noise:
             why = "the outputs would be further from the original's on the samples held out"
-            return PassResult(False, (*work.remarks, Remark(NAME, Loc(), False, why)))
+            told = (f"reconstruct changed nothing: {why}",)
+            return PassResult(False, (*work.remarks, Remark(NAME, Loc(), False, why)), notes=told)
         for site, _ in solved:
             work.copy(site)
         gains = [done.gain for _, done in solved]

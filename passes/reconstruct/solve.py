@@ -96,8 +96,9 @@ class Solution:
 def solve(problem: Problem, ridges: tuple[float, ...] = RIDGES) -> Solution | None:
     """The change that lowers the error on held columns most; None where none does.
 
-    What is fitted to the other columns decides on the ridge; then all are fitted to. The change is
-    of W and b for what the layer reads, its mean with it.
+    What is fitted to the other columns decides on the ridge; then all are fitted to (with the next
+    larger one with which their matrix can be factored). The change is of W and b for what the layer
+    reads, its mean with it.
     """
     p = problem
     signal = _square(p.t[..., p.fit :])
@@ -112,7 +113,9 @@ def solve(problem: Problem, ridges: tuple[float, ...] = RIDGES) -> Solution | No
         error = p.held(part.run(ridge, turns))
     if not error < (1 - LEAST) * start:
         return None
-    change = _Fit(p, slice(0, p.x.shape[-1])).run(ridge, turns)
+    whole = _Fit(p, slice(0, p.x.shape[-1]))
+    ridge = next(whole.able(tuple(r for r in (*ridges, np.inf) if r >= ridge)))
+    change = whole.run(ridge, turns)
     moved = Change(change.w, change.b - np.einsum("gmk,gk->gm", change.w, p.mean))
     return Solution(moved, ridge, start / signal, error / signal)
 

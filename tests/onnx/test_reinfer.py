@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 from onnx import TensorProto, helper
 
 from graphopt.analysis.bind import bind
+from graphopt.analysis.cost import total_macs
 from graphopt.api import context, load
 from graphopt.ir.core import Module
 from graphopt.ir.types import DType, TensorType
@@ -74,3 +78,27 @@ def test_softmax_of_opset_9_over_trailing_axes_of_one_needs_no_transposition() -
     opsets = [helper.make_opsetid("", 9)]
     proto = to_proto(load(helper.make_model(graph, opset_imports=opsets, ir_version=4)))
     assert [n.op_type for n in proto.graph.node] == ["Softmax"]
+
+
+@pytest.mark.parametrize("name", ["GroupNormalization", "MeanVarianceNormalization"])
+def test_functions_that_onnx_infers_nothing_for_give_what_they_read(name: str) -> None:
+    """Else all layers behind them would have unknown sizes: no multiply-adds, nothing to prune."""
+    ones = helper.make_tensor("ones", TensorProto.FLOAT, [6], np.ones(6, np.float32))
+    filters = helper.make_tensor("w", TensorProto.FLOAT, [2, 6, 1, 1], np.ones(12, np.float32))
+    group = name == "GroupNormalization"
+    options: dict[str, Any] = {"num_groups": 3} if group else {"axes": [0, 2, 3]}
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node(name, ["r", "ones", "ones"] if group else ["r"], ["n"], **options),
+        helper.make_node("Conv", ["n", "w"], ["y"], kernel_shape=[1, 1]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 6, 4, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2, 4, 4])
+    graph = helper.make_graph(nodes, "g", [x], [y], [ones, filters])
+    module = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
+    normal = next(op for op in module.main if getattr(op.kind, "op_type", "") == name)
+    assert str(normal.result.type) == "f32[N,6,4,4]"
+    bind(module)
+    assert str(normal.result.type) == "f32[1,6,4,4]"
+    assert total_macs(module.main) == 2 * 6 * 16
+    verify(load(to_proto(module)))

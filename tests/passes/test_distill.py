@@ -268,7 +268,9 @@ def test_zero_epochs_change_nothing() -> None:
     before = parse(NETWORK)
     module = noisy(before)
     text = module.to_text()
-    assert told(train(module, before, "distill{epochs=0.0}")) == "0 epochs"
+    result = train(module, before, "distill{epochs=0.0}")
+    assert told(result) == "0 epochs"
+    assert result.notes == ("distill changed nothing: 0 epochs",)
     assert module.to_text() == text
 
 

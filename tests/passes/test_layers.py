@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from graphopt.activations import SampleRuns
 from graphopt.analysis.bind import bind
 from graphopt.analysis.interpret import interpret
 from graphopt.analysis.price import graph_of
+from graphopt.errors import InputError
 from graphopt.generate import noise, sample_runs
 from graphopt.ir.clone import returning
-from graphopt.ir.core import Module
+from graphopt.ir.core import Module, Op
+from graphopt.ops.nn import Conv
 from graphopt.passes.layers.gain import gain
 from graphopt.passes.layers.gram import grams, row_length
 from graphopt.passes.layers.sensitivity import sensitivities
@@ -52,6 +55,58 @@ def test_gram_matrices_are_those_of_the_windows() -> None:
         np.testing.assert_allclose(found[0].mean()[g], rows.mean(0), rtol=1e-5, atol=1e-5)
     (covariance,) = found[1].covariances()
     assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0])
+def test_what_hardly_varies_about_a_large_mean_is_not_lost_in_rounding(spread: float) -> None:
+    """Else a covariance has negative eigenvalues, and nothing can be solved with it."""
+    module = parse(TEXT)
+    xs = [
+        (300 + spread * np.random.default_rng(i).normal(size=(1, 4, 6, 6))).astype(np.float32)
+        for i in range(12)
+    ]
+    samples = SampleRuns(lambda: [{"x": x} for x in xs], len(xs), "given")
+    pixels = replace_pads(module)
+    (found,) = grams(module, [pixels], samples)
+    windows = np.concatenate([
+        np.stack([x[0, 2:, i : i + 3, j : j + 3] for i in range(4) for j in range(4)]) for x in xs
+    ])  # fmt: skip
+    rows = windows.reshape(len(windows), -1).astype(np.float64)
+    _, covariance = found.covariances()
+    tolerance = 1e-5 * spread**2  # float32 products of what differs from the mean
+    np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), atol=tolerance)
+    _, moment = found.moments()
+    np.testing.assert_allclose(moment, rows.T @ rows / len(rows), rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e25])
+def test_what_cannot_be_squared_is_said_of_the_layer_that_reads_it(value: float) -> None:
+    module, _, xs = module_and_samples()
+    xs[5][0, 1, 2, 3] = value
+    samples = SampleRuns(lambda: [{"x": x} for x in xs], len(xs), "given")
+    first = next(op for op in module.main if op.kind.name == "conv")
+    (found,) = grams(module, [first], samples)
+    with pytest.raises(InputError, match="what first reads on the samples isn't finite, or too"):
+        list(found.covariances())
+
+
+def test_outputs_that_are_not_finite_tell_nothing() -> None:
+    module, _, xs = module_and_samples()
+    values = [op.result for op in module.main if op.kind.name == "conv"]
+    bad = [{"x": x * np.float32(np.nan)} for x in xs]
+    with pytest.raises(InputError, match="no output of the model is finite on the samples"):
+        sensitivities(module, values, SampleRuns(lambda: bad, len(bad), "given"))
+    some = [{"x": x if i % 2 else x * np.float32(np.nan)} for i, x in enumerate(xs)]
+    found = sensitivities(module, values[1:], SampleRuns(lambda: some, len(some), "given"))
+    np.testing.assert_allclose(found, 1.0, rtol=0.2)  # noise of another sum of numbers
+
+
+def replace_pads(module: Module) -> Op:
+    """The first convolution, which pads no more."""
+    first = next(op for op in module.main if op.kind.name == "conv")
+    assert isinstance(first.kind, Conv)
+    first.kind = replace(first.kind, pads=(0, 0, 0, 0))
+    return first
 
 
 def test_noise_on_an_output_stays_as_it_is() -> None:

@@ -13,10 +13,13 @@ from graphopt.analysis.cost import total_macs
 from graphopt.analysis.interpret import interpret, random_inputs
 from graphopt.errors import InputError
 from graphopt.ir.core import Module
+from graphopt.ir.data import Rand
+from graphopt.ir.types import DType
 from graphopt.ir.verify import verify
 from graphopt.loss import Loss, Share
 from graphopt.passes.lowrank.vbmf import vbmf_rank
 from graphopt.pipeline import Context, PassResult, parse_pipeline
+from tests.changed import changed
 
 TEXT = """graph @main(%x: f32[1,8,12,12]) {
   %w0 = const rand 1 : f32[32,8,3,3]
@@ -175,3 +178,26 @@ def test_bad_input_is_one_sentence(passes: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as error:
         run(TEXT, passes)
     assert "\n" not in str(error.value)
+
+
+def test_a_layer_split_twice_makes_values_of_names_that_no_other_has() -> None:
+    """Later passes find values by name: of two of one name they would take the wrong one."""
+    module, _ = run(TEXT, "factorize{terms=2,aim=macs}")
+    for passes in ("lowrank{rank=3,aim=macs}", "lowrank{rank=2,aim=macs}"):
+        (one,) = parse_pipeline(passes)
+        one.run(module, Context())
+    names = [r.hint for op in module.main if op.kind.name != "const" for r in op.results]
+    assert len(set(names)) == len(names)
+    assert {"y0/1", "y0/2", "y0/3", "y0/4"} <= set(names)
+
+
+@pytest.mark.parametrize("passes", ["lowrank{ratio=0.3,aim=macs}", "factorize{ratio=0.3,aim=macs}"])
+def test_a_layer_with_a_weight_that_is_not_finite_stays(passes: str) -> None:
+    numbers = Rand(DType.f32, (48, 32, 3, 3), 3).numpy()
+    numbers[1, 1, 1, 1] = np.nan
+    module = changed(parse(TEXT), {"w1": numbers})
+    (one,) = parse_pipeline(passes)
+    result = one.run(module, Context())
+    told = {r.loc.nodes: r.text for r in result.remarks if not r.applied}
+    assert told["body/second",] == "a weight isn't finite"
+    assert any(r.applied and r.loc.nodes == ("body/first",) for r in result.remarks)

@@ -214,3 +214,40 @@ def test_a_trained_model_keeps_its_answers(tmp_path: Path) -> None:
     again = graphopt.load(str(tmp_path / "small.onnx"))
     before = total_macs(graphopt.load(str(models / "fmnist_resnet8.onnx")).main)
     assert 0.67 < total_macs(again.main) / before <= 0.7
+
+
+TOWERS = """graph @main(%x: f32[1,6,8,8], %z: f32[1,6,8,8]) {
+  %w0 = const rand 1 : f32[16,6,3,3]
+  %w1 = const rand 2 : f32[12,16,3,3]
+  %a0 = conv(%x, %w0) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "a0"
+  %b0 = conv(%z, %w0) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "b0"
+  %a1 = conv(%a0, %w1) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "a1"
+  %b1 = conv(%b0, %w1) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "b1"
+  %d = sub(%a1, %b1) @ "difference"
+  %w2 = const rand 3 : f32[20,12,3,3]
+  %y = conv(%d, %w2) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "third"
+  %w3 = const rand 4 : f32[10,20,3,3]
+  %o = conv(%y, %w3) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "last"
+  return(%o) {names=[o]}
+}"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prune{ratio=0.3,criterion=l1,aim=size}",
+        "lowrank{ratio=0.3,aim=size}",
+        "factorize{ratio=0.3,aim=size}",
+    ],
+)
+def test_bytes_of_weights_that_layers_share_are_not_saved_by_one_of_them(text: str) -> None:
+    """The other layer keeps them: the model would grow."""
+    before = weight_bytes(parse(TOWERS).main)
+    module, done = run(text, Context(), TOWERS)
+    told = {r.loc.nodes[0]: r.text for r in done.remarks if not r.applied and r.loc.nodes}
+    assert "weights" in told["a0"] and "another" in told["a0"]
+    changed = {r.loc.nodes[0] for r in done.remarks if r.applied}
+    assert changed and changed <= {"third", "last"}
+    assert done.settled
+    saved = sum(c.saves for c in done.settled.kept)
+    assert before - weight_bytes(module.main) == saved > 0

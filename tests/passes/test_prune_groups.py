@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from graphopt.ir.builtin import Const
+from graphopt.ir.builtin import Const, Opaque
 from graphopt.ir.core import Loc, Op, Value
 from graphopt.ir.data import Inline
 from graphopt.ir.types import TensorType
@@ -263,6 +263,33 @@ def test_what_stays_says_why() -> None:
     told = {g.name.rstrip("0123456789"): g.why for g in groups(module).groups[:2]}
     assert told == {"conv": "nothing would be left of it"}
     assert groups(module).groups[0].why == "layer_norm normalises over it"
+
+
+def test_filters_of_an_input_stay_because_the_input_does() -> None:
+    n = Net(1, 4, 6, 6)
+    first = n.conv(n.x, 8, 3, group=4)
+    y = n.conv(n.relu(first), 5)
+    found = {g.makers[0].op: g.why for g in groups(n.done(n.put(ew.Add(), y, y))).groups}
+    assert first.op and y.op
+    assert found[first.op] == "its channels go with those that it reads, which stay"
+    assert found[y.op] == "the model gives it back"
+
+
+def test_layers_that_prune_has_no_rule_for_are_listed_too() -> None:
+    n = Net(1, 6, 8)
+    left = n.put(MatMul(), n.const(5, 6), n.x)
+    batch = n.put(MatMul(), left, n.const(1, 8, 7))
+    odd = n.put(Gemm(), n.reshape(batch, 5, 7), n.const(7, 4), n.const(5, 4))
+    summed = Op(Opaque("Einsum", "", attrs=(("equation", "ij,jk->ik"),)),
+                [odd, n.const(4, 3)], [TensorType(F, (5, 3))])  # fmt: skip
+    n.graph.insert(summed)
+    module = n.done(n.product(summed.result, 3))
+    told = {g.makers[0].op: g.why for g in groups(module).groups}
+    form = "its constant factor isn't a matrix on the right of a product"
+    made = [v.op for v in (left, batch, odd, summed.result) if v.op]
+    assert [told[op] for op in made] == [
+        form, form, "its bias is neither one number nor a row", "Einsum has no rule"
+    ]  # fmt: skip
 
 
 def test_layers_made_of_one_node_have_groups_of_their_own_names() -> None:

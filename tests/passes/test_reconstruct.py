@@ -19,6 +19,7 @@ from graphopt.ir.parser import parse
 from graphopt.ir.verify import verify
 from graphopt.passes.reconstruct import prepare, sites
 from graphopt.passes.reconstruct.repair import repair as gather
+from graphopt.passes.reconstruct.solve import Problem, solve
 from graphopt.pipeline import Context, PassResult, parse_pipeline
 from graphopt.rewrite.driver import Permission
 from tests.changed import changed, constants, samples
@@ -76,7 +77,9 @@ def mend(
     channels: dict[str, tuple[int, ...]] | None = None, **more: Any,
 ) -> PassResult:  # fmt: skip
     """Run the pass on a module in place."""
-    ctx = Context(samples=runs or samples(before, RUNS), before=before, channels=channels or {}, **more)
+    ctx = Context(
+        samples=runs or samples(before, RUNS), before=before, channels=channels or {}, **more
+    )
     (one,) = parse_pipeline(text)
     result = one.run(module, ctx)
     verify(module)
@@ -186,6 +189,7 @@ def test_nothing_is_done_where_the_outputs_would_be_worse(end: str) -> None:
     assert [r.text for r in result.remarks] == [
         "the outputs would be further from the original's on the samples held out"
     ]
+    assert result.notes == (f"reconstruct changed nothing: {result.remarks[0].text}",)
     assert error(module, before) < 1e-10
 
 
@@ -359,3 +363,15 @@ def test_after_lowrank_through_the_front_door(tmp_path: Any) -> None:
         found = graphopt.optimize(path, passes=f"lowrank{{rank=3,method=svd}}{more}", data=given)
         losses.append(found.report.losses[0].sqnr_db)
     assert losses[1] > losses[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_that_are_almost_alike_end_in_a_larger_ridge(seed: int) -> None:
+    """Of all columns the matrix can't be factored with the ridge that those fitted to chose."""
+    random = np.random.default_rng(seed)
+    fit = random.integers(-1, 2, (512, 1)) * random.integers(-1, 2, (1, 64))
+    held = random.standard_normal((512, 1)) * random.standard_normal((1, 4096)) + fit[:, :1]
+    x = np.concatenate([fit, held], 1).astype(np.float32)[None]
+    t = random.standard_normal((1, 6, 512)).astype(np.float32) @ x
+    found = solve(Problem(x, np.zeros((1, 512)), np.zeros_like(t), t, 64, bias=False))
+    assert found is None or found.after < found.before
