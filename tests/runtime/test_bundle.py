@@ -135,7 +135,7 @@ def test_a_damaged_bundle(small: Path, tmp_path: Path) -> None:
     (path / "libmodel.so").write_bytes(b"not a library")
     with pytest.raises(InputError, match="can't be loaded"):
         Session(path)
-    with pytest.raises(InputError, match="at least one"):
+    with pytest.raises(InputError, match="is to be an integer from 1"):
         Session(small, 0)
 
 
