@@ -96,11 +96,16 @@ class Tuner:
             worker, trying = Worker(self.threads), ""
             request = {"key": kernel.key, "text": kernel.text, "machine": self.machine.to_json(),
                        "seconds": seconds, "skip": skip}  # fmt: skip
-            answer = worker.receive(LONGEST) if worker.send(request) else None
-            while answer is not None and not answer.get("done") and "error" not in answer:
-                trying = answer["trial"]
-                answer = worker.receive(LONGEST)
-            worker.close()
+            try:
+                answer = worker.receive(LONGEST) if worker.send(request) else None
+                while answer is not None and not answer.get("done") and "error" not in answer:
+                    trying = answer["trial"]
+                    answer = worker.receive(LONGEST)
+            except BaseException:  # an interrupt: nobody waits for the rest of its trials
+                worker.process.kill()
+                raise
+            finally:
+                worker.close()
             if answer is not None:
                 return _found(answer)
             if not trying:

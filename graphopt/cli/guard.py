@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from graphopt.cli.leave import interrupted
 from graphopt.errors import GraphoptError
 
 TRACEBACK = "--traceback"
@@ -56,7 +57,7 @@ def sentence(error: BaseException, args: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, _USAGE):
         return GraphoptError.exit_code, _usage(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return INTERRUPTED, "interrupted"
+        return interrupted()
     if isinstance(error, MemoryError):
         return NO_MEMORY, "out of memory: the model needs more than this machine (or its limit) has"
     if isinstance(error, OSError) and error.strerror and error.filename:

@@ -112,14 +112,22 @@ class Pool:
         default_factory=dict[str, "Path | CompileFailure"]
     )
     unwritable: str = ""  # why files can't be written, where they can't
+    stopped: bool = False
+    workers: list[Worker] = field(default_factory=list["Worker"])
 
     def run(self, jobs: int) -> None:
         """Compile all that is queued; then, alone, what a worker died at.
 
-        Nothing more is begun once a file couldn't be written.
+        Nothing more is begun once a file couldn't be written. An interrupt ends the workers.
         """
-        self._round(jobs)
-        self._round(1)
+        try:
+            self._round(jobs)
+            self._round(1)
+        except BaseException:
+            self.stopped = True
+            for worker in tuple(self.workers):
+                worker.process.kill()
+            raise
 
     def _round(self, jobs: int) -> None:
         count = min(jobs, self.todo.qsize())
@@ -134,7 +142,7 @@ class Pool:
     def _serve(self, again: queue.SimpleQueue[Job]) -> None:
         worker: Worker | None = None
         while (job := self._next()) is not None:
-            worker = worker or Worker()
+            worker = worker or self._hired()
             answer = worker.ask(job.request, max_seconds())
             if answer is None:
                 worker = self._died(worker, job, again)
@@ -143,8 +151,15 @@ class Pool:
         if worker:
             worker.close()
 
+    def _hired(self) -> Worker:
+        worker = Worker()
+        self.workers.append(worker)
+        if self.stopped:  # it was begun beside the interrupt
+            worker.process.kill()
+        return worker
+
     def _next(self) -> Job | None:
-        if self.unwritable:
+        if self.stopped or self.unwritable:
             return None
         try:
             return self.todo.get_nowait()
