@@ -93,13 +93,16 @@ def with_weights(text: str, per: int) -> str:
     return text.replace("TAG", form.tag)
 
 
+def result_size(size, pads, window, stride) -> tuple[int, ...]:
+    """Lines and columns of a convolution's result."""
+    return tuple((s + pads[i] + pads[i + 2] - window) // stride + 1 for i, s in enumerate(size))
+
+
 def convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1, pads=None) -> str:
     """A convolution, its bias, and its requantization by channel."""
     first = "aBcd4b" if ins < 16 else "aBcd16b"
     pads = pads or [pad] * 4
-    border = (pads[0] + pads[2], pads[1] + pads[3])
-    out = tuple((s + b - dilation * (kernel - 1) - 1) // stride + 1
-                for s, b in zip(size, border, strict=True))  # fmt: skip
+    out = result_size(size, pads, dilation * (kernel - 1) + 1, stride)
     shape = f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
     return with_weights(f"""graph @k(%x: u8[{n},{ins},{size[0]},{size[1]}:{first}],
              %w: i8[{outs},{ins},{kernel},{kernel}:TAG], %b: i32[{outs},1,1], %s: f32[{outs}], %z: u8[]) {{
@@ -175,16 +178,17 @@ def test_bfloat16_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
 HALF_CONVS = [*CONVS, *PARTS, dict(ins=16, outs=32, size=(9, 20), kernel=3, pad=1)]
 
 
-def half_convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) -> str:
+def half_convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1, pads=None) -> str:
     """A convolution of bfloat16, its bias, a residual and an activation, stored as bfloat16."""
-    out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
+    pads = pads or [pad] * 4
+    out = result_size(size, pads, dilation * (kernel - 1) + 1, stride)
     first = "" if ins < 16 else ":aBcd16b"
     x, y = f"[{n},{ins},{size[0]},{size[1]}{first}]", f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
     w = f"[{outs},{ins},{kernel},{kernel}:TAG]"
     return with_weights(f"""graph @k(%a: bf16{x}, %u: bf16{w}, %b: f32[{outs}], %r: bf16{y}) {{
       %x = cast(%a) {{to=f32}} : f32{x}
       %w = cast(%u) {{to=f32}} : f32{w}
-      %c = conv(%x, %w, %b) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
+      %c = conv(%x, %w, %b) {{strides=[{stride},{stride}],pads={pads},
         dilations=[{dilation},{dilation}],group=1}} : f32{y}
       %s = cast(%r) {{to=f32}} : f32{y}
       %d = add(%c, %s) : f32{y}
