@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt import onnx as onnx_io
 from graphopt.account import path_of
 from graphopt.analysis.bind import Shapes, bind
+from graphopt.errors import path_from, want
 from graphopt.ir.builtin import name_ends
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse as parse
@@ -74,12 +75,16 @@ def save(module: Module, path: str | os.PathLike[str], *, opset: int | None = No
     """Write a module as ONNX, or as IR text where the name ends in .gir.
 
     Raises:
-        InputError: the path can't be written.
+        InputError: the path can't be written; an argument isn't what it should be.
+        UnsupportedError: the model can't be expressed at the opset.
     """
-    if Path(path).suffix == ".gir":
-        save_gir(module, Path(path))
+    want("the module", isinstance(module, Module), "a Module", module)  # pyright: ignore[reportUnnecessaryIsInstance]
+    want("opset", opset is None or isinstance(opset, int), "an integer", opset)  # pyright: ignore[reportUnnecessaryIsInstance]
+    place = path_from("the path to save to", path)
+    if place.suffix == ".gir":
+        save_gir(module, place)
     else:
-        onnx_io.save(module, Path(path), opset=opset)
+        onnx_io.save(module, place, opset=opset)
 
 
 def context(**options: Any) -> Context:
@@ -113,12 +118,13 @@ class Result:
         Raises:
             InputError: the path can't be written, or holds something that isn't a bundle.
         """
+        place = path_from("the path to save to", path)
         if self.bundle is None:
-            save(self.module, path)
+            save(self.module, place)
         else:
             page = {"report.html": html_page(self.report).encode()}
-            bundle.publish(self.bundle, Path(path), page)
-        return Path(path)
+            bundle.publish(self.bundle, place, page)
+        return place
 
 
 def optimize(

@@ -112,6 +112,8 @@ def seeded_runs(
         except InputError as why:  # too short a sequence for a window or a reflecting pad, say
             first = first or why
     assert first
+    if "can't run it" in str(first):
+        first.add_note("that was on seeded inputs: give samples that suit it (--data)")
     raise first
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 LONGEST = 1000  # characters of a message; names in hostile models have no bounds
 
 
@@ -56,3 +59,23 @@ def one_line(text: str) -> str:
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in spaced)
     half = LONGEST // 2
     return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
+
+
+def want(what: str, good: bool, wanted: str, given: object) -> None:
+    """Raise InputError unless an argument is what it should be."""
+    if not good:
+        raise InputError(f"{what} is to be {wanted}, not {given!r}")
+
+
+def path_from(what: str, given: Any) -> Path:
+    """The path that an argument is.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        text = str(Path(given))
+    except TypeError:  # not text, nor what stands for a path
+        text = "\0"
+    want(what, "\0" not in text, "a path", given)
+    return Path(text)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from graphopt.analysis.bind import Shapes
-from graphopt.errors import InputError
+from graphopt.errors import want
 from graphopt.ir.core import Module
 from graphopt.pipeline import Hook, Pass
 from graphopt.targets.base import Build, Target
@@ -54,14 +54,14 @@ def request(
         InputError: an argument that isn't what it should be.
     """
     if build is not None:
-        _want("build", _is(build, Build), "a Build", build)
+        want("build", _is(build, Build), "a Build", build)
     watching = all(isinstance(h, Hook) for h in _sequence("hooks", hooks, "Hooks"))
-    _want("hooks", watching, "a sequence of Hooks", hooks)
+    want("hooks", watching, "a sequence of Hooks", hooks)
     if threads is not None:
-        _want("threads", _is_count(threads) and threads >= 1, "an integer of 1 or more", threads)
+        want("threads", _is_count(threads) and threads >= 1, "an integer of 1 or more", threads)
     if max_drop is not None:
         good = _is(max_drop, int | float) and 0 <= max_drop < math.inf
-        _want("max_drop", good, "a number of points, 0 or more", max_drop)
+        want("max_drop", good, "a number of points, 0 or more", max_drop)
     count = threads or os.cpu_count() or 1
     build = replace(build or Build(), threads=count)
     return Request(source, load, target, passes, data, _shapes(input_shapes), count, tuple(hooks),
@@ -75,7 +75,7 @@ def checked_target(target: object) -> Target | None:
         InputError: something else.
     """
     if target is not None:
-        _want("target", isinstance(target, Target), "a name as x86 or a Target", target)
+        want("target", isinstance(target, Target), "a name as x86 or a Target", target)
     return cast("Target | None", target)
 
 
@@ -87,24 +87,24 @@ def checked_passes(passes: object) -> tuple[Pass, ...]:
     """
     found = _sequence("passes", passes, "passes")
     for one in found:
-        _want("passes", isinstance(one, Pass), "pipeline text or a sequence of passes", one)
+        want("passes", isinstance(one, Pass), "pipeline text or a sequence of passes", one)
     return cast("tuple[Pass, ...]", found)
 
 
 def _sequence(what: str, given: object, of: str) -> tuple[object, ...]:
-    _want(what, _is(given, Iterable), f"a sequence of {of}", given)
+    want(what, _is(given, Iterable), f"a sequence of {of}", given)
     return tuple(cast("Iterable[object]", given))
 
 
 def _shapes(given: object) -> Shapes:
     """Shapes by input name, as tuples."""
     wanted = "{name: (1, 3, 224, 224)}, sizes being 0 or more"
-    _want("input_shapes", given is None or _is(given, Mapping), wanted, given)
+    want("input_shapes", given is None or _is(given, Mapping), wanted, given)
     found = cast("Mapping[object, object]", given or {})
     for name, shape in found.items():
         sizes = cast("Sequence[object]", shape) if _is(shape, list | tuple) else ("",)
         good = all(_is_count(d) and cast("int", d) >= 0 for d in sizes)
-        _want("input_shapes", _is(name, str) and good, wanted, given)
+        want("input_shapes", _is(name, str) and good, wanted, given)
     return {str(name): tuple(cast("Sequence[int]", shape)) for name, shape in found.items()}
 
 
@@ -115,9 +115,3 @@ def _is(value: object, kind: Any) -> bool:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _want(what: str, good: bool, wanted: str, given: object) -> None:
-    """Raise InputError unless an argument is what it should be."""
-    if not good:
-        raise InputError(f"{what} is to be {wanted}, not {given!r}")

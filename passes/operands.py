@@ -246,7 +246,7 @@ class Rounding:
         loc = value.op.loc if value.op else uses[0].op.loc
         down = Op(Cast(DType.bf16), [value], loc=loc, hints=[f"{value.hint}_half"])
         graph.insert(down, before)
-        wide = self._widen(value, down, down.next)
+        wide = self._widen(value, down.result, down.next)
         for use in uses:
             use.op.set_operand(use.index, wide)
         return down.result
@@ -259,13 +259,13 @@ class Rounding:
         hints = [f"{r.hint}_half" for r in op.results]
         moved = graph.insert(Op(op.kind, parts, loc=op.loc, hints=hints), op)
         for old in op.results:
-            old.replace_all_uses_with(self._widen(old, moved, op))
+            old.replace_all_uses_with(self._widen(old, moved.results[old.index], op))
         graph.erase(op)
 
-    def _widen(self, value: Value, by: Op, before: Op | None) -> Value:
-        """Of the result of `by` that stands for a value, the float32."""
-        assert by.graph
-        half = by.results[value.index]
+    def _widen(self, value: Value, half: Value, before: Op | None) -> Value:
+        """Of the bfloat16 value that stands for a value, the float32."""
+        by = half.op
+        assert by and by.graph
         wide = Op(Cast(DType.f32), [half], loc=by.loc, hints=[value.hint])
         self.halves[value] = half
         self.wides.append(by.graph.insert(wide, before))

@@ -165,7 +165,10 @@ def publish(
     target = Path(directory).resolve()
     _check_replaceable(target)
     with _staged(target) as stage:
-        shutil.copytree(source, stage, copy_function=place_file, dirs_exist_ok=True)
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            place = stage / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place_file(path, place)
         for name, content in (files or {}).items():
             _write_file(stage / inside(name), content)
 
@@ -214,6 +217,8 @@ def _staged(target: Path) -> Generator[Path, None, None]:
         stage.mkdir()
         yield stage
         _replace(stage, target, holder / "old")
+    except OSError as error:
+        raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

@@ -10,6 +10,7 @@ dtype, shape and place are known before anything runs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -89,9 +90,9 @@ class Workspace:
         """What suits either of two kernels, which run one after another."""
         return Workspace(max(self.caller, other.caller), max(self.others, other.others))
 
-    def to_json(self) -> str:
-        """One line, as it is kept beside a kernel's object file."""
-        return json.dumps({"caller": self.caller, "others": self.others})
+    def note(self, made: bytes) -> str:
+        """One line, as it is kept beside a kernel's object file, which is `made`."""
+        return json.dumps({"caller": self.caller, "others": self.others, **_hashed(made)})
 
     @staticmethod
     def beside(objects: Iterable[Path]) -> Workspace:
@@ -99,8 +100,21 @@ class Workspace:
         notes = (json.loads(path.with_suffix(NOTE).read_text("utf-8")) for path in objects)
         found = Workspace()
         for note in notes:
-            found |= Workspace(**note)
+            found |= Workspace(note["caller"], note["others"])
         return found
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an object file is there as it was made, with its note."""
+    try:
+        note = json.loads(path.with_suffix(NOTE).read_text("utf-8"))
+        return note.items() >= _hashed(path.read_bytes()).items()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _hashed(made: bytes) -> dict[str, str]:
+    return {"sha256": hashlib.sha256(made).hexdigest()}
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ jinja2 makes Python code of a template, which takes 10 ms a template: longer tha
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from jinja2.bccache import Bucket
 
-from graphopt.targets.cache import cache_folder, keep
+from graphopt.targets.cache import cache_folder, keep_hashed, kept_hashed
 
 
 class Kept(jinja2.BytecodeCache):
@@ -30,12 +29,13 @@ class Kept(jinja2.BytecodeCache):
 
     def load_bytecode(self, bucket: Bucket) -> None:
         """Read a template; nothing where there is none."""
-        with suppress(OSError):
-            bucket.bytecode_from_string((self._folder / bucket.key).read_bytes())
+        found = kept_hashed(self._folder / bucket.key)
+        if found is not None:
+            bucket.bytecode_from_string(found)
 
     def dump_bytecode(self, bucket: Bucket) -> None:
         """Write a template, if that can be."""
-        keep(self._folder / bucket.key, bucket.bytecode_to_string())
+        keep_hashed(self._folder / bucket.key, bucket.bytecode_to_string())
 
 
 def environment(package: str, *, autoescape: bool, newline: bool = False) -> jinja2.Environment:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from graphopt.errors import InputError
-from graphopt.targets.cache import cache_folder
+from graphopt.targets.cache import cache_folder, keep
 from graphopt.targets.lower import text_key
 from graphopt.targets.machine import Machine
 from graphopt.targets.program import Kernel, KernelCall, Program
@@ -58,13 +57,7 @@ class Database:
 
     def put(self, key: str, found: Found) -> None:
         """Keep a result; a folder that can't be written keeps none."""
-        made = self.folder / f".{key}.{os.getpid()}"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            made.write_text(json.dumps(asdict(found)), "utf-8")
-            made.replace(self.folder / f"{key}.json")
-        except OSError:
-            return
+        keep(self.folder / f"{key}.json", json.dumps(asdict(found)).encode())
 
 
 @dataclass(frozen=True)
@@ -103,11 +96,16 @@ class Tuner:
             worker, trying = Worker(self.threads), ""
             request = {"key": kernel.key, "text": kernel.text, "machine": self.machine.to_json(),
                        "seconds": seconds, "skip": skip}  # fmt: skip
-            answer = worker.receive(LONGEST) if worker.send(request) else None
-            while answer is not None and not answer.get("done") and "error" not in answer:
-                trying = answer["trial"]
-                answer = worker.receive(LONGEST)
-            worker.close()
+            try:
+                answer = worker.receive(LONGEST) if worker.send(request) else None
+                while answer is not None and not answer.get("done") and "error" not in answer:
+                    trying = answer["trial"]
+                    answer = worker.receive(LONGEST)
+            except BaseException:  # an interrupt: nobody waits for the rest of its trials
+                worker.process.kill()
+                raise
+            finally:
+                worker.close()
             if answer is not None:
                 return _found(answer)
             if not trying:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,19 @@ def test_seeded_sizes_grow_until_the_model_runs() -> None:
     assert len(outputs) == 2
     with pytest.raises(InputError, match="never"):
         seeded_runs(module, _never, 1)
+
+
+def test_what_seeded_inputs_dont_suit_wants_samples() -> None:
+    module = parse("graph @m(%x: i64[4], %y: i64[4]) { %q = div(%x, %y)\n return(%q) }")
+
+    def run(_: Mapping[str, Array]) -> Mapping[str, Array]:
+        raise InputError("ONNX Runtime can't run it: integer division by zero")
+
+    with pytest.raises(InputError, match="division by zero") as raised:
+        seeded_runs(module, run, 1)
+    assert raised.value.__notes__ == [
+        "that was on seeded inputs: give samples that suit it (--data)"
+    ]
 
 
 def _never(feed: dict[str, Array]) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from graphopt.cli.leave import interrupted
 from graphopt.errors import GraphoptError
 
 TRACEBACK = "--traceback"
@@ -18,6 +20,9 @@ BUG = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 128 + 2  # as a shell reports SIGINT
 PIPE_CLOSED = 128 + 13  # SIGPIPE
 NO_MEMORY = 3
+
+# A write that fails for these reasons doesn't say of which file.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 # The root of typer's usage errors: click's own class, or typer's copy of it in newer versions.
 _USAGE = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -56,11 +61,16 @@ def sentence(error: BaseException, args: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, _USAGE):
         return GraphoptError.exit_code, _usage(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return INTERRUPTED, "interrupted"
+        return interrupted()
     if isinstance(error, MemoryError):
         return NO_MEMORY, "out of memory: the model needs more than this machine (or its limit) has"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return GraphoptError.exit_code, f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return (
+            GraphoptError.exit_code,
+            f"can't write: {error.strerror}; make room, or write elsewhere",
+        )
     return BUG, _bug(error, args)
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, want
 from graphopt.ir.builtin import Const
 from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.data import Data, Inline, Mapped, MappedFile, Rand, Splat, from_bytes
@@ -369,5 +369,7 @@ def parse(
 
     Raises:
         ParseError: with file:line:column and a caret.
+        InputError: it is no text.
     """
+    want("IR text", isinstance(text, str), "a string", text)  # pyright: ignore[reportUnnecessaryIsInstance]
     return Parser(text, file, resolve).module()

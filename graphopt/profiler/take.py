@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.analysis.work import Work
-from graphopt.errors import InputError, UnsupportedError
+from graphopt.errors import UnsupportedError, path_from, want
 from graphopt.ir.types import Array
 from graphopt.profiler.model import SEGMENT, LayerTimes, Profile, Run
 from graphopt.runtime import Manifest, Session
@@ -70,7 +70,7 @@ def profile(
         InputError: it is not a bundle, it is damaged, or the inputs don't suit it.
         UnsupportedError: this machine can't run it.
     """
-    folder = Path(bundle)
+    folder = path_from("the bundle", bundle)
     manifest = Manifest.load(folder)
     if not is_native(manifest.arch):
         feed = seeded_inputs(folder) if inputs is None else inputs
@@ -93,8 +93,10 @@ def profile_session(
 
     `settle`: a roofline that was measured while the machine had other work is measured again.
     """
-    if seconds <= 0 or (runs is not None and runs < 1):
-        raise InputError("a profile needs at least one run")
+    long: Any = seconds
+    count: Any = runs
+    want("seconds", isinstance(long, int | float) and 0 < long < math.inf, "a number above 0", long)
+    want("runs", count is None or (isinstance(count, int) and count > 0), "1 or more", count)
     roofline, notes = _roofline(session.threads, remeasure, settle)
     rounds = _take(session, inputs, seconds, runs)
     manifest = session.manifest

@@ -52,7 +52,7 @@ class Direct:
             contexts.give(context)
 
     def _arrays(self, inputs: Mapping[str, Any]) -> list[Array] | None:
-        if len(inputs) != len(self._inputs):
+        if not isinstance(inputs, dict) or len(inputs) != len(self._inputs):
             return None
         arrays: list[Array] = []
         for end in self._inputs:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import statistics
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, path_from, want
 from graphopt.runtime.contexts import ContextPool
 from graphopt.runtime.cpu import check_machine
 from graphopt.runtime.direct import direct
@@ -23,6 +23,8 @@ from graphopt.runtime.native import Library
 from graphopt.runtime.run import Plan, Run, Stretch
 from graphopt.runtime.segments import SegmentRunner
 from graphopt.runtime.tensors import check_array, check_names, dtype_of
+
+MOST = 1 << 20  # threads, contexts or runs that may be asked for
 
 
 @dataclass(frozen=True)
@@ -85,22 +87,21 @@ class Session:
             verify: check every file of the bundle against its hash first.
 
         Raises:
-            InputError: it is not a bundle, or it is damaged.
+            InputError: it is not a bundle, or it is damaged; an argument isn't what it should be.
             UnsupportedError: this machine lacks a CPU feature, or onnxruntime, that it needs.
         """
-        folder = Path(path)
-        if contexts < 1 or (threads is not None and threads < 1):
-            raise InputError("a session needs at least one thread and one context")
+        folder = path_from("a session's bundle", path)
+        self.threads = _cpus() if threads is None else _count("threads", threads)
+        count = _count("contexts", contexts)
         self.manifest = Manifest.load(folder)
         check_machine(self.manifest.arch, self.manifest.cpu_features)
         check_files(folder, self.manifest, verify)
         self.inputs = self.manifest.inputs
         self.outputs = self.manifest.outputs
-        self.threads = threads or _cpus()
         self._plan = _plan(self.manifest, SegmentRunner(folder, self.manifest, self.threads))
         self._direct = direct(self._plan)
         library = Library(folder / self.manifest.library, self.manifest.prefix)
-        self._contexts = ContextPool(library, self.threads, contexts)
+        self._contexts = ContextPool(library, self.threads, count)
         self._close = weakref.finalize(self, self._contexts.close)
         self._close.atexit = False  # the system ends the threads; a run may still be under way
 
@@ -141,7 +142,12 @@ class Session:
         return found
 
     def profile(self, inputs: Mapping[str, Any], repeats: int = 10) -> list[LayerTime]:
-        """Run the model `repeats` times and give the times of each layer."""
+        """Run the model `repeats` times and give the times of each layer.
+
+        Raises:
+            InputError: as `run`; `repeats` is no number of 1 or more.
+        """
+        repeats = _count("repeats", repeats)
         layers = self.manifest.layers
         times = [LayerTime(n.name, n.nodes, n.kernel, n.macs) for n in layers]
         for _ in range(repeats):
@@ -174,6 +180,20 @@ class Session:
             inputs[spec.name] if dtype is None else check_array(spec, dtype, inputs[spec.name])
             for spec, dtype in pairs
         ]
+
+
+def _count(what: str, given: Any) -> int:
+    """A number of threads, contexts or runs: numpy's integers count as such.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        count = 0 if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        count = 0
+    want(what, 1 <= count <= MOST, f"an integer from 1 to {MOST}", given)
+    return count
 
 
 def _cpus() -> int:

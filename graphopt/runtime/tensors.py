@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, want
 from graphopt.runtime.manifest import TensorSpec
 
 Array = NDArray[Any]
@@ -62,6 +62,7 @@ def is_placed(array: Array) -> bool:
 def check_names(specs: Sequence[TensorSpec], values: Mapping[str, object]) -> None:
     """Raise InputError unless there is a value for each input and none for anything else."""
     names = [s.name for s in specs]
+    want("inputs", isinstance(values, Mapping), "arrays by input name, in a dict", values)  # pyright: ignore[reportUnnecessaryIsInstance]
     wrong = [f"no input {n!r} was given" for n in names if n not in values]
     wrong += [f"there is no input {n!r}" for n in values if n not in names]
     if wrong:
@@ -70,7 +71,10 @@ def check_names(specs: Sequence[TensorSpec], values: Mapping[str, object]) -> No
 
 def check_array(spec: TensorSpec, dtype: np.dtype[Any], value: object) -> Array:
     """The value as an array of the type that the spec says; InputError if it is of another."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as why:  # lists of different lengths
+        raise InputError(f"input {spec.name!r} is no array: {why}") from why
     if array.dtype.newbyteorder("=") != dtype:
         what = f"input {spec.name!r} is {array.dtype}, and the model takes {dtype}"
         raise InputError(f"{what}: convert it with astype")

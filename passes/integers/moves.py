@@ -21,6 +21,7 @@ CHOOSE = (
     mv.Reshape, mv.Transpose, mv.Concat, mv.Slice, mv.Expand, mv.Squeeze, mv.Unsqueeze, mv.Tile,
     mv.DepthToSpace, mv.SpaceToDepth, MaxPool,
 )  # fmt: skip
+BYTES = (DType.u8, DType.i8)  # nothing computes in 16 bits: not ONNX Runtime's MaxPool, either
 
 
 @rule(Quantize)
@@ -38,7 +39,7 @@ def same_parameters(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
 def quantize_below_move(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
     """quantize(move(x...)) -> move(quantize(x)...), where moves made x of dequantized values."""
     move = op.operand(0).op
-    if move is None or not _moves_dequantized(op.operand(0)):
+    if move is None or kind.dtype not in BYTES or not _moves_dequantized(op.operand(0)):
         return None
     like(op, kind)
     rw.absorb(move)
@@ -53,7 +54,7 @@ def bounds_below_move(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
     if bound is None or not isinstance(bound.kind, Relu | Clip) or bound.result.use_count != 1:
         return None
     move = bound.operand(0).op
-    if move is None or not _moves_dequantized(bound.operand(0)):
+    if move is None or kind.dtype not in BYTES or not _moves_dequantized(bound.operand(0)):
         return None
     rw.absorb(move)
     rw.absorb(bound)

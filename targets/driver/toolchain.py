@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.errors import GraphoptError, UnsupportedError
-from graphopt.targets.cache import keep
+from graphopt.targets.cache import keep_hashed, kept_hashed
 from graphopt.targets.driver import placed
 from graphopt.targets.driver.archive import archive, localize
 from graphopt.targets.driver.generate import PUBLIC, WEIGHTS_FILE
@@ -212,12 +212,13 @@ class _Kept:
         """Make `folder/made` of `folder/source` and the headers beside it."""
         flags = (*self.toolchain.flags, *flags)
         place = self._place(folder, source, flags)
-        if place and place.exists():
-            (folder / made).symlink_to(place.resolve(strict=True))
+        found = kept_hashed(place) if place else None
+        if found is not None:
+            (folder / made).write_bytes(found)
             return
         run(self.toolchain, [*flags, "-c", source, "-o", made], folder)
         if place:
-            keep(place, (folder / made).read_bytes())
+            keep_hashed(place, (folder / made).read_bytes())
 
     def _place(self, folder: Path, source: str, flags: tuple[str, ...]) -> Path | None:
         """Where it is kept; None: nowhere, as for a compiler that can't be told from others."""
@@ -229,7 +230,7 @@ class _Kept:
         read = [(file.name, file.read_text(encoding="utf-8")) for file in texts]
         of = [self.toolchain.command, known, _zig_version(), flags, read]
         digest = hashlib.sha256(json.dumps(of).encode()).hexdigest()
-        return self.cache / f"driver-{digest[:32]}.o"
+        return self.cache / f"driver-{digest[:32]}"
 
 
 def _joined(

@@ -17,6 +17,7 @@ import tvm
 from graphopt.errors import UnsupportedError
 from graphopt.ir.builtin import Opaque
 from graphopt.ir.core import Graph
+from graphopt.targets.cache import write
 from graphopt.targets.machine import Machine
 from graphopt.targets.program import NOTE, Workspace
 from graphopt.targets.tvm import intrinsics, joint, packs, parted, portable, stack
@@ -91,18 +92,29 @@ def compile_object(funcs: Mapping[str, Any], machine: Machine, path: Path) -> No
     """Write an object file of functions, atomically; the same input gives the same bytes.
 
     Of a portable machine it is a C file. What memory the functions ask for is written before,
-    beside it.
+    beside it, with the file's hash.
+
+    Raises:
+        OSError: the files can't be written.
     """
-    made = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     if machine.portable:
         texts = [portable.source(func, symbol) for symbol, func in funcs.items()]
-        made.write_text("\n".join(text for text, _ in texts), encoding="utf-8")
+        made = "\n".join(text for text, _ in texts).encode()
         asked = [workspace for _, workspace in texts]
     else:
         stack.noted.clear()
-        compile_module(funcs, machine).write_to_file(str(made))
+        made = _object(compile_module(funcs, machine))
         asked = stack.noted
-    note = made.with_suffix(NOTE)
-    note.write_text(reduce(operator.or_, asked, Workspace()).to_json())
-    note.replace(path.with_suffix(NOTE))
-    made.replace(path)
+    write(path.with_suffix(NOTE), reduce(operator.or_, asked, Workspace()).note(made).encode())
+    write(path, made)
+
+
+def _object(module: Any) -> bytes:
+    """A module's object file, by a file in memory: on a full disk LLVM would end the process."""
+    handle = os.memfd_create("graphopt")
+    try:
+        module.write_to_file(f"/proc/self/fd/{handle}", "o")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)

@@ -28,7 +28,7 @@ from graphopt.errors import InputError
 from graphopt.limits import max_seconds
 from graphopt.targets.cache import cache_folder
 from graphopt.targets.machine import Machine
-from graphopt.targets.program import NOTE
+from graphopt.targets.program import is_whole
 
 FORMAT = 1  # part of every key: raise it when templates change their meaning
 
@@ -111,11 +111,23 @@ class Pool:
     done: dict[str, Path | CompileFailure] = field(
         default_factory=dict[str, "Path | CompileFailure"]
     )
+    unwritable: str = ""  # why files can't be written, where they can't
+    stopped: bool = False
+    workers: list[Worker] = field(default_factory=list["Worker"])
 
     def run(self, jobs: int) -> None:
-        """Compile all that is queued; then, alone, what a worker died at."""
-        self._round(jobs)
-        self._round(1)
+        """Compile all that is queued; then, alone, what a worker died at.
+
+        Nothing more is begun once a file couldn't be written. An interrupt ends the workers.
+        """
+        try:
+            self._round(jobs)
+            self._round(1)
+        except BaseException:
+            self.stopped = True
+            for worker in tuple(self.workers):
+                worker.process.kill()
+            raise
 
     def _round(self, jobs: int) -> None:
         count = min(jobs, self.todo.qsize())
@@ -130,7 +142,7 @@ class Pool:
     def _serve(self, again: queue.SimpleQueue[Job]) -> None:
         worker: Worker | None = None
         while (job := self._next()) is not None:
-            worker = worker or Worker()
+            worker = worker or self._hired()
             answer = worker.ask(job.request, max_seconds())
             if answer is None:
                 worker = self._died(worker, job, again)
@@ -139,7 +151,16 @@ class Pool:
         if worker:
             worker.close()
 
+    def _hired(self) -> Worker:
+        worker = Worker()
+        self.workers.append(worker)
+        if self.stopped:  # it was begun beside the interrupt
+            worker.process.kill()
+        return worker
+
     def _next(self) -> Job | None:
+        if self.stopped or self.unwritable:
+            return None
         try:
             return self.todo.get_nowait()
         except queue.Empty:
@@ -159,6 +180,7 @@ class Pool:
 
     def _finish(self, job: Job, answer: dict[str, Any]) -> None:
         key = job.request["key"]
+        self.unwritable = self.unwritable or answer["unwritable"]
         if answer["ok"]:
             self.done[key] = Path(job.request["out"])
         else:
@@ -271,7 +293,7 @@ def compile_kernels(
     pool = Pool(machine, progress)
     for kernel in {k.key: k for k in kernels}.values():
         out = folder / f"{kernel.key}.{'c' if machine.portable else 'o'}"
-        if out.exists() and out.with_suffix(NOTE).exists():
+        if is_whole(out):
             pool.done[kernel.key] = out
             if progress:
                 progress(kernel.key, True, 0.0)
@@ -280,4 +302,7 @@ def compile_kernels(
                            "knobs": kernel.knobs, "machine": machine.to_json(),
                            "out": str(out)}))  # fmt: skip
     pool.run(jobs or os.cpu_count() or 1)
+    if pool.unwritable:
+        raise InputError(f"{folder}: can't write compiled kernels: {pool.unwritable}; make room, "
+                         "or set XDG_CACHE_HOME to another folder")  # fmt: skip
     return pool.done

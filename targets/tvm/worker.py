@@ -4,7 +4,7 @@
 
     {"key": ..., "symbol": ..., "text": <IR of a region>, "machine": <JSON or name>, "out": <path>,
      "knobs": <of the template, or empty>}
- -> {"key": ..., "ok": true, "error": "", "family": "conv", "seconds": 0.1}
+ -> {"key": ..., "ok": true, "error": "", "unwritable": "", "family": "conv", "seconds": 0.1}
 
     {"key": ..., "text": ..., "machine": ..., "seconds": <to spend>, "skip": [<knobs>, ...]}
  -> {"trial": <knobs>, "us": null or 12.3} ... {"done": true}     (see `trial`)
@@ -42,7 +42,7 @@ def read_machine(given: str) -> machines.Machine:
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
     """Compile one request; every failure is an answer, not an exception."""
-    start, family = time.perf_counter(), ""
+    start, family, full = time.perf_counter(), "", ""
     try:
         graph = parse(request["text"], f"<kernel {request['symbol']}>").main
         family = build.graph_family(graph)
@@ -52,12 +52,14 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
         error = ""
     except GraphoptError as why:
         error = str(why)
+    except OSError as why:  # nothing is wrong with the kernel
+        error = full = why.strerror or str(why)
     except Exception as why:  # whatever TVM raises
         trace = os.environ.get("GRAPHOPT_TRACE")
         error = traceback.format_exc() if trace else brief(why)
     seconds = time.perf_counter() - start
-    return {"key": request["key"], "ok": not error, "error": error, "family": family,
-            "seconds": round(seconds, 4)}  # fmt: skip
+    return {"key": request["key"], "ok": not error, "error": error, "unwritable": full,
+            "family": family, "seconds": round(seconds, 4)}  # fmt: skip
 
 
 def answer_to(request: dict[str, Any]) -> Iterator[dict[str, Any]]:

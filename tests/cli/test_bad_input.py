@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,7 @@ def test_flipped_bits_never_end_in_a_traceback(cli: Cli, model: Path, seed: int)
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 3, "out of memory"),
         (OSError(28, "No space left on device", "/x/y"), 2, "/x/y: No space left on device"),
+        (OSError(28, "No space left on device"), 2, "can't write: No space left on device; make"),
         (RuntimeError("two\nlines"), 70, "this is a bug in graphopt: RuntimeError: two lines in"),
     ],
 )
@@ -204,6 +207,15 @@ def test_a_folder_without_permission(cli: Cli, model: Path) -> None:
     Path("locked").mkdir(mode=0o500)
     done = cli("opt", model, *FOLD, "-o", "locked/o.onnx")
     assert (done.code, "no permission" in done.err) == (2, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
+def test_a_screen_on_a_full_disk() -> None:
+    words = [sys.executable, "-m", "graphopt.cli", "passes"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("graphopt: can't write: No space left on device; make room")
 
 
 def test_errors_leave_stdout_to_json(cli: Cli, model: Path) -> None:

@@ -74,19 +74,53 @@ def test_a_closed_pipe_is_quiet(model: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "interrupted by SIGTERM")],
+)
+@pytest.mark.parametrize("tune", [(), ("--tune", "60")])
 def test_an_interrupt_is_one_sentence_and_leaves_nothing(
-    model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    cache = tmp_path_factory.mktemp("cache") / "cold"
-    words = [*COMMAND, "optimize", str(model), "--target", "x86"]
-    cold = {**ENV, "XDG_CACHE_HOME": str(cache)}  # so that compilers must start
+    number: signal.Signals, said: str, tune: tuple[str, ...], model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    """No file, no temporary folder, no process, and without waiting for the compilers."""
+    cache, temporary = tmp_path_factory.mktemp("cache") / "cold", tmp_path_factory.mktemp("tmp")
+    words = [*COMMAND, "optimize", str(model), "--target", "x86", *tune]
+    cold = {**ENV, "XDG_CACHE_HOME": str(cache), "TMPDIR": str(temporary)}
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=cold)
-    while process.poll() is None and not cache.exists():
+    while process.poll() is None and not _children(process.pid, "tvm.worker"):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    workers = _children(process.pid, "tvm.worker")
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     if process.returncode == 0:
         pytest.skip("it was done before the interrupt")
-    assert process.returncode == 130
-    assert err == "graphopt: interrupted\n"
+    assert process.returncode == 128 + number
+    assert err == f"graphopt: {said}\n"
     assert [p.name for p in Path().iterdir()] == ["small.onnx"]
+    assert list(temporary.iterdir()) == []
+    until = time.monotonic() + 1.0  # a process that was killed isn't gone at once
+    while any(map(_words, workers)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not any(map(_words, workers))
+
+
+def _children(parent: int, command: str) -> list[int]:
+    """The processes that a process has started with such a command line."""
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(state[1]) == parent and command in _words(int(folder.name)):
+            found.append(int(folder.name))
+    return found
+
+
+def _words(process: int) -> str:
+    """The command line of a process; empty where it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""

@@ -193,3 +193,20 @@ def test_arguments_of_optimize(arguments: dict[str, Any], says: str) -> None:
     optimize = cast("Callable[..., object]", graphopt.optimize)
     with pytest.raises(InputError, match=re.escape(says)):
         optimize(**{"model": MODEL, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: graphopt.parse(cast("str", 5)), "IR text is to be a string, not 5"),
+        (lambda: graphopt.parse(cast("str", b"graph")), "IR text is to be a string, not b'graph'"),
+        (lambda: graphopt.save(parse(TEXT), cast("str", None)), "save to is to be a path, not None"),
+        (lambda: parse(TEXT).save(cast("str", 5)), "save to is to be a path, not 5"),
+        (lambda: graphopt.save(cast("Any", None), "x.onnx"), "the module is to be a Module, not None"),
+        (lambda: graphopt.save(parse(TEXT), "x.onnx", opset=cast("int", "a")), "opset is to be an int"),
+        (lambda: graphopt.profile(cast("str", None)), "the bundle is to be a path, not None"),
+    ],
+)  # fmt: skip
+def test_arguments_of_the_others(call: Callable[[], object], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        call()

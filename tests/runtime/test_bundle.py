@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_a_damaged_bundle(small: Path, tmp_path: Path) -> None:
     (path / "libmodel.so").write_bytes(b"not a library")
     with pytest.raises(InputError, match="can't be loaded"):
         Session(path)
-    with pytest.raises(InputError, match="at least one"):
+    with pytest.raises(InputError, match="is to be an integer from 1"):
         Session(small, 0)
 
 
@@ -178,6 +179,20 @@ def test_a_failed_write_leaves_the_old_bundle(write: Write, tmp_path: Path) -> N
     with pytest.raises(GraphoptError, match="__tvm_ffi_nothing"):
         write(broken, out=out)
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.graphopt"]
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_bundle(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.graphopt"
+    bundle.publish(small, out, {"report.html": b"old"})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # bytes of a file: no room
+    try:
+        with pytest.raises(InputError, match=r"model\.graphopt can't be written: File too large"):
+            bundle.publish(small, out, {"report.html": b"new" * 1000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (out / "report.html").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["model.graphopt"]
 
 

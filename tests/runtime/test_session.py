@@ -179,11 +179,42 @@ def test_inputs_of_any_layout(small: Path) -> None:
         ({"x": np.float32(1)}, "has shape a scalar"),
         ({"x": X.astype(np.float64)}, "'x' is float64, and the model takes float32"),
         ({"x": "text"}, "and the model takes float32"),
+        ({"x": [[1.0], [1.0, 2.0]]}, "'x' is no array: .* inhomogeneous"),
+        (None, "inputs is to be arrays by input name, in a dict, not None"),
+        ([X], "in a dict, not "),
+        (X, "in a dict, not "),
     ],
 )
-def test_wrong_inputs(small: Path, inputs: dict[str, Any], words: str) -> None:
-    with Session(small) as session, pytest.raises(InputError, match=words):
-        session.run(inputs)
+def test_wrong_inputs(small: Path, inputs: Any, words: str) -> None:
+    with Session(small) as session:
+        for run in (session.run, session.timed_run, session.profile):
+            with pytest.raises(InputError, match=words):
+                run(inputs)
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        (None, {}, "a session's bundle is to be a path, not None"),
+        (5, {}, "a path, not 5"),
+        (b"bundle", {}, "a path, not b'bundle'"),
+        ("a\0b", {}, "a path, not"),
+        (".", {"threads": 0}, "threads is to be an integer from 1 to 1048576, not 0"),
+        (".", {"threads": 1.5}, "threads is to be an integer .* not 1.5"),
+        (".", {"threads": "2"}, "threads is to be an integer .* not '2'"),
+        (".", {"threads": 1 << 40}, "threads is to be an integer"),
+        (".", {"contexts": -1}, "contexts is to be an integer .* not -1"),
+        (".", {"contexts": None}, "contexts is to be an integer .* not None"),
+    ],
+)
+def test_wrong_arguments(path: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Session(path, **options)
+
+
+def test_no_repeats_are_no_profile(small: Path) -> None:
+    with Session(small) as session, pytest.raises(InputError, match="repeats is to be"):
+        session.profile({"x": X}, 0)
 
 
 @pytest.mark.parametrize("contexts", [1, 2])

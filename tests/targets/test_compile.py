@@ -11,6 +11,7 @@ import pytest
 
 from graphopt.errors import InputError
 from graphopt.targets import machine
+from graphopt.targets.cache import keep, keep_hashed, kept_hashed
 from graphopt.targets.program import Workspace
 from graphopt.targets.roofline import described
 from graphopt.targets.tvm.chains import Rates, rates
@@ -81,6 +82,37 @@ def test_an_unwritable_cache_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't make the cache folder"):
         compile_kernels([], M, cache_dir=tmp_path / "file" / "x")
+
+
+def test_a_kernel_that_cant_be_written_isnt_one_that_cant_be_compiled(tmp_path: Path) -> None:
+    """On a full disk the model must not go to ONNX Runtime, kernel by kernel, without a word."""
+    (tmp_path / "one.o").mkdir()  # in the way, as a full disk is
+    kernels = [K("a", "one", RELU), *(K(f"b{i}", f"k{i}", RELU) for i in range(3))]
+    with pytest.raises(InputError, match="can't write compiled kernels: Is a directory; make room"):
+        compile_kernels(kernels, M, jobs=1, cache_dir=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"one.o", "one.workspace"}
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+    kernels = [K("a", f"k{i}", RELU) for i in range(4)]
+    compile_kernels(kernels, M, jobs=1, cache_dir=tmp_path)
+    whole = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    (tmp_path / "k0.o").write_bytes(b"")
+    (tmp_path / "k1.o").write_bytes(whole["k1.o"][:70] + b"!" + whole["k1.o"][71:])
+    (tmp_path / "k2.workspace").write_bytes(whole["k2.workspace"][:-9])
+    (tmp_path / "k3.workspace").write_bytes(b"[]")
+    compile_kernels(kernels, M, jobs=1, cache_dir=tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == whole
+
+
+def test_what_is_kept_is_whole_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    keep(tmp_path / "there", b"data")  # can't be; neither an error nor a file is left
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    keep_hashed(tmp_path / "one", b"data")
+    assert kept_hashed(tmp_path / "one") == b"data"
+    (tmp_path / "one").write_bytes((tmp_path / "one").read_bytes()[:-1])
+    assert kept_hashed(tmp_path / "one") is kept_hashed(tmp_path / "none") is None
 
 
 def test_salt_tells_machines_apart() -> None:

@@ -64,6 +64,8 @@ CONVS = [
     dict(ins=128, outs=32, size=(12, 20), kernel=1, stride=2),
     dict(ins=64, outs=32, size=(11, 40), kernel=3, pad=2, stride=2, dilation=2),
     dict(ins=40, outs=32, size=(6, 18), kernel=5, pad=2),
+    dict(ins=48, outs=40, size=(4, 4), kernel=2, pads=[0, 1, 1, 0]),  # one line of the border
+    dict(ins=64, outs=32, size=(9, 9), kernel=3, stride=2, pads=[0, 0, 1, 1]),
 ]
 PARTS = [  # of a line of the window, in a row of a tile
     dict(ins=3, outs=32, size=(48, 64), kernel=16, stride=16),
@@ -91,14 +93,20 @@ def with_weights(text: str, per: int) -> str:
     return text.replace("TAG", form.tag)
 
 
-def convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) -> str:
+def result_size(size, pads, window, stride) -> tuple[int, ...]:
+    """Lines and columns of a convolution's result."""
+    return tuple((s + pads[i] + pads[i + 2] - window) // stride + 1 for i, s in enumerate(size))
+
+
+def convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1, pads=None) -> str:
     """A convolution, its bias, and its requantization by channel."""
     first = "aBcd4b" if ins < 16 else "aBcd16b"
-    out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
+    pads = pads or [pad] * 4
+    out = result_size(size, pads, dilation * (kernel - 1) + 1, stride)
     shape = f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
     return with_weights(f"""graph @k(%x: u8[{n},{ins},{size[0]},{size[1]}:{first}],
              %w: i8[{outs},{ins},{kernel},{kernel}:TAG], %b: i32[{outs},1,1], %s: f32[{outs}], %z: u8[]) {{
-      %c = conv_integer(%x, %w) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
+      %c = conv_integer(%x, %w) {{strides=[{stride},{stride}],pads={pads},
         dilations=[{dilation},{dilation}],group=1,pad_value=119}} : i32{shape}
       %d = add(%c, %b) : i32{shape}
       %q = requantize(%d, %s, %z) {{dtype=u8,axis=1}} : u8{shape}
@@ -170,16 +178,17 @@ def test_bfloat16_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
 HALF_CONVS = [*CONVS, *PARTS, dict(ins=16, outs=32, size=(9, 20), kernel=3, pad=1)]
 
 
-def half_convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1) -> str:
+def half_convolution(ins, outs, size, kernel, stride=1, pad=0, dilation=1, n=1, pads=None) -> str:
     """A convolution of bfloat16, its bias, a residual and an activation, stored as bfloat16."""
-    out = tuple((s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size)
+    pads = pads or [pad] * 4
+    out = result_size(size, pads, dilation * (kernel - 1) + 1, stride)
     first = "" if ins < 16 else ":aBcd16b"
     x, y = f"[{n},{ins},{size[0]},{size[1]}{first}]", f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
     w = f"[{outs},{ins},{kernel},{kernel}:TAG]"
     return with_weights(f"""graph @k(%a: bf16{x}, %u: bf16{w}, %b: f32[{outs}], %r: bf16{y}) {{
       %x = cast(%a) {{to=f32}} : f32{x}
       %w = cast(%u) {{to=f32}} : f32{w}
-      %c = conv(%x, %w, %b) {{strides=[{stride},{stride}],pads=[{pad},{pad},{pad},{pad}],
+      %c = conv(%x, %w, %b) {{strides=[{stride},{stride}],pads={pads},
         dilations=[{dilation},{dilation}],group=1}} : f32{y}
       %s = cast(%r) {{to=f32}} : f32{y}
       %d = add(%c, %s) : f32{y}

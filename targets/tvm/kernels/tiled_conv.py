@@ -236,13 +236,28 @@ class Convolution(tiled.Kernel):
             held = max(0, min(c.width - left, s.size[1]))
             for chunk in range(self.g.form.chunks):
                 start = [n, chunk, phase]
-                with ir.If(tirx.all(y >= 0, y < s.size[0])):
+                with ir.If(self.inside(y)):
                     with ir.Then():
                         self.fill(start, line * c.width, left)
                         self.run_of(chunk, [*start, line * c.width + left], [n, y, 0], held)
                         self.fill(start, line * c.width + left + held, c.width - left - held)
                     with ir.Else():
                         self.fill(start, line * c.width, c.width)
+
+    def inside(self, y: Expr) -> Expr:
+        """Whether a line of the copy is the image's.
+
+        Where one line alone isn't, and is the last, TVM would take the loop's variable for that
+        line's number, and make the copy as large as an expression of it. It doesn't look into
+        a comparison of unsigned numbers.
+        """
+        s, c = self.g.s, self.g.copy
+        numbers = [i * s.strides[0] + phase - s.pads[0] for phase in range(c.phases)
+                   for i in range(c.lines)]  # fmt: skip
+        beyond = [n for n in numbers if not 0 <= n < s.size[0]]
+        if s.n == len(beyond) == 1 and not s.pads[0]:
+            return tirx.Cast("uint32", y) < tirx.const(s.size[0], "uint32")
+        return tirx.all(y >= 0, y < s.size[0])
 
     def fill(self, start: list[Expr], first: Expr, count: int) -> None:
         """Border pixels."""
