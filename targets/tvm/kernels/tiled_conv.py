@@ -29,12 +29,12 @@ from graphopt.targets.tvm import amx, tiles
 from graphopt.targets.tvm.amx import BLOCK, Form
 from graphopt.targets.tvm.kernels import conv, tiled
 from graphopt.targets.tvm.kernels.integer import border
-from graphopt.targets.tvm.kernels.tiled import Rows
 from graphopt.targets.tvm.kernels.tiled_plan import (
     BYTES,
     GROUPS,
     HALVES,
     Plan,
+    Rows,
     Words,
     stays,
 )

@@ -1,0 +1,109 @@
+# pyright: basic
+# TVM ships no types.
+"""The epilogue of a register tile on AMX, beside the products of the next one.
+
+Stores of tiles wait for the products, and what waits fills the core's schedulers: right behind the
+last products they kept all that follows from starting. So a register tile's sums are stored in the
+first step of the next one, each just before its tile is cleared, and the pieces of the epilogue
+(some rows of a tile) come between the products of the steps. Where a single step is all, sums are
+stored behind it, each after the epilogue of the tile that it replaces.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as ir
+
+from graphopt.targets.tvm import tiles, vectors
+from graphopt.targets.tvm.amx import BLOCK
+
+Expr = Any
+
+
+@dataclass(frozen=True)
+class Before:
+    """A register tile whose sums are done.
+
+    Attributes:
+        kernel: that has it.
+        total: the copy of its sums.
+        group: its rows.
+        panel: its columns.
+        held: tells whether there is one; None: there is.
+    """
+
+    kernel: Any
+    total: Any
+    group: Expr
+    panel: Expr
+    held: Expr | None
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """Its tiles: of rows, of columns."""
+        p = self.kernel.p
+        return [(i, j) for i in range(p.pair) for j in range(p.width)]
+
+    @property
+    def steps(self) -> int:
+        """Of the next register tile's sum."""
+        return math.prod(self.kernel.steps())
+
+    @property
+    def late(self) -> bool:
+        """Whether sums are stored in the first step of the next register tile."""
+        return self.steps > 1
+
+    @property
+    def parts(self) -> int:
+        """Pieces of a tile."""
+        return -(-self.kernel.p.sizes.rows // self.kernel.rows_of_piece())
+
+    @property
+    def count(self) -> int:
+        """Pieces of all its tiles."""
+        return self.parts * len(self.cells)
+
+    def keep(self, cell: int) -> None:
+        """Store the sums of a tile."""
+        i, j = self.cells[cell]
+        place = [i * tiles.ROWS, j * BLOCK]
+        tiles.store(tiles.SUMS[2 * i + j], self.total, place, 4 * self.kernel.p.width * BLOCK)
+
+    def beside(self, step: Expr, cell: int) -> None:
+        """The pieces that follow a product of a step."""
+        share, cells = -(-self.count // self.steps), len(self.cells)
+        first, end = share * cell // cells, share * (cell + 1) // cells
+        self.pieces(step * share + first, end - first, limited=self.steps * share > self.count)
+
+    def exchange(self) -> None:
+        """Tile by tile: its epilogue, then the sums of the next one in its place."""
+        for cell in range(len(self.cells)):
+            self.pieces(cell * self.parts, self.parts)
+            self.keep(cell)
+
+    def pieces(self, first: Expr, count: int, *, limited: bool = False) -> None:
+        """Some pieces from one on, if there are as many."""
+        if not count:
+            return
+        with ir.serial(0, count) as turn:
+            piece = first + turn
+            checks = [] if self.held is None else [self.held]
+            checks += [piece < self.count] if limited else []
+            with vectors.when(tirx.all(*checks) if checks else None, bool(checks)):
+                self.piece(piece)
+
+    def piece(self, piece: Expr) -> None:
+        """One piece."""
+        k, p = self.kernel, self.kernel.p
+        cell, part = tirx.floordiv(piece, self.parts), tirx.floormod(piece, self.parts)
+        i, j = tirx.floordiv(cell, p.width), tirx.floormod(cell, p.width)
+        image, mine = tirx.floordiv(self.group, p.groups), tirx.floormod(self.group, p.groups)
+        here = self.panel * p.width + j
+        with vectors.when(here < p.panels, p.panels % p.width != 0):
+            rows = k.tile_of(mine, i)
+            k.store(self.total, [i * tiles.ROWS, j * BLOCK], part, image, rows, here)
