@@ -14,8 +14,9 @@ the products of the next register tile.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tvm import tirx
@@ -33,6 +34,7 @@ from graphopt.targets.tvm.region import Region, static
 
 Expr = Any
 TOGETHER = 4  # rows that are stored at once, where they lie beside each other
+WRITTEN_OUT = 4  # steps
 
 
 class Kernel:
@@ -173,30 +175,44 @@ class Kernel:
         self, image: Expr, rows: list[Rows], panels: list[Expr], before: Before,
         fetch: Callable[[Expr], None] | None,
     ) -> None:  # fmt: skip
-        """All steps of the register tile."""
+        """All steps of the register tile; few are written out, so that places are constants."""
+        sizes = self.steps()
         with contextlib.ExitStack() as stack:
-            at = [stack.enter_context(ir.serial(0, d)) for d in self.steps()]
-            step: Expr = 0
-            for i, d in zip(at, self.steps(), strict=True):
-                step = step * d + i
-            if fetch:
-                fetch(step)
-            for i, one in enumerate(rows):
-                where, stride = self.left(image, i, one, at)
-                tiles.load(tiles.LEFT[i], self.x, where, stride)
-            for j, panel in enumerate(panels):
-                tiles.load(tiles.RIGHT[j], self.w, self.right(panel, at), 4 * BLOCK)
-            for cell, (i, j) in enumerate(before.cells):
-                with vectors.when(step == 0, before.late):
+            if before.steps <= WRITTEN_OUT:
+                every: Iterable[Any] = itertools.product(*map(range, sizes))
+            else:
+                every = [[stack.enter_context(ir.serial(0, d)) for d in sizes]]
+            for at in every:
+                step: Expr = 0
+                for i, d in zip(at, sizes, strict=True):
+                    step = step * d + i
+                if fetch:
+                    fetch(step)
+                where = [tirx.const(i, "int32") if isinstance(i, int) else i for i in at]
+                self.step(image, rows, panels, before, where, step)
+        if not before.late:
+            before.exchange()
+
+    def step(
+        self, image: Expr, rows: list[Rows], panels: list[Expr], before: Before,
+        at: list[Expr], step: Expr,
+    ) -> None:  # fmt: skip
+        """One step: load, multiply, and what is computed beside it."""
+        for i, one in enumerate(rows):
+            where, stride = self.left(image, i, one, at)
+            tiles.load(tiles.LEFT[i], self.x, where, stride)
+        for j, panel in enumerate(panels):
+            tiles.load(tiles.RIGHT[j], self.w, self.right(panel, at), 4 * BLOCK)
+        for cell, (i, j) in enumerate(before.cells):
+            if not isinstance(step, int) or step == 0:
+                with vectors.when(step == 0, not isinstance(step, int)):
                     if before.late:
                         before.keep(cell)
                     tiles.zero(tiles.SUMS[2 * i + j])
-                numbers = tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j]
-                tiles.multiply(self.p.of.multiply, *numbers)
-                if before.late:
-                    before.beside(step, cell)
-        if not before.late:
-            before.exchange()
+            numbers = tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j]
+            tiles.multiply(self.p.of.multiply, *numbers)
+            if before.late:
+                before.beside(step, cell)
 
     def rows_of_piece(self) -> int:
         """Rows that go through the epilogue together."""

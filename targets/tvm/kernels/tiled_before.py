@@ -11,6 +11,7 @@ stored behind it, each after the epilogue of the tile that it replaces.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ class Before:
         """The pieces that follow a product of a step."""
         share, cells = -(-self.count // self.steps), len(self.cells)
         first, end = share * cell // cells, share * (cell + 1) // cells
-        self.pieces(step * share + first, end - first, limited=self.steps * share > self.count)
+        self.pieces(step * share + first, end - first)
 
     def exchange(self) -> None:
         """Tile by tile: its epilogue, then the sums of the next one in its place."""
@@ -86,24 +87,32 @@ class Before:
             self.pieces(cell * self.parts, self.parts)
             self.keep(cell)
 
-    def pieces(self, first: Expr, count: int, *, limited: bool = False) -> None:
-        """Some pieces from one on, if there are as many."""
-        if not count:
+    def pieces(self, first: Expr, count: int) -> None:
+        """Some pieces from one on, as far as there are as many."""
+        if isinstance(first, int):
+            count = min(count, self.count - first)
+        if count <= 0:
             return
-        with ir.serial(0, count) as turn:
-            piece = first + turn
-            checks = [] if self.held is None else [self.held]
-            checks += [piece < self.count] if limited else []
-            with vectors.when(tirx.all(*checks) if checks else None, bool(checks)):
-                self.piece(piece)
+        known = isinstance(first, int) and count <= self.parts
+        with contextlib.nullcontext() if known else ir.serial(0, count) as turn:
+            for piece in range(first, first + count) if known else [first + turn]:
+                checks = [] if self.held is None else [self.held]
+                checks += [] if isinstance(first, int) else [piece < self.count]
+                with vectors.when(tirx.all(*checks) if checks else None, bool(checks)):
+                    self.piece(piece)
 
     def piece(self, piece: Expr) -> None:
         """One piece."""
         k, p = self.kernel, self.kernel.p
-        cell, part = tirx.floordiv(piece, self.parts), tirx.floormod(piece, self.parts)
-        i, j = tirx.floordiv(cell, p.width), tirx.floormod(cell, p.width)
-        image, mine = tirx.floordiv(self.group, p.groups), tirx.floormod(self.group, p.groups)
+        cell, part = _divided(piece, self.parts)
+        i, j = _divided(cell, p.width)
+        image, mine = _divided(self.group, p.groups)
         here = self.panel * p.width + j
         with vectors.when(here < p.panels, p.panels % p.width != 0):
             rows = k.tile_of(mine, i)
             k.store(self.total, [i * tiles.ROWS, j * BLOCK], part, image, rows, here)
+
+
+def _divided(a: Expr, b: int) -> tuple[Expr, Expr]:
+    """Quotient and remainder."""
+    return divmod(a, b) if isinstance(a, int) else (tirx.floordiv(a, b), tirx.floormod(a, b))
