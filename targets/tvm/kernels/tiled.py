@@ -13,18 +13,17 @@ the products of the next register tile.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op
-from graphopt.targets.tvm import ahead, bfloat, loops, packs, tiles, vectors
+from graphopt.targets.tvm import ahead, bfloat, loops, movement, packs, tiles, vectors
 from graphopt.targets.tvm.amx import BLOCK
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.kernels.tiled_before import Before
@@ -34,7 +33,6 @@ from graphopt.targets.tvm.region import Region, static
 
 Expr = Any
 TOGETHER = 4  # rows that are stored at once, where they lie beside each other
-WRITTEN_OUT = 4  # steps
 
 
 class Kernel:
@@ -121,10 +119,7 @@ class Kernel:
                 before = Before(self, total, *tile(tirx.max(turn - 1, 0)), turn > 0)
                 self.sum(before, *tile(turn), turn)
             last = Before(self, total, *tile(turns - 1), None)
-            if last.late:
-                for cell in range(len(last.cells)):
-                    last.keep(cell)
-            last.pieces(0, last.count)
+            last.rest()
             tiles.release()
             self.done(mine, tirx.floordiv(task, chunks) if p.panels_first else part)
 
@@ -175,40 +170,40 @@ class Kernel:
         self, image: Expr, rows: list[Rows], panels: list[Expr], before: Before,
         fetch: Callable[[Expr], None] | None,
     ) -> None:  # fmt: skip
-        """All steps of the register tile; few are written out, so that places are constants."""
-        sizes = self.steps()
-        with contextlib.ExitStack() as stack:
-            if before.steps <= WRITTEN_OUT:
-                every: Iterable[Any] = itertools.product(*map(range, sizes))
-            else:
-                every = [[stack.enter_context(ir.serial(0, d)) for d in sizes]]
-            for at in every:
-                step: Expr = 0
-                for i, d in zip(at, sizes, strict=True):
-                    step = step * d + i
+        """All steps of the register tile.
+
+        Those beside which the epilogue runs are written out, so that its places are constants.
+        """
+        sizes, written = self.steps(), before.busy
+        for step in range(written):
+            at = [tirx.const(i, "int32") for i in map(int, np.unravel_index(step, sizes))]
+            if fetch:
+                fetch(step)
+            self.step(image, rows, panels, before, at, step)
+        if written < before.steps:
+            with ir.serial(0, before.steps - written) as rest:
                 if fetch:
-                    fetch(step)
-                where = [tirx.const(i, "int32") if isinstance(i, int) else i for i in at]
-                self.step(image, rows, panels, before, where, step)
+                    fetch(rest + written)
+                at = movement.unflat(rest + written, sizes)
+                self.step(image, rows, panels, before, at, written)
         if not before.late:
             before.exchange()
 
     def step(
         self, image: Expr, rows: list[Rows], panels: list[Expr], before: Before,
-        at: list[Expr], step: Expr,
+        at: list[Expr], step: int,
     ) -> None:  # fmt: skip
-        """One step: load, multiply, and what is computed beside it."""
+        """One step, at a place among the sizes: load, multiply, and what is computed beside it."""
         for i, one in enumerate(rows):
             where, stride = self.left(image, i, one, at)
             tiles.load(tiles.LEFT[i], self.x, where, stride)
         for j, panel in enumerate(panels):
             tiles.load(tiles.RIGHT[j], self.w, self.right(panel, at), 4 * BLOCK)
         for cell, (i, j) in enumerate(before.cells):
-            if not isinstance(step, int) or step == 0:
-                with vectors.when(step == 0, not isinstance(step, int)):
-                    if before.late:
-                        before.keep(cell)
-                    tiles.zero(tiles.SUMS[2 * i + j])
+            if step == 0:
+                if before.late:
+                    before.keep(cell)
+                tiles.zero(tiles.SUMS[2 * i + j])
             numbers = tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j]
             tiles.multiply(self.p.of.multiply, *numbers)
             if before.late:

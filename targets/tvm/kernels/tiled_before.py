@@ -11,7 +11,6 @@ stored behind it, each after the epilogue of the tile that it replaces.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -69,46 +68,54 @@ class Before:
         """Pieces of all its tiles."""
         return self.parts * len(self.cells)
 
+    @property
+    def share(self) -> int:
+        """Pieces beside a step."""
+        return -(-self.count // self.steps)
+
+    @property
+    def busy(self) -> int:
+        """The first steps, beside which there are pieces."""
+        return -(-self.count // self.share)
+
     def keep(self, cell: int) -> None:
         """Store the sums of a tile."""
         i, j = self.cells[cell]
         place = [i * tiles.ROWS, j * BLOCK]
         tiles.store(tiles.SUMS[2 * i + j], self.total, place, 4 * self.kernel.p.width * BLOCK)
 
-    def beside(self, step: Expr, cell: int) -> None:
+    def beside(self, step: int, cell: int) -> None:
         """The pieces that follow a product of a step."""
-        share, cells = -(-self.count // self.steps), len(self.cells)
-        first, end = share * cell // cells, share * (cell + 1) // cells
-        self.pieces(step * share + first, end - first)
+        share, cells = self.share, len(self.cells)
+        for piece in range(share * cell // cells, share * (cell + 1) // cells):
+            if step * share + piece < self.count:
+                self.piece(step * share + piece)
 
     def exchange(self) -> None:
         """Tile by tile: its epilogue, then the sums of the next one in its place."""
         for cell in range(len(self.cells)):
-            self.pieces(cell * self.parts, self.parts)
+            with ir.serial(0, self.parts) as part:
+                self.piece(cell * self.parts + part)
             self.keep(cell)
 
-    def pieces(self, first: Expr, count: int) -> None:
-        """Some pieces from one on, as far as there are as many."""
-        if isinstance(first, int):
-            count = min(count, self.count - first)
-        if count <= 0:
-            return
-        known = isinstance(first, int) and count <= self.parts
-        with contextlib.nullcontext() if known else ir.serial(0, count) as turn:
-            for piece in range(first, first + count) if known else [first + turn]:
-                checks = [] if self.held is None else [self.held]
-                checks += [] if isinstance(first, int) else [piece < self.count]
-                with vectors.when(tirx.all(*checks) if checks else None, bool(checks)):
-                    self.piece(piece)
+    def rest(self) -> None:
+        """All of it, where no register tile follows."""
+        if self.late:
+            for cell in range(len(self.cells)):
+                self.keep(cell)
+        with ir.serial(0, self.count) as piece:
+            self.piece(piece)
 
     def piece(self, piece: Expr) -> None:
-        """One piece."""
+        """Some rows of a tile through the epilogue."""
         k, p = self.kernel, self.kernel.p
         cell, part = _divided(piece, self.parts)
         i, j = _divided(cell, p.width)
         image, mine = _divided(self.group, p.groups)
         here = self.panel * p.width + j
-        with vectors.when(here < p.panels, p.panels % p.width != 0):
+        checks = [] if self.held is None else [self.held]
+        checks += [here < p.panels] if p.panels % p.width else []
+        with vectors.when(tirx.all(*checks) if checks else None, bool(checks)):
             rows = k.tile_of(mine, i)
             k.store(self.total, [i * tiles.ROWS, j * BLOCK], part, image, rows, here)
 
