@@ -216,7 +216,7 @@ class Kernel:
     def store(
         self, total: Any, at: list[Expr], part: Expr, image: Expr, rows: Rows, panel: Expr
     ) -> None:
-        """Store a piece of a tile, as far as its rows are from its first on, through the epilogue."""
+        """Store a piece of a tile, of its rows those from its first on, through the epilogue."""
         p, size = self.p, self.p.sizes.rows
         skips, ragged = p.rows % size != 0 or p.count % p.pair != 0, size % TOGETHER != 0
 
