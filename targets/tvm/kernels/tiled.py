@@ -7,40 +7,32 @@
 A register tile is up to 2 x 2 tiles: two tiles of 16 rows (of a matrix, or pixels of an image), two
 panels of 16 columns. Rows are those of `lines` of equal length; the last tile of a line starts
 early, so that it ends where that does, and what it computes again is not stored again. Sums go
-through a copy in the first cache to the epilogue.
+through a copy in the first cache to the epilogue (`tiled_before`), which the core computes beside
+the products of the next register tile.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as ir
 
 from graphopt.ir.core import Op
-from graphopt.targets.tvm import ahead, bfloat, loops, packs, tiles, vectors
+from graphopt.targets.tvm import ahead, bfloat, loops, movement, packs, tiles, vectors
 from graphopt.targets.tvm.amx import BLOCK
 from graphopt.targets.tvm.intrinsics import call
-from graphopt.targets.tvm.kernels.tiled_plan import Plan
+from graphopt.targets.tvm.kernels.tiled_before import Before
+from graphopt.targets.tvm.kernels.tiled_plan import Plan, Rows
 from graphopt.targets.tvm.parameters import declare
 from graphopt.targets.tvm.region import Region, static
 
 Expr = Any
 TOGETHER = 4  # rows that are stored at once, where they lie beside each other
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A tile of rows: its line, the first row that it stores, and the row where it starts."""
-
-    line: Expr
-    first: Expr
-    start: Expr
 
 
 class Kernel:
@@ -103,7 +95,7 @@ class Kernel:
         """All register tiles, in the plan's order.
 
         A task has register tiles one after another; while one is summed, the one before it goes
-        through the epilogue: its sums are in the other half of `total`.
+        through the epilogue.
         """
         p = self.p
         panels, chunk, chunks = p.pairs // p.parts, p.chunk, -(-p.images * p.groups // p.chunk)
@@ -122,13 +114,12 @@ class Kernel:
 
             tiles.configure(p.sizes)
             self.start()
-            total = tiles.scratch((2 * p.pair * tiles.ROWS, p.width * BLOCK), p.of.dtype)
-            with ir.serial(0, turns + 1) as turn:
-                with ir.If(turn < turns), ir.Then():
-                    group, panel = tile(turn)
-                    self.sum(total, tirx.floormod(turn, 2), group, panel, turn)
-                with ir.If(turn > 0), ir.Then():
-                    self.finish(total, tirx.floormod(turn - 1, 2), *tile(turn - 1))
+            total = tiles.scratch((p.pair * tiles.ROWS, p.width * BLOCK), p.of.dtype)
+            with ir.serial(0, turns) as turn:
+                before = Before(self, total, *tile(tirx.max(turn - 1, 0)), turn > 0)
+                self.sum(before, *tile(turn), turn)
+            last = Before(self, total, *tile(turns - 1), None)
+            last.rest()
             tiles.release()
             self.done(mine, tirx.floordiv(task, chunks) if p.panels_first else part)
 
@@ -136,45 +127,29 @@ class Kernel:
         """The image and the tiles of rows of a register tile."""
         p = self.p
         image, mine = tirx.floordiv(group, p.groups), tirx.floormod(group, p.groups)
-        found: list[Rows] = []
-        for i in range(p.pair):
-            tile = mine * p.pair + i
-            held = tirx.min(tile, p.count - 1)
-            line, part = tirx.floordiv(held, p.across), tirx.floormod(held, p.across)
-            first = part * tiles.ROWS
-            start = tirx.min(first, max(0, p.rows - tiles.ROWS))
-            if p.count % p.pair and i:  # a tile too many stores nothing
-                first = first + tirx.Select(tile < p.count, 0, p.rows)
-            found.append(Rows(line, first, start))
-        return image, found
+        return image, [self.tile_of(mine, i) for i in range(p.pair)]
 
-    def sum(self, total: Any, half: Expr, group: Expr, panel: Expr, turn: Expr) -> None:
-        """The sums of a register tile, to one half of `total`."""
+    def tile_of(self, mine: Expr, i: Expr) -> Rows:
+        """Tile `i` of rows of a register tile of an image."""
+        p, tile = self.p, mine * self.p.pair + i
+        held = tirx.min(tile, p.count - 1)
+        line, part = tirx.floordiv(held, p.across), tirx.floormod(held, p.across)
+        first = part * tiles.ROWS
+        start = tirx.min(first, max(0, p.rows - tiles.ROWS))
+        if p.count % p.pair:  # a tile too many stores nothing
+            first = first + tirx.Select(tile < p.count, 0, p.rows)
+        return Rows(line, first, start)
+
+    def sum(self, before: Before, group: Expr, panel: Expr, turn: Expr) -> None:
+        """The sums of a register tile, and the epilogue of the one before it."""
         p = self.p
         image, rows = self.rows_of(group)
         fresh = True if p.panels_first else tirx.floormod(turn, p.pairs // p.parts) == 0
         with vectors.when(fresh, not p.panels_first):
             self.ready(image, rows)
         panels = [tirx.min(panel * p.width + j, p.panels - 1) for j in range(p.width)]
-        cells = [(i, j) for i in range(p.pair) for j in range(p.width)]
-        for i, j in cells:
-            tiles.zero(tiles.SUMS[2 * i + j])
         fetch = self.fetcher(panel, turn) if p.cold else None
-        self.sums(image, rows, panels, cells, fetch)
-        for i, j in cells:
-            place = [(half * p.pair + i) * tiles.ROWS, j * BLOCK]
-            tiles.store(tiles.SUMS[2 * i + j], total, place, 4 * p.width * BLOCK)
-
-    def finish(self, total: Any, half: Expr, group: Expr, panel: Expr) -> None:
-        """Store a register tile's results, from its sums."""
-        p = self.p
-        image, rows = self.rows_of(group)
-        for i, j in ((i, j) for i in range(p.pair) for j in range(p.width)):
-            here = panel * p.width + j
-            with vectors.when(here < p.panels, p.panels % p.width != 0):
-                self.store(
-                    total, [(half * p.pair + i) * tiles.ROWS, j * BLOCK], i, image, rows[i], here
-                )
+        self.sums(image, rows, panels, before, fetch)
 
     def fetcher(self, panel: Expr, turn: Expr) -> Callable[[Expr], None]:
         """What fetches, in a step, its share of the next panels into the second cache."""
@@ -192,54 +167,81 @@ class Kernel:
         return fetch
 
     def sums(
-        self, image: Expr, rows: list[Rows], panels: list[Expr], cells: list[tuple[int, int]],
+        self, image: Expr, rows: list[Rows], panels: list[Expr], before: Before,
         fetch: Callable[[Expr], None] | None,
     ) -> None:  # fmt: skip
-        """All steps of the register tile."""
-        with contextlib.ExitStack() as stack:
-            at = [stack.enter_context(ir.serial(0, d)) for d in self.steps()]
+        """All steps of the register tile.
+
+        Those beside which the epilogue runs are written out, so that its places are constants.
+        """
+        sizes, written = self.steps(), before.busy
+        for step in range(written):
+            at = [tirx.const(i, "int32") for i in map(int, np.unravel_index(step, sizes))]
             if fetch:
-                step: Expr = 0
-                for i, d in zip(at, self.steps(), strict=True):
-                    step = step * d + i
                 fetch(step)
-            for i, one in enumerate(rows):
-                where, stride = self.left(image, i, one, at)
-                tiles.load(tiles.LEFT[i], self.x, where, stride)
-            for j, panel in enumerate(panels):
-                tiles.load(tiles.RIGHT[j], self.w, self.right(panel, at), 4 * BLOCK)
-            for i, j in cells:
-                numbers = tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j]
-                tiles.multiply(self.p.of.multiply, *numbers)
+            self.step(image, rows, panels, before, at, step)
+        if written < before.steps:
+            with ir.serial(0, before.steps - written) as rest:
+                if fetch:
+                    fetch(rest + written)
+                at = movement.unflat(rest + written, sizes)
+                self.step(image, rows, panels, before, at, written)
+        if not before.late:
+            before.exchange()
+
+    def step(
+        self, image: Expr, rows: list[Rows], panels: list[Expr], before: Before,
+        at: list[Expr], step: int,
+    ) -> None:  # fmt: skip
+        """One step, at a place among the sizes: load, multiply, and what is computed beside it."""
+        for i, one in enumerate(rows):
+            where, stride = self.left(image, i, one, at)
+            tiles.load(tiles.LEFT[i], self.x, where, stride)
+        for j, panel in enumerate(panels):
+            tiles.load(tiles.RIGHT[j], self.w, self.right(panel, at), 4 * BLOCK)
+        for cell, (i, j) in enumerate(before.cells):
+            if step == 0:
+                if before.late:
+                    before.keep(cell)
+                tiles.zero(tiles.SUMS[2 * i + j])
+            numbers = tiles.SUMS[2 * i + j], tiles.LEFT[i], tiles.RIGHT[j]
+            tiles.multiply(self.p.of.multiply, *numbers)
+            if before.late:
+                before.beside(step, cell)
+
+    def rows_of_piece(self) -> int:
+        """Rows that go through the epilogue together."""
+        return TOGETHER
 
     def store(
-        self, total: Any, at: list[Expr], i: int, image: Expr, rows: Rows, panel: Expr
+        self, total: Any, at: list[Expr], part: Expr, image: Expr, rows: Rows, panel: Expr
     ) -> None:
-        """Store the rows of a tile from its first on, through the epilogue."""
+        """Store a piece of a tile, of its rows those from its first on, through the epilogue."""
         p, size = self.p, self.p.sizes.rows
-        skips = p.rows % size != 0 or (i > 0 and p.count % p.pair != 0)
+        skips, ragged = p.rows % size != 0 or p.count % p.pair != 0, size % TOGETHER != 0
 
         def one(r: Expr) -> None:
             place = self.place(rows, r)
             checks = [*([rows.start + r >= rows.first] if skips else []), *self.counts(place)]
+            checks += [r < size] if ragged else []
             with vectors.when(tirx.all(*checks) if checks else None, bool(checks)):
                 self.lanes(total, [at[0] + r, at[1]], image, place, panel)
 
-        together = size // TOGETHER if self.consecutive() else 0
-        with ir.serial(0, together) as part:
-            r = part * TOGETHER
-            place = self.place(rows, r)
-            checks = [*([rows.start + r >= rows.first] if skips else []), *self.beside(place)]
-            if not checks:
-                self.several(total, [at[0] + r, at[1]], image, place, panel)
-            else:
-                with ir.If(tirx.all(*checks)):
-                    with ir.Then():
-                        self.several(total, [at[0] + r, at[1]], image, place, panel)
-                    with ir.Else(), ir.serial(0, TOGETHER) as rest:
-                        one(r + rest)
-        with ir.serial(together * TOGETHER, size) as r:
-            one(r)
+        r = part * TOGETHER
+        place = self.place(rows, r)
+        checks = [*([rows.start + r >= rows.first] if skips else []), *self.beside(place)]
+        checks += [part < size // TOGETHER] if ragged else []
+        if not self.consecutive():
+            with ir.serial(0, TOGETHER) as rest:
+                one(r + rest)
+        elif not checks:
+            self.several(total, [at[0] + r, at[1]], image, place, panel)
+        else:
+            with ir.If(tirx.all(*checks)):
+                with ir.Then():
+                    self.several(total, [at[0] + r, at[1]], image, place, panel)
+                with ir.Else(), ir.serial(0, TOGETHER) as rest:
+                    one(r + rest)
 
     def several(
         self, total: Any, at: list[Expr], image: Expr, place: list[Expr], panel: Expr

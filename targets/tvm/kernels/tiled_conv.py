@@ -29,12 +29,12 @@ from graphopt.targets.tvm import amx, tiles
 from graphopt.targets.tvm.amx import BLOCK, Form
 from graphopt.targets.tvm.kernels import conv, tiled
 from graphopt.targets.tvm.kernels.integer import border
-from graphopt.targets.tvm.kernels.tiled import Rows
 from graphopt.targets.tvm.kernels.tiled_plan import (
     BYTES,
     GROUPS,
     HALVES,
     Plan,
+    Rows,
     Words,
     stays,
 )
@@ -174,17 +174,24 @@ class Convolution(tiled.Kernel):
                     self.pixel(chunk, place, [image, y * s.strides[0], x * s.strides[1]])
 
     def pixel(self, chunk: int, place: list[Expr], at: list[Expr]) -> None:
-        """Copy a chunk of the channels of a pixel (image, line, column); zeros past the last."""
+        """Copy a chunk of the channels of a pixel (image, line, column); zeros past the last.
+
+        Its blocks are stored as one vector, which a load of a tile takes before it is in the cache.
+        """
         n, y, x = at
         per = self.g.copy.numbers // BLOCK
         if per == 0:
             return self.few(place, at, 1)
-        for j in range(per):
-            cb = chunk * per + j
-            with ir.vectorized(0, BLOCK) as lane:
-                zero = tirx.const(0, self.p.of.stored)
-                found = self.image[n, cb, y, x, lane] if cb < self.blocks else zero
-                ir.buffer_store(self.x, found, [*place, j * BLOCK + lane])
+        zero = tirx.const(0, self.p.of.stored)
+        held = [chunk * per + j for j in range(per) if chunk * per + j < self.blocks]
+        first = tirx.const(0, "int32")
+        found: list[Expr] = [
+            tirx.BufferLoad(self.image, [n, cb, y, x, tirx.Ramp(first, 1, BLOCK)]) for cb in held
+        ]
+        found += [tirx.Broadcast(zero, BLOCK)] * (per - len(held))
+        lanes = [tirx.const(i, "int32") for i in range(per * BLOCK)]
+        whole = tirx.Shuffle(found, lanes) if per > 1 else found[0]
+        ir.buffer_store(self.x, whole, [*place, tirx.Ramp(first, 1, per * BLOCK)])
         return None
 
     def few(self, place: list[Expr], at: list[Expr], count: Expr) -> None:

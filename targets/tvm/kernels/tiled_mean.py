@@ -22,8 +22,8 @@ from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import loops, means, tiles, vectors
 from graphopt.targets.tvm.amx import BLOCK
 from graphopt.targets.tvm.kernels import tiled, tiled_conv
-from graphopt.targets.tvm.kernels.tiled import Rows
 from graphopt.targets.tvm.kernels.tiled_conv import Geometry
+from graphopt.targets.tvm.kernels.tiled_plan import Rows
 from graphopt.targets.tvm.region import Region, static
 
 Expr = Any
@@ -62,33 +62,32 @@ class Mean(tiled_conv.Convolution):
         with ir.serial(0, self.kept) as panel, ir.vectorized(0, BLOCK) as lane:
             ir.buffer_store(self.sums_kept, ZERO, [panel, lane])
 
+    def rows_of_piece(self) -> int:
+        """As many as divide the rows of a tile."""
+        return next(d for d in (4, 3, 2, 1) if self.p.sizes.rows % d == 0)
+
     def store(
-        self, total: Any, at: list[Expr], i: int, image: Expr, rows: Rows, panel: Expr
+        self, total: Any, at: list[Expr], part: Expr, image: Expr, rows: Rows, panel: Expr
     ) -> None:
-        """Add the rows of a tile from its first on to the panel's sum."""
-        size = self.p.sizes.rows
-        tag, several = static(self.element).layout, next(d for d in (4, 3, 2, 1) if size % d == 0)
+        """Add the rows of a piece from the tile's first on to the panel's sum."""
+        several, tag = self.rows_of_piece(), static(self.element).layout
         near = ir.alloc_buffer((several, BLOCK), "float32", scope="local")
-        for part in range(several):
+        for turn in range(several):
+            r = part * several + turn
+            place = self.place(rows, r)
+            counts = tirx.all(rows.start + r >= rows.first, *self.counts(place))
             with ir.vectorized(0, BLOCK) as lane:
-                ir.buffer_store(near, ZERO, [part, lane])
-        with ir.serial(0, size // several) as turn:
-            for part in range(several):
-                r = turn * several + part
-                place = self.place(rows, r)
-                counts = tirx.all(rows.start + r >= rows.first, *self.counts(place))
-                with ir.vectorized(0, BLOCK) as lane:
-                    self.read(total[at[0] + r, at[1] + lane])
-                    index = self.index(image, place, panel * BLOCK + lane)
-                    found = self.region.element(self.element, index, tag)
-                    added = tirx.Select(counts, found, ZERO)
-                    ir.buffer_store(near, near[part, lane] + added, [part, lane])
+                self.read(total[at[0] + r, at[1] + lane])
+                index = self.index(image, place, panel * BLOCK + lane)
+                found = self.region.element(self.element, index, tag)
+                ir.buffer_store(near, tirx.Select(counts, found, ZERO), [turn, lane])
         local = tirx.floormod(panel, self.kept)
         with ir.vectorized(0, BLOCK) as lane:
-            found = self.sums_kept[local, lane]
-            for part in range(several):
-                found = found + near[part, lane]
-            ir.buffer_store(self.sums_kept, found, [local, lane])
+            found = near[0, lane]
+            for turn in range(1, several):
+                found = found + near[turn, lane]
+            added = self.sums_kept[local, lane] + found
+            ir.buffer_store(self.sums_kept, added, [local, lane])
 
     def done(self, chunk: Expr, first: Expr) -> None:
         """The means of a task's panels."""

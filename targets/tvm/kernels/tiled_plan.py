@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import amx, tiles
@@ -26,6 +27,15 @@ class Words:
 
 BYTES = Words(amx.BYTES, "int32", "tdpbusd", "uint8")
 HALVES = Words(amx.HALVES, "float32", "tdpbf16ps", "uint16")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A tile of rows: its line, the first row that it stores, and the row where it starts."""
+
+    line: Any
+    first: Any
+    start: Any
 
 
 @dataclass(frozen=True)

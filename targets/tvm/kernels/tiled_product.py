@@ -15,12 +15,12 @@ from graphopt.ops.unary import is_half
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import amx, movement, tiles
 from graphopt.targets.tvm.kernels import matmul, tiled
-from graphopt.targets.tvm.kernels.tiled import Rows
 from graphopt.targets.tvm.kernels.tiled_plan import (
     BYTES,
     GROUPS,
     HALVES,
     Plan,
+    Rows,
     Words,
 )
 from graphopt.targets.tvm.region import broadcast, shape_of, static
