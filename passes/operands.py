@@ -205,11 +205,18 @@ def filled(op: Op, *, short: bool = False) -> Graph | None:
     if w is None or outs >= FEWEST or kind.group > 1:
         return None
     x, b = op.operand(0).tensor, op.operands[2]
-    wide = replace(w, shape=(FEWEST, *(w.static or ())[1:]))
-    graph = graph_with(kind, [x, wide, b and replace(b.tensor, shape=(FEWEST,))], [1, 2])
+    types = [x, resized(w, 0, FEWEST), resized(b and b.tensor, 0, FEWEST)]
+    graph = graph_with(kind, types, [1, 2])
     if short or is_half(op.operand(1)):
         _short_weights(graph, next(one for one in graph if one.kind == kind))
     return graph
+
+
+def resized(t: TensorType | None, axis: int, size: int) -> TensorType | None:
+    """A type with another size of an axis."""
+    if t is None or t.shape is None:
+        return t
+    return replace(t, shape=(*t.shape[:axis], size, *t.shape[axis + 1 :]))
 
 
 def _short_weights(graph: Graph, op: Op) -> None:

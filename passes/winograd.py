@@ -10,7 +10,7 @@ some ten times; they are verified with all others.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from graphopt.ir.types import DType, TensorType
 from graphopt.ops.nn import Conv
 from graphopt.ops.unary import is_half
 from graphopt.ops.winograd import REACH, ConvWinograd, transformed
-from graphopt.passes.operands import filled, seconds
+from graphopt.passes.operands import filled, resized, seconds
 from graphopt.passes.table import RulePass
 from graphopt.pipeline import Context, Effect
 from graphopt.rewrite import Miss, Rewriter, Rule, const
@@ -117,10 +117,10 @@ class Filtering:
         if is_half(op.operand(0)):  # it may be multiplied as bfloat16
             direct = seconds(op, costs, far, half=True, alone=filled(op, short=True))
         else:
-            whole = [x, _sized(w, 0, outs), _sized(b, 0, outs)]
+            whole = [x, resized(w, 0, outs), resized(b, 0, outs)]
             direct = costs.price(graph_with(kind, whole, (1, 2)), far).seconds
         filtered = TensorType(DType.f32, (filters[0], outs, ins))
-        types = [_sized(x, 1, ins), filtered, _sized(b, 0, outs)]
+        types = [resized(x, 1, ins), filtered, resized(b, 0, outs)]
         minimal = costs.price(graph_with(ConvWinograd(kind.pads), types, (1, 2)), far).seconds
         if minimal > GAIN * direct:
             raise Miss(f"by minimal filtering it would take {minimal / direct:.2f} of the time")
@@ -136,13 +136,6 @@ class Filtering:
 def is_compact(w: Data) -> bool:
     """Whether a filter is made small by many zeros or few values: transformed, it isn't."""
     return stored_share(w) < SMALL
-
-
-def _sized(t: TensorType | None, axis: int, size: int) -> TensorType | None:
-    """The type with another size of an axis."""
-    if t is None or t.shape is None:
-        return t
-    return replace(t, shape=(*t.shape[:axis], size, *t.shape[axis + 1 :]))
 
 
 def _dense(w: Data) -> None:

@@ -29,7 +29,8 @@ class Inferred:
     def type(self, path: Path, name: str) -> ValueType:
         """The type of a value of the graph at `path`; UnknownType where nothing is known."""
         if self.graphs is None:
-            self.graphs = dict(_walk(_infer(self.model).graph, ()))
+            known = _infer(self.model).graph
+            self.graphs = {where: _types(one) for where, one in _graphs(known, ())}
         proto = self.graphs.get(path, {}).get(name)
         return UnknownType() if proto is None else read_type(proto, f"{self.label}: {name!r}")
 
@@ -64,12 +65,7 @@ def _without_inference(node: onnx.NodeProto) -> bool:
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Those of a graph and of the graphs in it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type in GRAPHS:
-                for inner in (attribute.g, *attribute.graphs):
-                    yield from _nodes(inner)
+    return (node for _, one in _graphs(graph, ()) for node in one.node)
 
 
 def _forked(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
@@ -83,15 +79,21 @@ def _forked(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
     return onnx.ModelProto.FromString(whole)
 
 
-def _walk(graph: onnx.GraphProto, path: Path) -> Iterator[tuple[Path, dict[str, onnx.TypeProto]]]:
-    infos = (*graph.input, *graph.value_info, *graph.output)
-    yield path, {i.name: i.type for i in infos if i.HasField("type")}
+def _graphs(graph: onnx.GraphProto, path: Path) -> Iterator[tuple[Path, onnx.GraphProto]]:
+    """A graph and the graphs in it, each with where it is."""
+    yield path, graph
     for n, node in enumerate(graph.node):
         for a, attribute in enumerate(node.attribute):
             if attribute.type not in GRAPHS:
                 continue
             for g, inner in enumerate([attribute.g, *attribute.graphs]):
-                yield from _walk(inner, (*path, n, a, g))
+                yield from _graphs(inner, (*path, n, a, g))
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    """Of a graph's values, as far as it says them."""
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    return {i.name: i.type for i in infos if i.HasField("type")}
 
 
 def check_types(node: onnx.NodeProto, operands: dict[str, onnx.TypeProto], opset: int) -> None:
