@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt import onnx as onnx_io
-from graphopt.account import path_of
+from graphopt.account import name_of, path_of
 from graphopt.analysis.bind import Shapes, bind
-from graphopt.errors import path_from, want
+from graphopt.errors import LimitError, path_from, want
 from graphopt.ir.builtin import name_ends
 from graphopt.ir.core import Module
 from graphopt.ir.parser import parse as parse
@@ -160,8 +160,9 @@ def optimize(
     Raises:
         InputError, UnsupportedError: what was given can't be used.
         MismatchError: the numbers differ from the original's.
-        LimitError: running it takes more memory or time than the limits (graphopt.limits), or
-            lossy passes cost more than `max_drop`.
+        LimitError: running it takes more memory or time than the limits (graphopt.limits); or
+            lossy passes cost more than `max_drop`, or can't save within it what they were asked
+            for: then `best` of the error is the result that comes nearest, compiled and verified.
     """
     chosen = parse_target(target) if isinstance(target, str) else checked_target(target)
     if passes is None or isinstance(passes, str):
@@ -182,7 +183,12 @@ def optimize(
     except BaseException:
         job.cleanup()
         raise
-    return Result(job.module, job.report(), job.manifest, job.program, job.staged)
+    result = Result(job.module, job.report(), job.manifest, job.program, job.staged)
+    if job.missed:
+        error = LimitError(f"{name_of(model)}: {'; '.join(job.missed)}")
+        error.best = result
+        raise error
+    return result
 
 
 def _make(job: Job, check: bool, measure: bool) -> None:

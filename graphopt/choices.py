@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from graphopt.errors import LimitError
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module
 from graphopt.loss import Loss, worst
@@ -74,13 +73,18 @@ class Goal:
 
 @dataclass(frozen=True)
 class Settled:
-    """What was chosen, what wasn't and why, and the loss that was measured (None: no limit)."""
+    """What was chosen, what wasn't and why, and the loss that was measured (None: no limit).
+
+    A goal that isn't reached because no more rewrites gain anything is `short`; one that the user's
+    limit on the loss keeps from being reached is `missed`. Both are sentences.
+    """
 
     kept: tuple[Choice, ...]
     left: tuple[Choice, ...]
     loss: Loss | None = None
     measured: int = 0
     short: str = ""
+    missed: str = ""
 
     def notes(self) -> tuple[str, ...]:
         """For the screen: how many were made, which layers stay as they were, what was missed."""
@@ -178,26 +182,23 @@ def settle(
         apply: makes a set of them.
         ctx: `max_drop` and `judge` limit the loss; None: it isn't limited.
         goal: what to save; None: every layer gains what it can.
-
-    Raises:
-        LimitError: the loss is over the limit even with none of them, or the limit doesn't let the
-            goal be reached.
     """
     priced = [_priced(c) for c in choices]
     steps = _ladders([c for c in priced if not c.refused], goal)
     steps = _needed(_finished(steps[: _enough(steps, goal)], steps, goal), goal)
     trials = _Trials(module, apply, ctx)
-    kept, over = _reached(steps), ""
+    kept, over, missed = _reached(steps), "", ""
     if not trials.fits(kept):
-        kept = _retreat(steps, trials)
-        over = f"taken back: the drop would be over {ctx.max_drop:g} points"
-        _check_goal(steps, kept, trials, goal)
+        kept, over = _retreat(steps, trials)
+        if goal and _short(kept, goal) and not _short(_reached(steps), goal):
+            missed = unreached(goal.what, goal.saved(kept) / goal.amount, trials.loss(kept))
     position = {c: i for i, c in enumerate(priced)}
     kept.sort(key=lambda c: position[c])
     apply(module, kept)
     left = tuple(_left(priced, kept, over))
     loss = trials.loss(kept) if trials.known else None
-    return Settled(tuple(kept), left, loss, len(trials.known), _short(kept, goal))
+    short = "" if missed else _short(kept, goal)
+    return Settled(tuple(kept), left, loss, len(trials.known), short, missed)
 
 
 def _priced(choice: Choice) -> Choice:
@@ -327,18 +328,18 @@ def _reached(steps: Iterable[_Step]) -> list[Choice]:
     return list(at.values())
 
 
-def _retreat(steps: Sequence[_Step], trials: _Trials) -> list[Choice]:
-    """The choices left when enough of the worst steps are taken back.
+def _retreat(steps: Sequence[_Step], trials: _Trials) -> tuple[list[Choice], str]:
+    """The choices left when enough of the worst steps are taken back, and why others aren't made.
 
     How many is found by bisection, the drop being taken to fall with the number. Then the largest
     gains among those taken back are tried once more, one by one.
     """
     low, high = 0, len(steps)  # so many taken: within the limit, too many
+    limit = f"{trials.ctx.max_drop:g} points"
     if not trials.fits(()):
-        limit, found = trials.ctx.max_drop, trials.loss(())
-        if found and limit is not None and found.drop.mean > limit:
-            raise LimitError(f"the drop is over {limit:g} points without any choice: {found}")
-        return []
+        found = trials.loss(())
+        lost = f"{found.drop.mean:.2f} points of {limit} are" if found else "too much is"
+        return [], f"{lost} lost without it"
     while high - low > 1:
         middle = (low + high) // 2
         if trials.fits(_reached(steps[:middle])):
@@ -349,22 +350,14 @@ def _retreat(steps: Sequence[_Step], trials: _Trials) -> list[Choice]:
     for one in back[:TRIES]:
         if one.old in (None, *_reached(taken)) and trials.fits(_reached([*taken, one])):
             taken.append(one)
-    return _reached(taken)
+    return _reached(taken), f"taken back: the drop would be over {limit}"
 
 
-def _check_goal(
-    wanted: Sequence[_Step], kept: Sequence[Choice], trials: _Trials, goal: Goal | None
-) -> None:
-    """Raise LimitError where the limit keeps a goal from being reached that choices could reach."""
-    if goal is None or _short(_reached(wanted), goal) or not _short(kept, goal):
-        return
-    saved, found = goal.saved(list(kept)), trials.loss(kept)
-    drop = f" (drop {found.drop.mean:.2f})" if found else ""
-    raise LimitError(
-        f"the {goal.what} asked for can't be saved within a drop of {trials.ctx.max_drop:g} "
-        f"points: the best found saves {saved / goal.amount:.0%} of them{drop}; ask for less, or "
-        "raise --max-drop"
-    )
+def unreached(what: str, share: float, found: Loss | None) -> str:
+    """That a limit keeps a goal from being reached: how much of it is, and the loss so far."""
+    drop = f" (drop {found.drop.mean:.2f} on the samples that choose)" if found else ""
+    return (f"the {what} asked for can't be reached within the limit on the drop: the best found "
+            f"has {share:.0%} of them{drop}; ask for less, or raise --max-drop")  # fmt: skip
 
 
 def _left(priced: Iterable[Choice], kept: Sequence[Choice], over: str) -> Iterable[Choice]:

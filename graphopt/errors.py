@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphopt.api import Result
 
 LONGEST = 1000  # characters of a message; names in hostile models have no bounds
 
@@ -47,9 +50,10 @@ class UnsupportedError(GraphoptError):
 
 
 class LimitError(GraphoptError):
-    """A limit stated by the user can't be met."""
+    """A limit stated by the user can't be met; `best` is the best result found, if there is one."""
 
     exit_code = 4
+    best: Result | None = None
 
 
 def one_line(text: str) -> str:

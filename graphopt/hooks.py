@@ -47,6 +47,10 @@ class Timing(Hook):
     seconds: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
     _began: float = 0.0
 
+    def start(self, module: Module) -> None:
+        """Forget an earlier run of the passes."""
+        self.seconds.clear()
+
     def before(self, number: int, p: Pass, module: Module) -> None:
         """Start the clock."""
         self._began = time.perf_counter()
@@ -195,6 +199,10 @@ class Reproducer(Hook):
         self._ran: list[str] = []
         self._before: Module | None = None
 
+    def start(self, module: Module) -> None:
+        """Forget an earlier run of the passes."""
+        self._ran.clear()
+
     def before(self, number: int, p: Pass, module: Module) -> None:
         """Keep the IR as it was: a clone shares all constants, so it costs little."""
         self._ran.append(str(p))
@@ -252,12 +260,14 @@ class NumericCheck(Hook):
     ) -> None:
         """`wanted` are the reference's outputs for `feeds`, which are `given` or `seeded`."""
         self.run, self.feeds, self.wanted, self.limit = run, feeds, wanted, limit
-        self.data = data
+        self.data, self._asked = data, (wanted, limit)
         self.errors: list[PassError] = []
         self._before: Module | None = None
 
     def start(self, module: Module) -> None:
-        """Check that the model was read right."""
+        """Check that the model was read right; forget an earlier run of the passes."""
+        self.errors.clear()
+        self.wanted, self.limit = self._asked
         self._check(0, "read", module, None)
 
     def before(self, number: int, p: Pass, module: Module) -> None:

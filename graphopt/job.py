@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,19 @@ from graphopt import onnx as onnx_io
 from graphopt.account import describe_build, is_gir, name_of, specs, target_text, versions
 from graphopt.analysis.bind import bind
 from graphopt.analysis.memory import check_memory
+from graphopt.attempts import Attempts
 from graphopt.data import Feed, load_samples, sample_shapes, seeded_runs
-from graphopt.errors import InputError, LimitError, MismatchError, UnsupportedError
+from graphopt.errors import InputError, MismatchError, UnsupportedError
 from graphopt.exact import check_integers
 from graphopt.generate import Generated, sample_runs
 from graphopt.hooks import Kept, Records, Shifted
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
-from graphopt.ir.verify import verify
 from graphopt.judge import SampleJudge
 from graphopt.later import Later
-from graphopt.loss import Loss, worst
+from graphopt.loss import Loss
 from graphopt.measure import interleave, latency
-from graphopt.pipeline import Context, Record, check_pipeline, run_pipeline
+from graphopt.pipeline import Context, Record, check_pipeline
 from graphopt.profiler import Profile, estimated, profile_session
 from graphopt.report.model import Latency, Report, Size, before_passes, plain
 from graphopt.request import Request
@@ -37,29 +36,13 @@ from graphopt.runtime.manifest import Manifest
 from graphopt.targets.base import Progress
 from graphopt.targets.bundle import Meta, place_file
 from graphopt.targets.program import Program
-from graphopt.verify import Check, Feeds, compare, response, tolerance
+from graphopt.truth import Truth, runs
+from graphopt.verify import Check
 
 SEEDED_SAMPLES = 3
 DATA_SAMPLES = 16
 TIMED, ROUNDS = 0.2, 3  # seconds of the bundle's runs and of its peer's, and rounds at least
 PROFILED = 0.1  # seconds of runs layer by layer
-
-
-@dataclass
-class Truth:
-    """Outputs of a module to hold others against, for `feeds`, which are `data`."""
-
-    module: Module
-    data: str
-    feeds: Sequence[Feed]
-    wanted: Sequence[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
-
-    def check(self, what: str, got: Feeds) -> Check:
-        """Compare outputs for the first of the feeds, as close as rounding allows."""
-        feeds, wanted = self.feeds[: len(got)], self.wanted[: len(got)]
-        respond = lambda: response(self.module, feeds, wanted, runs)  # noqa: E731
-        limit = tolerance(self.module.main, respond)
-        return compare(what, self.data, limit, wanted, got)
 
 
 class Job:
@@ -101,6 +84,7 @@ class Job:
         self.lowering, self.integers = Records(), Kept("integers")
         self.checks: list[Check] = []
         self.losses: tuple[Loss, ...] = ()
+        self.missed: tuple[str, ...] = ()
         self.ran = self.instructions = ""
         self.latency: list[Latency] = []
         self.profile: Profile | None = None
@@ -110,6 +94,9 @@ class Job:
             lanes=self.target.lanes if self.target else 0,
         )  # fmt: skip
         check_pipeline(request.passes, self.module, self.asked)
+        self.attempts = Attempts(
+            request.passes, request.hooks, self.original, self.asked, self.judge, self.timed
+        )
 
     def _bind(self, shapes: dict[str, tuple[int, ...]]) -> list[str]:
         """Fix the shapes of inputs: as given, else as the samples have them, else a batch of 1."""
@@ -187,24 +174,28 @@ class Job:
         return found
 
     def run_passes(self, check: bool = True) -> None:
-        """Run the pipeline; what it makes up to its first lossy pass must equal the original."""
+        """Run the pipeline; what it makes up to its first lossy pass must equal the original.
+
+        Lossy passes may run twice, where the first time they lost more than the user allows.
+        """
         self.progress("run the passes", 0, 1)
-        asked = self.asked
-        passes, hooks = self.request.passes, self.request.hooks
-        run = lambda: run_pipeline(passes, self.module, asked, hooks)  # noqa: E731
-        self.records = self.timed("passes", run)
-        if isinstance(self.activations, Generated) and self.activations.used:
-            self.notes.append(self.activations.note)
-        verify(self.module)
-        if check and (before := asked.before):
+        one = self.attempts.first()
+        if check and (before := one.before):
             self.progress("verify the model before lossy passes", 0, 1)
             self.timed("verify", lambda: self._verify_model("the exact part", before))
+        if check and self.request.lossy:
+            one = self.attempts.within(one)
+        self.module, self.records, self.losses = one.module, one.records, one.losses
+        self.notes += [*one.notes, *dict.fromkeys(self.judge.notes)]
+        self.missed = tuple(one.missed(self.request.max_drop))
+        if isinstance(self.activations, Generated) and self.activations.used:
+            self.notes.append(self.activations.note)
 
     def verify_model(self) -> None:
-        """Begin to check the optimized model; or measure how far lossy passes moved it."""
+        """Begin to check the optimized model. One of lossy passes is its own truth from here on."""
         self.progress("verify the optimized model", 0, 1)
         if self.request.lossy:
-            self.timed("verify", self._measure_loss)
+            self.timed("verify", self._take_truth)
             return
         self._saved = tempfile.TemporaryDirectory(prefix="graphopt-")
         path = Path(self._saved.name) / "model.onnx"
@@ -230,24 +221,11 @@ class Job:
         for file in Path(self._saved.name).iterdir():
             place_file(file, path.with_name(file.name))
 
-    def _measure_loss(self) -> None:
-        """From here on the optimized model's own numbers are what the bundle must give.
-
-        Raises:
-            LimitError: it lost more than the user allows.
-        """
+    def _take_truth(self) -> None:
+        """From here on the optimized model's own numbers are what the bundle must give."""
         assert self.truth
-        self.losses = self.judge.verdict(self.module)
-        self.notes += self.judge.notes
-        feeds = self.truth.feeds
-        module = clone_module(self.module)
+        feeds, module = self.truth.feeds, clone_module(self.module)
         self.truth = Truth(module, self.truth.data, feeds, runs(module, feeds))
-        limit, lost = self.request.max_drop, worst(self.losses)
-        if limit is not None and lost and lost.drop.mean > limit:
-            raise LimitError(
-                f"{name_of(self.request.source)}: the drop is {lost.drop.mean:.2f} points, over "
-                f"the limit of {limit:g} (--max-drop); {lost}"
-            )
 
     def compile(self) -> None:
         """Make the bundle in a folder of its own."""
@@ -272,10 +250,11 @@ class Job:
         ))  # fmt: skip
 
     def _decided(self) -> dict[str, Any]:
-        """What the manifest keeps: the costs that decided something, what lossy passes lost."""
+        """What the manifest keeps: the costs that decided something, losses, limits missed."""
         costs = {"costs": self.costs.used} if self.costs and self.costs.used else {}
         lost = [plain(dataclasses.asdict(one)) for one in self.losses]
-        return {**costs, **({"losses": lost} if lost else {})}
+        told = {"losses": lost, "missed": list(self.missed)}
+        return {**costs, **{k: v for k, v in told.items() if v}}
 
     def cleanup(self) -> None:
         """Remove the folders."""
@@ -379,6 +358,7 @@ class Job:
             checks=self.checks,
             losses=list(self.losses),
             max_drop=self.request.max_drop,
+            missed=list(self.missed),
             ran=self.ran,
             instructions=self.instructions,
             latency=self.latency,
@@ -389,9 +369,3 @@ class Job:
         if self.program and self.manifest and self.staged:
             describe_build(report, self.module, self.program, self.manifest)
         return report
-
-
-def runs(module: Module, feeds: Feeds) -> Feeds:
-    """The outputs of a module for several inputs, in ONNX Runtime with its optimizer off."""
-    reference = onnx_io.Reference(module)
-    return [reference.run(feed) for feed in feeds]

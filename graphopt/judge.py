@@ -1,7 +1,8 @@
 """How far a changed module's answers are from the original's, on samples kept for that.
 
 Samples that passes have looked at (calibration) would flatter them. Of the others, half serve to
-choose by (`losses`), half tell the result (`verdict`), where there are enough of them.
+choose by (`losses`), half tell the result (`verdict`), where there are enough of them; or all serve
+for both (`whole`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class SampleJudge:
     samples: Samples | None
     seen: SampleRuns
     notes: list[str] = field(default_factory=list[str])
+    whole: bool = False
     _answers: dict[int, Mapping[str, Any]] = field(default_factory=dict[int, Mapping[str, Any]])
     _bytes: int = 0
     _judged: bool = False
@@ -44,13 +46,13 @@ class SampleJudge:
         """By output, on the half to choose by."""
         first, last = self._apart()
         self._judged = True
-        return self._measure(module, first, (first + last + 1) // 2 if self._enough() else last)
+        return self._measure(module, first, self._middle() if self._halves() else last)
 
     def verdict(self, module: Module) -> tuple[Loss, ...]:
         """By output, on the samples that nothing was chosen by."""
         first, last = self._apart()
-        if self._judged and self._enough():
-            first = (first + last + 1) // 2
+        if self.halved:
+            first = self._middle()
         elif self.seen.used and not first and self.samples:
             self.notes.append(f"the loss is measured on the samples that the model was fitted to: "
                               f"there are no {APART} others")  # fmt: skip
@@ -61,9 +63,18 @@ class SampleJudge:
         total, used = self.seen.runs, self.seen.used
         return (used, total) if total - used >= APART else (0, total)
 
-    def _enough(self) -> bool:
+    @property
+    def halved(self) -> bool:
+        """Whether something was chosen by one half, so that the other tells the result."""
+        return self._judged and self._halves()
+
+    def _halves(self) -> bool:
         first, last = self._apart()
-        return first > 0 and last - first >= 2 * APART
+        return not self.whole and first > 0 and last - first >= 2 * APART
+
+    def _middle(self) -> int:
+        first, last = self._apart()
+        return (first + last + 1) // 2
 
     def _feeds(self) -> Sequence[Labelled]:
         if self.samples is None:

@@ -205,7 +205,7 @@ class Hook:
     """Something that watches a pipeline; subclass and override what is wanted."""
 
     def start(self, module: Module) -> None:
-        """Called once, before the first pass."""
+        """Called before the first pass; again, where passes run again (`graphopt.attempts`)."""
 
     def before(self, number: int, p: Pass, module: Module) -> None:
         """Called before pass `number` (from 1) runs."""

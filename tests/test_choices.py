@@ -10,7 +10,6 @@ import pytest
 
 from graphopt import parse
 from graphopt.choices import Choice, Goal, settle
-from graphopt.errors import LimitError
 from graphopt.ir.core import Loc, Module
 from graphopt.loss import Loss, Meter, Share
 from graphopt.pipeline import Context
@@ -73,10 +72,11 @@ def test_a_limit_that_nothing_can_meet() -> None:
     module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
     module.metadata["given"] = ""
     judge = Fixed({"given": 9.0, "a": 1.0})
-    with pytest.raises(LimitError, match="over 1 points without any choice"):
-        settle(module, [Choice("a", Loc(("a",)), "int8", 1, 1)],
-               lambda m, made: m.metadata.update({c.layer: "" for c in made}),
-               Context(judge=judge, max_drop=1))  # fmt: skip
+    settled = settle(module, [Choice("a", Loc(("a",)), "int8", 1, 1)],
+                     lambda m, made: m.metadata.update({c.layer: "" for c in made}),
+                     Context(judge=judge, max_drop=1))  # fmt: skip
+    assert not settled.kept and list(module.metadata) == ["given"]
+    assert settled.left[0].refused.startswith("9.00 points of 1 points are lost without it")
 
 
 def alternatives(*rows: tuple[str, float, float]) -> list[Choice]:
@@ -212,13 +212,12 @@ def test_what_is_near_the_limit_already_lets_nothing_be_done() -> None:
         def losses(self, module: Module) -> tuple[Loss, ...]:
             return (loss(range(10)),)
 
-    settled = settle(module, TWO, lambda m, c: None, Context(judge=Near(), max_drop=1.2))
-    assert not settled.kept
-    with pytest.raises(LimitError, match="without any choice"):
-        settle(module, TWO, lambda m, c: None, Context(judge=Near(), max_drop=0.9))
+    for limit in (1.2, 0.9):
+        settled = settle(module, TWO, lambda m, c: None, Context(judge=Near(), max_drop=limit))
+        assert not settled.kept and not settled.missed
 
 
-def test_a_goal_that_the_limit_forbids_is_refused_with_the_best_found() -> None:
+def test_of_a_goal_that_the_limit_forbids_the_best_found_is_made() -> None:
     module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
     judge = Fixed({"a cut: 10": 1.0, "a cut: 20": 4.0, "b cut: 10": 2.0})
 
@@ -226,10 +225,23 @@ def test_a_goal_that_the_limit_forbids_is_refused_with_the_best_found() -> None:
         m.metadata.update({f"{c.layer} {c.rewrite}": "" for c in made})
 
     choices = alternatives(("a", 10, 1), ("a", 20, 4), ("b", 10, 2))
-    said = r"within a drop of 3.5 points: the best found saves 67% of them \(drop 3.00\)"
-    with pytest.raises(LimitError, match=said):
-        settle(module, choices, apply, Context(judge=judge, max_drop=3.5), Goal(30, "bytes"))
-    assert not module.metadata
+    ctx = Context(judge=judge, max_drop=3.5)
+    settled = settle(module, choices, apply, ctx, Goal(30, "bytes"))
+    assert "the bytes asked for can't be reached within the limit" in settled.missed
+    assert "the best found has 67% of them (drop 3.00 on the samples that choose)" in settled.missed
+    assert set(module.metadata) == {"a cut: 10", "b cut: 10"}
+    assert not settled.short
+
+
+def test_a_goal_that_no_choice_could_reach_is_not_missed_for_the_limit() -> None:
+    module = parse("graph @main(%x: f32[1]) {\n  return(%x) {names=[y]}\n}")
+    judge = Fixed({"a": 1.0, "b": 4.0})
+    choices = [Choice(k, Loc((k,)), "less", 10.0, e, saves=10.0) for k, e in (("a", 1), ("b", 4))]
+    ctx = Context(judge=judge, max_drop=2.5)
+    settled = settle(module, choices, lambda m, c: m.metadata.update({x.layer: "" for x in c}), ctx,
+                     Goal(100, "bytes"))  # fmt: skip
+    assert set(module.metadata) == {"a"}
+    assert settled.short and not settled.missed
 
 
 @pytest.mark.parametrize(("unit", "kept"), [("MACs", {"a", "c"}), ("s", {"b"})])

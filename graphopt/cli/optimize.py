@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,7 +26,7 @@ from graphopt.cli.options import (
     writable,
 )
 from graphopt.cli.watch import Watch
-from graphopt.errors import InputError
+from graphopt.errors import InputError, LimitError
 
 if TYPE_CHECKING:
     from graphopt.analysis.bind import Shapes as ShapeMap
@@ -42,7 +43,8 @@ MaxDrop = Annotated[
     typer.Option(
         metavar="POINTS", min=0,
         help="What lossy passes may cost: points of right answers (data with labels) or of "
-        "answers that stay the same. Exit code 4 where they cost more.",
+        "answers that stay the same. Where it can't be met: exit code 4, the best found in "
+        "DIR.best.",
     ),
 ]  # fmt: skip
 Debug = Annotated[
@@ -96,6 +98,7 @@ def optimize(
 
     began = time.perf_counter()
     place = _place(output or Path(f"{stem}.graphopt"))
+    second = _place(_beside(place)) if max_drop is not None else place
     chosen = api.parse_target(target)
     chain = read_passes(passes, chosen)
     if data:
@@ -105,16 +108,39 @@ def optimize(
     with console.Progressing(quiet=json) as progress, watch:
         if debug:
             _check_each(watch, data, shapes)
-        result = api.optimize(
+        result, missed = _best(lambda: api.optimize(
             str(model), chosen, chain, data, shapes, threads,
             hooks=watch.hooks,
             build=replace(build, progress=progress),
             measure=True, max_drop=max_drop,
-        )  # fmt: skip
+        ))  # fmt: skip
+        place = second if missed else place
         _keep(watch, result, chosen)
         progress("write the bundle", 0, 1)
         result.save(place)
     _show(result, model, place, time.perf_counter() - began, json)
+    if missed:
+        missed.add_note(f"the best found is in {place}")
+        raise missed
+
+
+def _best(work: Callable[[], Result]) -> tuple[Result, LimitError | None]:
+    """A result; with the error where it misses a limit."""
+    try:
+        return work(), None
+    except LimitError as error:
+        if error.best is None:
+            raise
+        return error.best, error
+
+
+def _beside(place: Path) -> Path:
+    """Where a bundle goes that misses a limit: so that nobody ships it by mistake.
+
+    What is at the place that was asked for stays as it is.
+    """
+    named = place if place.name else place.resolve()
+    return named.with_name(f"{named.name}.best")
 
 
 def _place(path: Path) -> Path:

@@ -35,6 +35,7 @@ def verify(
     _bind(module, manifest)
     lossy = bool(manifest.extra.get("losses"))
     told_losses = losses(bundle, model, module, data) if lossy else ()
+    missed: list[str] = manifest.extra.get("missed", [])
     checks = _checks(bundle, model, module, data, threads, lossy)
     instructions = _instructions(bundle, manifest)
     if json:
@@ -45,10 +46,11 @@ def verify(
         told = [check_json(c) for c in checks]
         lost = [plain(dataclasses.asdict(one)) for one in told_losses]
         console.show_json({"verified": all(c.ok for c in checks), "checks": told, "losses": lost,
-                           "instructions": instructions})  # fmt: skip
+                           "missed": missed, "instructions": instructions})  # fmt: skip
     else:
         proved = [instructions] if instructions else []
-        console.show(*(str(c) for c in checks if c.ok), *proved, *map(str, told_losses))
+        limits = [f"a limit was missed when it was made: {text}" for text in missed]
+        console.show(*(str(c) for c in checks if c.ok), *proved, *map(str, told_losses), *limits)
     wrong = [c for c in checks if not c.ok]
     if wrong:
         raise MismatchError("; ".join(map(str, wrong)))

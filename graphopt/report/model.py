@@ -137,7 +137,8 @@ class Report:
 
     `ran` says where the bundle was run to verify it, if not on this computer; `instructions` what
     reading its code proved.
-    `losses` say what lossy passes cost, `max_drop` what they may; `seconds` are wall times by
+    `losses` say what lossy passes cost, `max_drop` what they may, `missed` which of the user's
+    limits aren't met; `seconds` are wall times by
     stage; `layers` the profile and `roofline` what the machine can do (both as `graphopt profile`
     gives them); `files` the bundle's, in bytes; `source_bytes` the original model's file, with its
     external data; `pass_seconds` and `pass_errors` are there only where they were asked for.
@@ -154,6 +155,7 @@ class Report:
     checks: list[Check] = field(default_factory=list[Check])
     losses: list[Loss] = field(default_factory=list[Loss])
     max_drop: float | None = None
+    missed: list[str] = field(default_factory=list[str])
     kernels: int = 0
     calls: int = 0
     arena_bytes: int = 0

@@ -26,6 +26,7 @@ def screen(report: Report, *, model: Path, place: Path, seconds: float) -> Rende
     """
     parts: list[RenderableType] = [_numbers(report), Text()]
     parts += [_line(text) for text in _sentences(report)]
+    parts += [_line(f"limit missed: {text}", "red") for text in report.missed]
     parts += [_line(f"note: {text}", "yellow") for text in report.notes]
     parts += [Text(), _line(_output(report, place, seconds)), _files(place), Text()]
     parts += [_line("next:", "bold"), *(_line(f"  {text}") for text in _next(report, model, place))]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from graphopt.analysis.cost import total_macs, weight_bytes
-from graphopt.choices import Choice, Goal, Settled, settle
+from graphopt.choices import Choice, Goal, Settled, settle, unreached
 from graphopt.errors import InputError
 from graphopt.ir.core import Module, Op, Value
 from graphopt.passes.layers.gain import Aim
@@ -75,7 +75,7 @@ class Rounds:
             self.ctx.progress("prune", i, count)
             left = None if wanted is None else wanted - saved
             settled = self._round(plan, out, left)
-            if not settled.kept:
+            if not settled.kept or settled.missed:
                 break
             plan = self._plan()
         return self._result(settled, fixed, start)
@@ -171,14 +171,16 @@ class Rounds:
         left = list({c.layer: c for c in reversed(last.left) if c.layer not in self.made}.values())
         left.reverse()  # of each group the one that would have cost least
         made = tuple(self.made.values())
-        short = ""
-        saved = start - self.asked.size(self.module)
-        if self.asked.ratio and saved < self.asked.ratio * start * (1 - 1e-9):
+        short, missed = "", ""
+        saved, wanted = start - self.asked.size(self.module), (self.asked.ratio or 0.0) * start
+        if wanted and last.missed:
+            missed = unreached(self._what(), saved / wanted, last.loss)
+        elif wanted and saved < wanted * (1 - 1e-9):
             short = last.short and (
                 f"only {saved / start:.1%} of the {self._what()} saved, not "
                 f"{self.asked.ratio:.0%}: no other rewrite gains on the target, or is within the "
                 "limit")  # fmt: skip
-        settled = Settled(made, tuple(left), last.loss, last.measured, short)
+        settled = Settled(made, tuple(left), last.loss, last.measured, short, missed)
         return PassResult(bool(made), settled.remarks(), settled, settled.notes())
 
     def _what(self) -> str:

@@ -1,0 +1,144 @@
+"""The limit on the loss, through `optimize`: a second attempt, and what is found where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from graphopt.choices import Choice, Goal, settle
+from graphopt.errors import LimitError
+from graphopt.hooks import Dump, Timing
+from graphopt.ir.builtin import Const
+from graphopt.ir.core import Loc, Module
+from graphopt.ir.data import Inline
+from graphopt.ir.types import Array
+from graphopt.pipeline import Context, Pass, PassResult
+
+RUNS, SEEN = 168, 8  # of which the first are looked at; half of the others choose
+
+
+def model() -> onnx.ModelProto:
+    """Logits of two classes: each of three features adds itself to one and takes it from another."""
+    weights = np.array([[1, -1], [1, -1], [0.1, -0.1]], np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")], "three",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
+        [numpy_helper.from_array(weights, "w")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def data() -> list[dict[str, Array]]:
+    """Samples of which only the last half, those that tell the result, have a second feature."""
+    rng = np.random.default_rng(0)
+    x = np.zeros((RUNS, 3), np.float32)
+    x[:, 0] = rng.choice([-1, 1], RUNS)
+    x[SEEN + (RUNS - SEEN) // 2 :, 1] = rng.choice([-3, 3], (RUNS - SEEN) // 2)
+    x[:, 2] = rng.choice([-1, 1], RUNS)
+    return [{"x": row[None]} for row in x]
+
+
+def forget(module: Module, features: Sequence[int]) -> None:
+    """Make rows of the weights zero."""
+    const = next(op for op in module.main if isinstance(op.kind, Const))
+    assert isinstance(const.kind, Const)
+    weights = const.kind.data.numpy().copy()
+    weights[list(features)] = 0
+    const.kind = Const(Inline(weights))
+
+
+@dataclass(frozen=True)
+class Forget(Pass, name="forget_features"):
+    """Forget features, each a choice that saves one of `goal` (0: no goal)."""
+
+    goal: float = 0.0
+    effect = "lossy"
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        assert ctx.samples
+        list(ctx.samples.take(SEEN))
+        choices = [Choice(str(i), Loc((f"feature{i}",)), "forgotten", 1.0, e, "MACs", saves=1.0)
+                   for i, e in ((2, 0.1), (1, 0.2), (0, 0.3))]  # fmt: skip
+
+        def apply(m: Module, made: Sequence[Choice]) -> None:
+            forget(m, [int(c.layer) for c in made])
+
+        goal = Goal(self.goal, "features") if self.goal else None
+        settled = settle(module, choices, apply, ctx, goal)
+        return PassResult(bool(settled.kept), settled.remarks(), settled, settled.notes())
+
+
+@dataclass(frozen=True)
+class Spoil(Pass, name="spoil_features"):
+    """Forget the first two features without asking."""
+
+    effect = "lossy"
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        assert ctx.samples
+        list(ctx.samples.take(SEEN))
+        forget(module, (0, 1))
+        return PassResult(True)
+
+
+def made(report: graphopt.api.Report) -> set[str]:
+    return {c.layer for r in report.passes if r.settled for c in r.settled.kept}
+
+
+def test_where_the_other_half_loses_too_much_passes_choose_again_by_all(tmp_path: Path) -> None:
+    """Feature 1 costs nothing on the half that chooses, and every other answer on the rest."""
+    timing, dump = Timing(), Dump(tmp_path / "dumps")
+    result = graphopt.optimize(
+        model(), passes=[Forget()], data=data(), max_drop=10, hooks=[timing, dump]
+    )
+    report = result.report
+    assert made(report) == {"2"}
+    (loss,) = report.losses
+    assert (loss.drop.mean, loss.samples) == (0, RUNS - SEEN)
+    assert any("half of the samples lost" in note and "ran again" in note for note in report.notes)
+    assert [text for text, _ in timing.seconds] == [str(Forget())]  # of the second run only
+    assert len(list((tmp_path / "dumps").glob("*.gir"))) == 2
+    assert not report.missed
+
+
+def test_without_a_limit_passes_run_once_and_the_other_half_tells() -> None:
+    report = graphopt.optimize(model(), passes=[Forget()], data=data()).report
+    assert made(report) == {"0", "1", "2"}
+    assert not any("ran again" in note for note in report.notes)
+
+
+def test_a_goal_that_only_the_first_half_allows_ends_with_the_best_found(tmp_path: Path) -> None:
+    with pytest.raises(LimitError, match="the best found has 50% of them") as caught:
+        graphopt.optimize(model(), passes=[Forget(goal=2)], data=data(), max_drop=10)
+    best = caught.value.best
+    assert best and made(best.report) == {"2"}
+    assert best.report.missed and best.report.losses[0].drop.mean == 0
+    place = best.save(tmp_path / "best.onnx")
+    weights = numpy_helper.to_array(onnx.load(place).graph.initializer[0])
+    assert np.count_nonzero(weights.any(1)) == 2
+
+
+def test_a_pass_that_asks_nobody_ends_with_what_it_made() -> None:
+    """It would do the same again: it isn't asked to."""
+    with pytest.raises(LimitError, match=r"the drop is \d+\.\d\d points, over the limit of 1 ") as e:
+        graphopt.optimize(model(), passes=[Spoil()], data=data(), max_drop=1)
+    best = e.value.best
+    assert best and best.report.missed
+    assert not any("ran again" in note for note in best.report.notes)
+    assert best.report.losses[0].drop.mean > 1
+
+
+def test_choices_after_too_much_is_lost_are_not_made() -> None:
+    with pytest.raises(LimitError) as e:
+        graphopt.optimize(model(), passes=[Spoil(), Forget()], data=data(), max_drop=1)
+    best = e.value.best
+    assert best and not made(best.report)
+    assert any("are lost without it" in c.refused for c in best.report.passes[1].settled.left)
