@@ -1,8 +1,9 @@
 """Running the passes under the user's limit on the loss: once, and again where that was too much.
 
 Passes choose by one half of the samples, and the other half tells the result (`graphopt.judge`).
-It may say that more was lost than the first half let one expect: then the passes run once more on
-the original, and choose by all of these samples.
+What a later pass repairs needn't be within the limit before it, where a goal says how much to do.
+If too much is lost in the end, the passes run once more on the original: each is held to the limit,
+and they choose by all of these samples.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Attempts:
 
     def first(self) -> Attempt:
         """Run the passes; choices are made by half of the samples, where there are enough."""
-        return self._run(self.judge)
+        return self._run(self.judge, lenient=True)
 
     def within(self, one: Attempt) -> Attempt:
         """The attempt with its losses; or a second one, if it lost more than the user allows.
@@ -79,21 +80,22 @@ class Attempts:
         """
         limit, one = self.asked.max_drop, self._measured(one, self.judge)
         lost = one.over(limit)
-        if lost is None or limit is None or not one.chose or not self.judge.halved:
+        repaired = any(p.repairs for p in self.passes)
+        if lost is None or limit is None or not one.chose or not (repaired or self.judge.halved):
             return one
         self.asked.progress("run the passes again", 0, 1)
         judge = replace(self.judge, whole=True)
-        again = self._measured(self._run(judge), judge)
+        again = self._measured(self._run(judge, lenient=False), judge)
         note = (
-            f"what passes chose within {limit:g} points on half of the samples lost "
-            f"{lost.drop.mean:.2f} on the others; so they ran again and chose by all of them, which "
-            "tell the result, too"
+            f"the first attempt lost {lost.drop.mean:.2f} points on {lost.samples} samples, over "
+            f"the limit of {limit:g}; so passes ran again, each held to it, and chose by the "
+            f"{again.losses[0].samples} samples that tell the result"
         )
         return replace(again, notes=(note,))
 
-    def _run(self, judge: SampleJudge) -> Attempt:
+    def _run(self, judge: SampleJudge, lenient: bool) -> Attempt:
         module = clone_module(self.original)
-        ctx = replace(self.asked, judge=judge, before=None, channels={})
+        ctx = replace(self.asked, judge=judge, lenient=lenient, before=None, channels={})
         run = lambda: run_pipeline(self.passes, module, ctx, self.hooks)  # noqa: E731
         records = self.timed("passes", run)
         verify(module)

@@ -123,6 +123,7 @@ class _Trials:
     module: Module
     apply: Apply
     ctx: Context
+    limit: float | None
     known: dict[frozenset[Choice], Loss | None] = field(
         default_factory=dict[frozenset[Choice], "Loss | None"]
     )
@@ -139,11 +140,10 @@ class _Trials:
 
     def fits(self, chosen: Sequence[Choice]) -> bool:
         """Whether a set of choices is within the limit, other samples deciding in the end."""
-        limit = self.ctx.max_drop
-        if limit is None or self.ctx.judge is None:
+        if self.limit is None or self.ctx.judge is None:
             return True
         found = self.loss(chosen)
-        return found is None or found.surely_within(limit)
+        return found is None or found.surely_within(self.limit)
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,9 @@ def settle(
     The choices of a layer that lie on the lower convex hull of error over gain make a ladder; the
     steps of all ladders are taken in the order of error for gain (the greedy solution of the
     multiple-choice knapsack, Sinha and Zoltners 1979), as many as the goal needs, and fewer if the
-    measured loss is over the limit. Where gains are seconds they count as much as what the
-    goal counts (see `_ladder`).
+    measured loss is over the limit. A goal isn't held to that where the context is lenient and a
+    later pass repairs. Where gains are seconds they count as much as what the goal counts (see
+    `_ladder`).
 
     Args:
         module: changed in place.
@@ -186,7 +187,8 @@ def settle(
     priced = [_priced(c) for c in choices]
     steps = _ladders([c for c in priced if not c.refused], goal)
     steps = _needed(_finished(steps[: _enough(steps, goal)], steps, goal), goal)
-    trials = _Trials(module, apply, ctx)
+    later = goal is not None and ctx.lenient and ctx.mended
+    trials = _Trials(module, apply, ctx, None if later else ctx.max_drop)
     kept, over, missed = _reached(steps), "", ""
     if not trials.fits(kept):
         kept, over = _retreat(steps, trials)
@@ -335,7 +337,7 @@ def _retreat(steps: Sequence[_Step], trials: _Trials) -> tuple[list[Choice], str
     gains among those taken back are tried once more, one by one.
     """
     low, high = 0, len(steps)  # so many taken: within the limit, too many
-    limit = f"{trials.ctx.max_drop:g} points"
+    limit = f"{trials.limit:g} points"
     if not trials.fits(()):
         found = trials.loss(())
         lost = f"{found.drop.mean:.2f} points of {limit} are" if found else "too much is"

@@ -138,9 +138,10 @@ class Context:
     `graphopt.analysis.price`); None where nobody can. `samples` runs a module and shows its values;
     None where nobody can. `before` is the module as it was before the first lossy pass: what that
     and later ones are to stay close to. `judge` measures losses, `max_drop` limits them (in points;
-    see `graphopt.loss`). `channels` tells of values that lost channels which of the original's they
-    still have, by name. `progress` is told what a long pass does, how many parts are done, of how
-    many.
+    see `graphopt.loss`); `lenient`: a pass with a goal needn't keep to that where a later one
+    repairs, which `mended` tells of the pass that runs. `channels` tells of values that lost
+    channels which of the original's they still have, by name. `progress` is told what a long pass
+    does, how many parts are done, of how many.
     """
 
     permit: Permission = permit_all
@@ -153,6 +154,8 @@ class Context:
     before: Module | None = None
     judge: Judge | None = None
     max_drop: float | None = None
+    lenient: bool = False
+    mended: bool = False
     channels: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     progress: Callable[[str, int, int], None] = silent
 
@@ -183,10 +186,12 @@ class Pass(Spec):
     """A transformation of a Module; subclass as a frozen dataclass with `name="..."`.
 
     `effect` is what it does to the numbers: nothing (`exact`), float rounding only
-    (`reassociating`), or an approximation (`lossy`).
+    (`reassociating`), or an approximation (`lossy`). `repairs`: it brings the outputs nearer to
+    the original's, after other passes.
     """
 
     effect: ClassVar[Effect] = "exact"
+    repairs: ClassVar[bool] = False
 
     def check(self, ahead: Ahead) -> None:
         """Raise what running would, as far as that can be known before any pass has run.
@@ -304,6 +309,7 @@ def run_pipeline(
                 h.before(number, p, module)
             if p.effect == "lossy" and ctx.before is None:
                 ctx.before = clone_module(module)
+            ctx.mended = any(later.repairs for later in passes[number:])
             with one_thread() if p.effect == "lossy" else nullcontext():
                 result = p.run(module, ctx)
             for h in reversed(hooks):

@@ -52,6 +52,7 @@ class Distill(Pass, name="distill"):
     """
 
     effect: ClassVar[Effect] = "lossy"
+    repairs: ClassVar[bool] = True
     epochs: float = 10.0
     seconds: float | None = None
     lr: float = 0.003

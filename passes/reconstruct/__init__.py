@@ -37,6 +37,7 @@ class Reconstruct(Pass, name="reconstruct"):
     """
 
     effect: ClassVar[Effect] = "lossy"
+    repairs: ClassVar[bool] = True
     samples: int = 1024
     ridge: float = 0.0
 
