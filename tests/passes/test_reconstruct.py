@@ -390,3 +390,13 @@ def test_samples_that_are_almost_alike_end_in_a_larger_ridge(seed: int) -> None:
     t = random.standard_normal((1, 6, 512)).astype(np.float32) @ x
     found = solve(Problem(x, np.zeros((1, 512)), np.zeros_like(t), t, 64, bias=False))
     assert found is None or found.after < found.before
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_group_that_reads_zeros_alone_gets_a_bias() -> None:
+    """As behind channels that are always clipped to 0; nothing is divided by their mean square."""
+    random = np.random.default_rng(0)
+    x, t = np.zeros((2, 3, 64), np.float32), np.ones((2, 2, 64), np.float32)
+    x[0] = random.standard_normal((3, 64))
+    found = solve(Problem(x, x.mean(-1, dtype=np.float64), np.zeros_like(t), t, 48, bias=True))
+    assert found and np.allclose(found.change.b[1], 1) and not found.change.w[1].any()
