@@ -19,12 +19,13 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from graphopt.errors import InputError
-from graphopt.ir.core import Module
-from graphopt.ops.nn import Conv
+from graphopt.ir.core import Module, Op
+from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.passes.factorize.forms import DepthwiseFirst, PointwiseFirst
 from graphopt.passes.factorize.shuffled import Shuffled
 from graphopt.passes.layers.forms import Form, Numbers, Size
 from graphopt.passes.layers.gain import Aim, multiple
+from graphopt.passes.layers.left import unruled
 from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
 from graphopt.passes.layers.sites import Site
 from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
@@ -70,7 +71,7 @@ class Factorize(Pass, name="factorize"):
         """
         self.check(Ahead(module, ctx))
         terms = Terms(self.terms, multiple(self.aim, ctx))
-        return Rewriting(self._asked, ctx, self._forms, terms).run(module)
+        return Rewriting(self._asked, ctx, self._forms, terms, _left).run(module)
 
     def _forms(self, site: Site) -> list[Form]:
         """What a convolution could be, by the form asked for."""
@@ -87,6 +88,17 @@ class Factorize(Pass, name="factorize"):
             whole = [g for g in GROUPS if site.ins % g == 0 == site.outs % g]
             found += [Shuffled(site, g, h) for g in whole for h in whole]
         return found
+
+
+def _left(op: Op) -> str:
+    """Why a convolution with a window and channels that it sums stays."""
+    if not isinstance(op.kind, Conv | ConvTranspose):
+        return ""
+    each, *taps = (op.operand(1).tensor.static or (1,))[1:]
+    if each == 1 or math.prod(taps) == 1:
+        return ""
+    long = f"a row of its weights has more than {LONGEST} numbers"
+    return unruled(op) or (long if each * math.prod(taps) > LONGEST else "")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Form, Numbers, Size
 from graphopt.passes.layers.gain import Aim, gain, saved_macs
 from graphopt.passes.layers.gram import Gram, grams
+from graphopt.passes.layers.left import Why, left, unruled
 from graphopt.passes.layers.names import check_skip
 from graphopt.passes.layers.replace import Weights, example, replace_layer
 from graphopt.passes.layers.sensitivity import sensitivities
@@ -120,12 +121,13 @@ class Candidate:
 
 @dataclass
 class Rewriting:
-    """One run of a pass over a module."""
+    """One run of a pass over a module; `why` says what layers without a form are listed with."""
 
     asked: Asked
     ctx: Context
     forms: Forms
     sizes: Sizes
+    why: Why = unruled
     weights: dict[tuple[str, str], tuple[Form, Weights]] = field(
         default_factory=dict[tuple[str, str], "tuple[Form, Weights]"]
     )
@@ -140,12 +142,14 @@ class Rewriting:
             InputError: `skip` names nothing.
         """
         found = sites(module.main)
-        out = skipped(found, self.asked.skip)
+        formed, names = [s for s in found if self.forms(s)], {s.name for s in found}
+        others = list(left(self.asked.name, module.main, formed, self.why, names))
+        out = skipped(found, self.asked.skip, others)
         if self.asked.ratio == 0:
             return PassResult(False)  # nothing is to be saved
         places = {op: i for i, op in enumerate(module.main)}
         at = {s.name: places[s.op] for s in found}
-        choices = list(self._choices(module, found, out))
+        choices = [*self._choices(module, formed, out), *others]
 
         def apply(m: Module, made: Sequence[Choice]) -> None:
             self._apply(m, made, at)
@@ -173,11 +177,10 @@ class Rewriting:
         told = dict[str, list[Choice]]()
         for site in found:
             why = self._refused(site, out)
-            forms = self.forms(site)
-            if why and forms:
+            if why:
                 kept = Choice(site.name, site.op.loc, self.asked.name, 0, 0, refused=why)
                 told[site.name] = [kept]
-            elif forms and self._may_gain(site, told):
+            elif self._may_gain(site, told):
                 able.append(site)
         self._fit_all(module, able, told)
         for site in found:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.choices import Choice
 from graphopt.errors import InputError
 from graphopt.ir.core import Graph, Op
 from graphopt.ir.data import Data
@@ -74,7 +75,7 @@ def sites(graph: Graph) -> list[Site]:
         data = _weight(op)
         if data is None:
             continue
-        name = _fresh(op.result.hint or (op.loc.nodes or ("layer",))[0], names)
+        name = fresh(layer_name(op), names)
         found.append(Site(op, name, *_sizes(op, data), _centred(op)))
     return found
 
@@ -115,8 +116,13 @@ def _centred(op: Op) -> bool:
     return data is not None and data.shape in ((width,), (1, width), (1,), (), (1, 1))
 
 
-def _fresh(name: str, names: set[str]) -> str:
-    """A name that no other layer has."""
+def layer_name(op: Op) -> str:
+    """What a layer is called, be it the only one of this name."""
+    return op.results[0].hint or (op.loc.nodes or ("layer",))[0]
+
+
+def fresh(name: str, names: set[str]) -> str:
+    """A name that no other layer has; it is added to the names."""
     unique, number = name, 2
     while unique in names:
         unique, number = f"{name}#{number}", number + 1
@@ -124,13 +130,19 @@ def _fresh(name: str, names: set[str]) -> str:
     return unique
 
 
-def skipped(found: Sequence[Site], parts: Iterable[str]) -> set[str]:
+def skipped(found: Sequence[Site], parts: Iterable[str], others: Iterable[Choice]) -> set[str]:
     """The names of layers that have one of some parts in those of their ONNX nodes.
+
+    Args:
+        found: the layers.
+        parts: of names.
+        others: of layers that stay anyhow, which may be named, too.
 
     Raises:
         InputError: no layer has one of them.
     """
     names = [n for site in found for n in _names(site)]
+    names += [n for other in others for n in (*other.loc.nodes, other.layer)]
     parts = tuple(parts)
     for part in parts:
         if not any(part in n for n in names):

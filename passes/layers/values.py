@@ -16,6 +16,7 @@ from graphopt.ir.core import Module, Value
 from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Fit, Form, Make, Numbers, Size
 from graphopt.passes.layers.gram import Gram
+from graphopt.passes.layers.left import left, unruled
 from graphopt.passes.layers.propose import Measured, looked_at
 from graphopt.passes.layers.replace import Weights, replace_layer
 from graphopt.passes.layers.sites import Site, sites, skipped
@@ -83,14 +84,15 @@ class Revaluing:
             InputError: `skip` names nothing.
         """
         found = sites(module.main)
-        out = skipped(found, self.skip)
+        others = list(left(self.name, module.main, found, unruled, {s.name for s in found}))
+        out = skipped(found, self.skip, others)
         places = {op: i for i, op in enumerate(module.main)}
         at = {s.name: places[s.op] for s in found}
         told = {s.name: [self._refusal(s, why)] for s in found if (why := self._refused(s, out))}
         able = [s for s in found if s.name not in told]
         for site, inputs, sense in looked_at(module, able, telling(self.ctx)):
             told[site.name] = list(self._fitted(site, inputs, sense))
-        choices = [c for s in found for c in told[s.name]]
+        choices = [*(c for s in found for c in told[s.name]), *others]
 
         def apply(copy: Module, made: Sequence[Choice]) -> None:
             self._apply(copy, made, at)

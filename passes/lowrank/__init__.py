@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from graphopt.errors import InputError
-from graphopt.ir.core import Module
-from graphopt.ops.nn import Conv
+from graphopt.ir.core import Module, Op
+from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.passes.layers.forms import Form
 from graphopt.passes.layers.gain import Aim, multiple
+from graphopt.passes.layers.left import unruled
 from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
 from graphopt.passes.layers.sites import Site
 from graphopt.passes.lowrank.forms import Spatial, Svd, Tucker
@@ -67,7 +68,12 @@ class LowRank(Pass, name="lowrank"):
         """
         self.check(Ahead(module, ctx))
         ranks = Ranks(self.rank, self.energy, multiple(self.aim, ctx))
-        return Rewriting(self._asked, ctx, self._forms, ranks).run(module)
+        return Rewriting(self._asked, ctx, self._forms, ranks, self._left).run(module)
+
+    def _left(self, op: Op) -> str:
+        """Why a layer stays; products are a matter of `svd` alone."""
+        products = self.method in ("auto", "svd") or isinstance(op.kind, Conv | ConvTranspose)
+        return unruled(op) if products else ""
 
     def _forms(self, site: Site) -> list[Form]:
         """What a layer could be, by the method asked for."""
