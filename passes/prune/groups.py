@@ -25,6 +25,7 @@ from graphopt.rewrite import const
 
 ALONE = "nothing would be left of it"
 UNKNOWN = "its shapes aren't known before a run"
+ROWS = "it hands channels on as the rows that it multiplies"
 UNRULED = {"LSTM", "GRU", "RNN", "Einsum"}  # opaque ops that are layers
 SIZES = (64, 32, 224, 1)  # tried for sizes that are known in a run only
 
@@ -173,11 +174,14 @@ def _named(follow: Follow, twins: dict[Op, Op], module: Module) -> Groups:
 
 
 def _list_others(found: Groups, module: Module) -> None:
-    """Layers of unknown sizes, so that nothing could be followed, and those without a rule."""
+    """Layers of unknown sizes, of rows that are channels of others, and those without a rule."""
     listed = {e.op for e in found.makers}
     for op in module.main:
         layer = weighted(op) if op not in listed else None
-        why = UNKNOWN if layer else _unruled(op) if op not in listed else ""
+        if layer:
+            why = ROWS if op.result in found.of else UNKNOWN
+        else:
+            why = _unruled(op) if op not in listed else ""
         if why:
             line = np.zeros(layer.outputs if layer else 1, np.int32)
             found.groups.append(Group(_unique(found, _name(op)), op.loc, line[:0],

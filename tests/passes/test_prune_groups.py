@@ -292,6 +292,14 @@ def test_layers_that_prune_has_no_rule_for_are_listed_too() -> None:
     ]  # fmt: skip
 
 
+def test_a_product_along_rows_is_not_of_unknown_sizes() -> None:
+    n = Net(1, 4, 6, 6)
+    rows = n.put(MatMul(), n.conv(n.x, 8), n.const(6, 5))
+    told = {g.makers[0].op: g.why for g in groups(n.done(n.conv(rows, 3))).groups}
+    assert rows.op
+    assert told[rows.op] == "it hands channels on as the rows that it multiplies"
+
+
 def test_layers_made_of_one_node_have_groups_of_their_own_names() -> None:
     """As lowrank leaves them; the second, whose results are given back, has a group without units."""
     n = Net(1, 6, 4, 4)
