@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,10 +46,6 @@ class Plan:
         plan = Plan(module, groups(module, inside), aim, multiple)
         plan.touched = _touched(module.main, plan.found)
         return plan
-
-    def able(self, out: Iterable[str]) -> list[Group]:
-        """Groups of which some could go, but for those of some names."""
-        return [g for g in self.found.groups if not g.why and g.name not in set(out)]
 
     def choices(self, group: Group, ctx: Context) -> list[Choice]:
         """Of how many channels stay, the most first."""

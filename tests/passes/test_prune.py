@@ -13,8 +13,10 @@ from graphopt.activations import SampleRuns
 from graphopt.analysis.cost import total_macs, weight_bytes
 from graphopt.analysis.interpret import interpret
 from graphopt.errors import InputError
+from graphopt.ir.builtin import Const
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
+from graphopt.ir.data import Inline
 from graphopt.ir.parser import parse
 from graphopt.ir.types import Array
 from graphopt.ir.verify import verify
@@ -95,6 +97,23 @@ def test_greedy_elimination_loses_what_least_squares_lose() -> None:
         assert order.losses[n] == pytest.approx(0.5 * float(np.trace(lost)), rel=1e-8)
     alone = [reading(w, gram, at, 0.5).losses(np.ones(6, np.bool_))]
     assert order.units[0] == np.argmin(alone)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+def test_groups_with_a_weight_that_is_not_finite_stay(criterion: str, value: float) -> None:
+    """Their norms would tell nothing; a reader's count, too."""
+    module = parse(NETWORK)
+    last = next(op for op in module.main if op.kind.name == "gemm").operand(1).op
+    assert last and isinstance(last.kind, Const)
+    weights = last.kind.data.numpy().copy()
+    weights[2, 3] = value
+    last.kind = Const(Inline(weights))
+    (p,) = parse_pipeline(f"prune{{ratio=0.1,criterion={criterion}}}")
+    settled = p.run(module, Context()).settled
+    assert settled
+    assert [c.layer for c in settled.kept] == ["expand"]
+    assert {c.layer: c.refused for c in settled.left}["stem"] == "a weight isn't finite"
 
 
 def test_a_ratio_is_reached_and_not_much_more() -> None:
