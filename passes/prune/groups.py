@@ -19,6 +19,7 @@ from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.types import Array, TensorType
 from graphopt.ops.linalg import Gemm, MatMul
+from graphopt.passes.layers.left import UNRULED
 from graphopt.passes.prune.rules import Follow, Port, weighted
 from graphopt.passes.prune.units import FIXED, Units, components, thin, varying
 from graphopt.rewrite import const
@@ -26,7 +27,6 @@ from graphopt.rewrite import const
 ALONE = "nothing would be left of it"
 UNKNOWN = "its shapes aren't known before a run"
 ROWS = "it hands channels on as the rows that it multiplies"
-UNRULED = {"LSTM", "GRU", "RNN", "Einsum"}  # opaque ops that are layers
 SIZES = (64, 32, 224, 1)  # tried for sizes that are known in a run only
 
 
