@@ -7,7 +7,8 @@ them are merged: along the axis that leaves most units.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +28,7 @@ from graphopt.rewrite import const
 ALONE = "nothing would be left of it"
 UNKNOWN = "its shapes aren't known before a run"
 ROWS = "it hands channels on as the rows that it multiplies"
+RUNS = 3  # of channels that a name shows
 SIZES = (64, 32, 224, 1)  # tried for sizes that are known in a run only
 
 
@@ -60,7 +62,12 @@ class Group:
     @property
     def channels(self) -> int:
         """Channels of the first layer that makes them."""
-        return len(self.makers[0].of(self.units))
+        return len(self.places)
+
+    @property
+    def places(self) -> Array:
+        """Which of that layer's they are, in order."""
+        return self.makers[0].of(self.units)
 
     @property
     def each(self) -> int:
@@ -76,6 +83,22 @@ class Groups:
     of: dict[Value, Array] = field(default_factory=dict[Value, Array])
     makers: list[End] = field(default_factory=list[End])
     readers: list[End] = field(default_factory=list[End])
+
+
+def told_apart(found: Sequence[Group]) -> dict[str, str]:
+    """By name, of groups whose first layer is another's, too: which channels of it they are.
+
+    As `channels 0-7, 24-31`, numbered from 0.
+    """
+    shared = Counter(g.makers[0].op for g in found if g.units.size)
+    return {g.name: f"channels {_ranges(g.places)}" for g in found
+            if g.units.size and shared[g.makers[0].op] > 1}  # fmt: skip
+
+
+def _ranges(places: Array) -> str:
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    shown = ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs[:RUNS])
+    return shown + (", ..." if len(runs) > RUNS else "")
 
 
 def groups(module: Module, inside: bool = False) -> Groups:

@@ -112,7 +112,7 @@ class Rounds:
         choices = list[Choice]()
         for g in plan.found.groups:
             if why := refused[g.name]:
-                choices.append(Choice(g.name, g.loc, "pruned", 0, 0, refused=why))
+                choices.append(Choice(g.name, g.loc, f"pruned{plan.part(g)}", 0, 0, refused=why))
             else:
                 choices += plan.choices(g, self.ctx)
         what = "bytes of weights" if self.asked.aim == "size" else "multiply-adds"
@@ -165,7 +165,7 @@ class Rounds:
         for c in settled.kept:
             before = self.made.get(c.layer)
             first = before.rewrite if before else c.rewrite
-            told = c.rewrite.split(" of ")[0] + " of " + first.split(" of ")[1]
+            told = c.rewrite.split(" of ")[0] + " of " + first.partition(" of ")[2]
             old = before or replace(c, gain=0.0, error=0.0, saves=0.0)
             self.made[c.layer] = replace(
                 c, rewrite=told, gain=old.gain + c.gain, error=old.error + c.error,
