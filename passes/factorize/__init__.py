@@ -26,7 +26,8 @@ from graphopt.passes.factorize.shuffled import Shuffled
 from graphopt.passes.layers.forms import Form, Numbers, Size
 from graphopt.passes.layers.gain import Aim, multiple
 from graphopt.passes.layers.left import unruled
-from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
+from graphopt.passes.layers.measured import LONGEST
+from graphopt.passes.layers.propose import Asked, Rewriting
 from graphopt.passes.layers.sites import Site
 from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 
@@ -84,7 +85,8 @@ class Factorize(Pass, name="factorize"):
             found.append(DepthwiseFirst(site))
         if self.form in ("auto", "pointwise"):
             found.append(PointwiseFirst(site))
-        if self.form in ("auto", "shuffle") and site.groups == 1 and site.op.result.tensor.static:
+        static = all(one.op.result.tensor.static for one in site.family)
+        if self.form in ("auto", "shuffle") and site.groups == 1 and static:
             whole = [g for g in GROUPS if site.ins % g == 0 == site.outs % g]
             found += [Shuffled(site, g, h) for g in whole for h in whole]
         return found

@@ -36,7 +36,7 @@ def left(
         why: of an op that is none of them.
         names: of all sites; those of the layers found here are added.
     """
-    known = {site.op for site in found}
+    known = {one.op for site in found for one in site.family}
     for op in graph:
         reason = "" if op in known else why(op)
         if reason:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from graphopt.choices import Choice
 from graphopt.errors import InputError
-from graphopt.ir.core import Graph, Op
+from graphopt.ir.core import Graph, Loc, Op
 from graphopt.ir.data import Data
 from graphopt.ir.types import Array, DType
 from graphopt.ops.linalg import Gemm, MatMul
@@ -26,7 +26,8 @@ class Site:
 
     `name` tells it from the others of its graph. A group reads `ins` channels and makes `outs`;
     `taps` are the sizes of the window, none of a product's. `centred` says whether the layer can
-    have a bias of one number a channel, which takes up the mean of what is changed.
+    have a bias of one number a channel, which takes up the mean of what is changed. `twins` are the
+    later layers with the same weights, in order: what is done to one is done to all.
     """
 
     op: Op
@@ -36,6 +37,22 @@ class Site:
     ins: int
     taps: tuple[int, ...]
     centred: bool
+    twins: tuple[Site, ...] = ()
+
+    @property
+    def family(self) -> tuple[Site, ...]:
+        """The layer and its twins."""
+        return (self, *self.twins)
+
+    @property
+    def loc(self) -> Loc:
+        """The ONNX nodes of all."""
+        return Loc(tuple(dict.fromkeys(n for one in self.family for n in one.op.loc.nodes)))
+
+    @property
+    def shared(self) -> bool:
+        """Whether something else has the weights, too, so that they would stay in the file."""
+        return self.op.operand(1).use_count > len(self.family)
 
     @property
     def length(self) -> int:
@@ -69,15 +86,17 @@ class Site:
 
 
 def sites(graph: Graph) -> list[Site]:
-    """Those of a graph, in its order; the regions of its ops stay as they are."""
-    found, names = list[Site](), set[str]()
+    """Those of a graph, in its order, twins with the first of them; regions stay as they are."""
+    families, names = dict[object, list[Site]](), set[str]()
     for op in graph:
         data = _weight(op)
         if data is None:
             continue
         name = fresh(layer_name(op), names)
-        found.append(Site(op, name, *_sizes(op, data), _centred(op)))
-    return found
+        site = Site(op, name, *_sizes(op, data), _centred(op))
+        same = op.operand(1), type(op.kind), getattr(op.kind, "trans_b", False), site.groups
+        families.setdefault(same, []).append(site)
+    return [replace(first, twins=tuple(twins)) for first, *twins in families.values()]
 
 
 def _weight(op: Op) -> Data | None:
@@ -151,5 +170,5 @@ def skipped(found: Sequence[Site], parts: Iterable[str], others: Iterable[Choice
 
 
 def _names(site: Site) -> Iterator[str]:
-    yield from site.op.loc.nodes
-    yield site.name
+    yield from site.loc.nodes
+    yield from (one.name for one in site.family)

@@ -21,7 +21,8 @@ from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.passes.layers.forms import Form
 from graphopt.passes.layers.gain import Aim, multiple
 from graphopt.passes.layers.left import unruled
-from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
+from graphopt.passes.layers.measured import LONGEST
+from graphopt.passes.layers.propose import Asked, Rewriting
 from graphopt.passes.layers.sites import Site
 from graphopt.passes.lowrank.forms import Spatial, Svd, Tucker
 from graphopt.passes.lowrank.ranks import Ranks
