@@ -20,6 +20,8 @@ from graphopt.rewrite import const
 
 UNRULED = {"LSTM", "GRU", "RNN", "Einsum"}  # ONNX's ops that aren't modelled, and are layers
 
+NOTHING = "the model has no layer that it could change so"
+
 Why = Callable[[Op], str]
 """Why an op stays as it is, which a pass has no form for; "" where it is no layer for the pass."""
 

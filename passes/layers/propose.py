@@ -15,19 +15,21 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from graphopt.analysis.cost import total_macs, weight_bytes
-from graphopt.analysis.price import graph_of
+from graphopt.analysis.price import Costs, graph_of
 from graphopt.choices import Choice, Goal, settle
 from graphopt.errors import InputError
 from graphopt.ir.core import Graph, Module
 from graphopt.passes.layers.forms import Form, Numbers, Size, family
 from graphopt.passes.layers.gain import Aim, gain, saved_macs
-from graphopt.passes.layers.left import Why, left, unruled
+from graphopt.passes.layers.left import NOTHING, Why, left, unruled
 from graphopt.passes.layers.measured import Looked, looked_at
 from graphopt.passes.layers.names import check_skip
 from graphopt.passes.layers.replace import Weights, example, replace_layers
 from graphopt.passes.layers.sites import Site, sites, skipped
 from graphopt.passes.layers.store import store
 from graphopt.pipeline import Ahead, Context, PassResult
+
+SMALLEST = "it has no smaller form of the sizes asked for"
 
 Forms = Callable[[Site], Sequence[Form]]
 Sizes = Callable[[Form, Numbers | None], Sequence[Size] | None]
@@ -150,14 +152,18 @@ class Rewriting:
             self._apply(m, made, at)
 
         settled = settle(module, choices, apply, self.ctx, self.asked.goal(module.main))
+        nothing = () if choices else (f"{self.asked.name}: {NOTHING}",)
         return PassResult(bool(settled.kept), settled.remarks(), settled,
-                          (*settled.notes(), *self._blind()))  # fmt: skip
+                          (*nothing, *settled.notes(), *self._blind()))  # fmt: skip
 
     def _blind(self) -> tuple[str, ...]:
         """What readers must know where nobody has samples."""
         if self.ctx.samples and self.ctx.samples.runs:
             return ()
         return (f"{self.asked.name}: no samples, so errors are those of weights",)
+
+    def _kept(self, site: Site, why: str) -> Choice:
+        return Choice(site.name, site.loc, self.asked.name, 0, 0, refused=why)
 
     def _apply(self, module: Module, made: Sequence[Choice], at: dict[str, list[int]]) -> None:
         """Make choices in a module whose ops stand where those of the original do."""
@@ -173,8 +179,7 @@ class Rewriting:
         for site in found:
             why = self._refused(site, out)
             if why:
-                kept = Choice(site.name, site.loc, self.asked.name, 0, 0, refused=why)
-                told[site.name] = [kept]
+                told[site.name] = [self._kept(site, why)]
             elif self._may_gain(site, told):
                 able.append(site)
         self._fit_all(module, able, told)
@@ -199,26 +204,28 @@ class Rewriting:
                 return True
             for one in (self._priced(form, size) for size in sizes):
                 best = max((one, best or one), key=lambda c: c.gain)
-        if best and best.gain <= 0:
-            told[site.name] = [best.choice(0.0)]
-        return best is not None and best.gain > 0
+        if best is None or best.gain <= 0:
+            told[site.name] = [best.choice(0.0) if best else self._kept(site, SMALLEST)]
+            return False
+        return True
 
     def _priced(self, form: Form, size: Size) -> Candidate:
         """What a form at a size gains; remembered."""
         key = (form, size)
         if key not in self.prices:
-            every = [self._one_priced(f, size) for f in family(form)]
+            static = all(one.op.operand(0).tensor.static for one in form.site.family)
+            costs = self.ctx.costs if static else None
+            every = [self._one_priced(f, size, costs) for f in family(form)]
             if self.asked.aim == "size":
                 every = every[:1]  # the file holds their weights once
             gained, saves = (sum(numbers) for numbers in zip(*(e[:2] for e in every), strict=True))
             self.prices[key] = Candidate(form, size, gained, every[0][2], saves)
         return self.prices[key]
 
-    def _one_priced(self, form: Form, size: Size) -> tuple[float, float, str]:
+    def _one_priced(self, form: Form, size: Size, costs: Costs | None) -> tuple[float, float, str]:
         """What a form of one layer gains, what it saves of what a goal counts, the gain's unit."""
-        aim, op = self.asked.aim, form.site.op
-        before, after = graph_of([op]), example(form, size)
-        costs = self.ctx.costs if op.operand(0).tensor.static else None
+        aim = self.asked.aim
+        before, after = graph_of([form.site.op]), example(form, size)
         gained, unit = gain(before, after, costs, aim)
         return gained, gained if aim == "size" else saved_macs(before, after), unit
 
@@ -231,7 +238,10 @@ class Rewriting:
     def _fitted(self, looked: Looked) -> Iterator[Choice]:
         """The choices of one layer, or family."""
         numbers = looked.numbers(self.asked.whiten)
-        for one in self._wanted(looked.site, numbers):
+        wanted = self._wanted(looked.site, numbers)
+        if not wanted:
+            yield self._kept(looked.site, SMALLEST)
+        for one in wanted:
             if one.gain <= 0:
                 yield one.choice(0.0)
                 continue

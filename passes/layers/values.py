@@ -15,7 +15,7 @@ from graphopt.choices import Choice, Goal, settle
 from graphopt.ir.core import Module, Value
 from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Fit, Form, Make, Numbers, Size
-from graphopt.passes.layers.left import left, unruled
+from graphopt.passes.layers.left import NOTHING, left, unruled
 from graphopt.passes.layers.measured import Looked, looked_at
 from graphopt.passes.layers.replace import Weights, replace_layers
 from graphopt.passes.layers.sites import Site, sites, skipped
@@ -97,7 +97,9 @@ class Revaluing:
             self._apply(copy, made, at)
 
         settled = settle(module, choices, apply, self.ctx, goal)
-        return PassResult(bool(settled.kept), settled.remarks(), settled, settled.notes())
+        nothing = () if choices else (f"{self.name}: {NOTHING}",)
+        return PassResult(bool(settled.kept), settled.remarks(), settled,
+                          (*nothing, *settled.notes()))  # fmt: skip
 
     def _apply(self, module: Module, made: Sequence[Choice], at: dict[str, list[int]]) -> None:
         """Make choices in a module whose ops stand where those of the original do."""

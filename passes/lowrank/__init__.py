@@ -12,6 +12,7 @@ least squares from a whitened start. Biases take up what changes of means.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -73,8 +74,14 @@ class LowRank(Pass, name="lowrank"):
 
     def _left(self, op: Op) -> str:
         """Why a layer stays; products are a matter of `svd` alone."""
-        products = self.method in ("auto", "svd") or isinstance(op.kind, Conv | ConvTranspose)
-        return unruled(op) if products else ""
+        convolves = isinstance(op.kind, Conv | ConvTranspose)
+        why = unruled(op) if convolves or self.method in ("auto", "svd") else ""
+        if why or not convolves:
+            return why
+        each, *taps = (op.operand(1).tensor.static or (1,))[1:]
+        if math.prod(taps) > 1 and each * math.prod(taps) > LONGEST:
+            return f"a row of its weights has more than {LONGEST} numbers"
+        return "its window isn't along two axes" if self.method == "spatial" else ""
 
     def _forms(self, site: Site) -> list[Form]:
         """What a layer could be, by the method asked for."""

@@ -79,6 +79,49 @@ def test_rows_that_are_too_long_to_factorize_are_listed() -> None:
     assert why["plain"] == "a row of its weights has more than 6144 numbers"
 
 
+ODD = """graph @main(%x: f32[N,3,9], %y: f32[1,3,6,6]) {
+  %w0 = const rand 1 : f32[8,3,5]
+  %a = conv(%x, %w0) {strides=[1],pads=[2,2],dilations=[1]} @ "line"
+  %w1 = const rand 2 : f32[8,3,3,3]
+  %b = conv(%y, %w1) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1]} @ "odd"
+  %w2 = const rand 3 : f32[8,4,3,3]
+  %c = conv(%b, %w2) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1],group=2} @ "grouped"
+  %w3 = const rand 4 : f32[8,1,3,3]
+  %d = conv(%c, %w3) {strides=[1,1],pads=[1,1,1,1],dilations=[1,1],group=8} @ "depthwise"
+  return(%a, %d) {names=[a,d]}
+}"""
+
+
+@pytest.mark.parametrize(("passes", "told"), [
+    ("factorize{terms=1,form=shuffle}", {
+        "line": "its sizes aren't known before a run", "odd": "its channels aren't multiples of 2",
+        "grouped": "it is in groups as it is"}),
+    ("factorize{terms=4,form=pointwise}", {
+        "grouped": "it has no smaller form of the sizes asked for",
+        "odd": "it has no smaller form of the sizes asked for",
+        "line": "it has no smaller form of the sizes asked for"}),
+    ("lowrank{rank=9,method=spatial}", {
+        "line": "its window isn't along two axes",
+        "odd": "it has no smaller form of the sizes asked for",
+        "grouped": "it gains nothing on the target",
+        "depthwise": "it has no smaller form of the sizes asked for"}),
+])  # fmt: skip
+def test_layers_that_no_form_asked_for_fits_say_so(passes: str, told: dict[str, str]) -> None:
+    (one,) = parse_pipeline(passes)
+    settled = one.run(parse(ODD), Context()).settled
+    assert settled and not settled.kept
+    assert {c.loc.nodes[0]: c.refused for c in settled.left} == told
+
+
+@pytest.mark.parametrize("passes", ["lowrank{rank=2}", "factorize{terms=1}", "sparsify{ratio=0.5}"])
+def test_a_model_without_a_layer_for_a_pass_is_told(passes: str) -> None:
+    module = parse("graph @main(%x: f32[4]) {\n  %y = relu(%x)\n  return(%y) {names=[y]}\n}")
+    (one,) = parse_pipeline(passes)
+    result = one.run(module, Context())
+    assert not result.changed
+    assert f"{one.name}: the model has no layer that it could change so" in result.notes
+
+
 def test_a_layer_without_a_form_may_be_skipped() -> None:
     found = refused("lowrank{ratio=0.1,skip=[up]}", parse(TEXT))
     assert found["up"] == UP
