@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from graphopt.choices import Choice
 from graphopt.ir.builtin import Const, Opaque
@@ -15,34 +15,45 @@ from graphopt.ops.linalg import Gemm, MatMul
 from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.ops.quant import Dequantize
 from graphopt.ops.recurrent import GRUScan, LSTMScan
-from graphopt.passes.layers.sites import Site, fresh, layer_name
+from graphopt.passes.layers.sites import Site, fresh, layer_name, sites
 from graphopt.rewrite import const
 
 UNRULED = {"LSTM", "GRU", "RNN", "Einsum"}  # ONNX's ops that aren't modelled, and are layers
 
 NOTHING = "the model has no layer that it could change so"
+INSIDE = "it is in a branch, or a loop's body"
 
 Why = Callable[[Op], str]
 """Why an op stays as it is, which a pass has no form for; "" where it is no layer for the pass."""
 
 
 def left(
-    name: str, graph: Graph, found: Sequence[Site], why: Why, names: set[str]
-) -> Iterator[Choice]:
+    name: str, graph: Graph, has_form: Callable[[Site], bool], why: Why, names: set[str]
+) -> list[Choice]:
     """Refused choices of a pass for the layers of a graph that it can't propose anything for.
 
     Args:
         name: the pass's.
-        graph: whose ops are looked at; regions stay as they are.
-        found: the sites that the pass has forms for.
+        graph: whose ops are looked at; regions stay as they are, so their layers are of these.
+        has_form: whether the pass has a form for a site.
         why: of an op that is none of them.
         names: of all sites; those of the layers found here are added.
     """
-    known = {one.op for site in found for one in site.family}
+    formed = {one.op for s in sites(graph) if has_form(s) for one in s.family}
+    found = [(op, why(op)) for op in graph if op not in formed]
+    for region in regions(graph):
+        found += [(one.op, INSIDE) for s in sites(region) if has_form(s) for one in s.family]
+        found += [(op, why(op)) for op in region]
+    return [Choice(fresh(layer_name(op), names), op.loc, name, 0, 0, refused=reason)
+            for op, reason in found if reason]  # fmt: skip
+
+
+def regions(graph: Graph) -> Iterator[Graph]:
+    """The branches and bodies inside a graph's ops, and those inside theirs."""
     for op in graph:
-        reason = "" if op in known else why(op)
-        if reason:
-            yield Choice(fresh(layer_name(op), names), op.loc, name, 0, 0, refused=reason)
+        for region in op.regions:
+            yield region
+            yield from regions(region)
 
 
 def unruled(op: Op) -> str:
@@ -52,13 +63,20 @@ def unruled(op: Op) -> str:
         case Conv() | Gemm() | MatMul():
             return _product(op)
         case ConvTranspose():
-            return "a transposed convolution has no rule" if _matrix(op.operand(1)) else ""
+            no_rule = "a transposed convolution has no rule" if _matrix(op.operand(1)) else ""
+            return stored(op) or no_rule
         case Opaque(op_type) if op_type in UNRULED and not kind.domain:
             return f"{op_type} has no rule" if any(map(_matrix, op.operands)) else ""
         case SqueezeExcite() | LSTMScan() | GRUScan():
             return f"{kind.name} has no rule" if any(map(_matrix, op.operands)) else ""
         case _:
             return ""
+
+
+def stored(op: Op) -> str:
+    """That a layer's weights are constants of fewer bits, widened before it; "" if they aren't."""
+    data = _matrix(op.operand(1))
+    return f"its weights are stored as {data.dtype}" if data and not const(op.operand(1)) else ""
 
 
 def _product(op: Op) -> str:
@@ -69,9 +87,8 @@ def _product(op: Op) -> str:
     if a:
         return "" if isinstance(op.kind, Conv) else "its constant factor is the left one"
     assert b
-    stored = const(op.operand(1))
-    if stored is None:
-        return f"its weights are stored as {b.dtype}"
+    if why := stored(op):
+        return why
     types = {b.dtype, op.operand(0).tensor.dtype}
     if types != {DType.f32}:
         return f"it computes in {max(types - {DType.f32}, key=str)}, not in f32"

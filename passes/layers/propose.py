@@ -139,8 +139,8 @@ class Rewriting:
             InputError: `skip` names nothing.
         """
         found = sites(module.main)
-        formed, names = [s for s in found if self.forms(s)], {s.name for s in found}
-        others = list(left(self.asked.name, module.main, formed, self.why, names))
+        formed, names = list(filter(self._has_form, found)), {s.name for s in found}
+        others = left(self.asked.name, module.main, self._has_form, self.why, names)
         out = skipped(found, self.asked.skip, others)
         if self.asked.ratio == 0:
             return PassResult(False)  # nothing is to be saved
@@ -161,6 +161,9 @@ class Rewriting:
         if self.ctx.samples and self.ctx.samples.runs:
             return ()
         return (f"{self.asked.name}: no samples, so errors are those of weights",)
+
+    def _has_form(self, site: Site) -> bool:
+        return bool(self.forms(site))
 
     def _kept(self, site: Site, why: str) -> Choice:
         return Choice(site.name, site.loc, self.asked.name, 0, 0, refused=why)

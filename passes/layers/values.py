@@ -83,7 +83,8 @@ class Revaluing:
             InputError: `skip` names nothing.
         """
         found = sites(module.main)
-        others = list(left(self.name, module.main, found, unruled, {s.name for s in found}))
+        names = {s.name for s in found}
+        others = left(self.name, module.main, lambda _: True, unruled, names)
         out = skipped(found, self.skip, others)
         places = {op: i for i, op in enumerate(module.main)}
         at = {s.name: [places[one.op] for one in s.family] for s in found}

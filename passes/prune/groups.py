@@ -20,7 +20,9 @@ from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.types import Array, TensorType
 from graphopt.ops.linalg import Gemm, MatMul
-from graphopt.passes.layers.left import UNRULED
+from graphopt.ops.nn import Conv, ConvTranspose
+from graphopt.passes.fuse.weights import Linear
+from graphopt.passes.layers.left import INSIDE, UNRULED, regions, stored
 from graphopt.passes.prune.rules import Follow, Port, weighted
 from graphopt.passes.prune.units import FIXED, Units, components, thin, varying
 from graphopt.rewrite import const
@@ -206,9 +208,19 @@ def _list_others(found: Groups, module: Module) -> None:
         else:
             why = _unruled(op) if op not in listed else ""
         if why:
-            line = np.zeros(layer.outputs if layer else 1, np.int32)
-            found.groups.append(Group(_unique(found, _name(op)), op.loc, line[:0],
-                                      (End(op, line, layer is not None),), (), why))  # fmt: skip
+            _add(found, op, why, layer)
+    for region in regions(module.main):
+        for op in region:
+            layer = weighted(op)
+            if why := INSIDE if layer else _unruled(op):
+                _add(found, op, why, layer)
+
+
+def _add(found: Groups, op: Op, why: str, layer: Linear | None) -> None:
+    """List a layer as a group without units."""
+    line = np.zeros(layer.outputs if layer else 1, np.int32)
+    ends = (End(op, line, layer is not None),)
+    found.groups.append(Group(_unique(found, _name(op)), op.loc, line[:0], ends, (), why))
 
 
 def _unruled(op: Op) -> str:
@@ -218,10 +230,14 @@ def _unruled(op: Op) -> str:
     """
     name = getattr(op.kind, "op_type", op.kind.name)
     if isinstance(op.kind, MatMul | Gemm):
+        if const(op.operand(0)) is None and (few := stored(op)):
+            return few
         factors = op.operands[:2]
         right = isinstance(op.kind, Gemm) and not op.kind.trans_a and const(op.operand(1))
         why = ("its bias is neither one number nor a row" if right else
                "its constant factor isn't a matrix on the right of a product")  # fmt: skip
+    elif isinstance(op.kind, Conv | ConvTranspose):
+        return stored(op)
     elif isinstance(op.kind, Opaque) and name in UNRULED:
         factors, why = op.operands, f"{name} has no rule"
     else:

@@ -122,6 +122,49 @@ def test_a_model_without_a_layer_for_a_pass_is_told(passes: str) -> None:
     assert f"{one.name}: the model has no layer that it could change so" in result.notes
 
 
+BRANCH = """graph @main(%x: f32[4,6], %c: bool[]) {
+  %w = const rand 1 : f32[6,6]
+  %y = opaque(%c) {op_type=If,version=16} : f32[4,6] @ "if" {
+    graph @then_branch() {
+      %v = const rand 2 : f32[6,6]
+      %a = matmul(%x, %v) @ "inside"
+      %v2 = const rand 3 : f32[4,4]
+      %a2 = matmul(%v2, %a) @ "left"
+      return(%a2)
+    }
+    graph @else_branch() {
+      %b = relu(%x)
+      return(%b)
+    }
+  }
+  %p = matmul(%y, %w) @ "plain"
+  %r = relu(%p)
+  %q = const splat 3 : i8[6,5]
+  %scale = const splat 0.5 : f32[]
+  %d = dequantize(%q, %scale)
+  %t = matmul(%r, %d) @ "quantized"
+  return(%t) {names=[t]}
+}"""
+HERE = {
+    "inside": "it is in a branch, or a loop's body",
+    "quantized": "its weights are stored as i8",
+}
+
+
+@pytest.mark.parametrize(
+    "passes", ["lowrank{rank=1}", "cluster{bits=2}", "prune{ratio=0.3,criterion=l1}"]
+)
+def test_layers_of_branches_and_quantized_ones_are_listed(passes: str) -> None:
+    (one,) = parse_pipeline(passes)
+    settled = one.run(parse(BRANCH), Context()).settled
+    assert settled
+    told = {c.loc.nodes[0]: c.refused for c in settled.left if c.loc.nodes[0] != "plain"}
+    left = told.pop("left")
+    assert told == HERE
+    assert left in ("its constant factor is the left one",
+                    "its constant factor isn't a matrix on the right of a product")  # fmt: skip
+
+
 def test_a_layer_without_a_form_may_be_skipped() -> None:
     found = refused("lowrank{ratio=0.1,skip=[up]}", parse(TEXT))
     assert found["up"] == UP
