@@ -29,7 +29,7 @@ from graphopt.passes.layers.sites import Site, sites, skipped
 from graphopt.passes.layers.store import store
 from graphopt.pipeline import Ahead, Context, PassResult
 
-SMALLEST = "it has no smaller form of the sizes asked for"
+SMALLEST = "no form of it is smaller at the sizes tried"
 
 Forms = Callable[[Site], Sequence[Form]]
 Sizes = Callable[[Form, Numbers | None], Sequence[Size] | None]

@@ -97,14 +97,14 @@ ODD = """graph @main(%x: f32[N,3,9], %y: f32[1,3,6,6]) {
         "line": "its sizes aren't known before a run", "odd": "its channels aren't multiples of 2",
         "grouped": "it is in groups as it is"}),
     ("factorize{terms=4,form=pointwise}", {
-        "grouped": "it has no smaller form of the sizes asked for",
-        "odd": "it has no smaller form of the sizes asked for",
-        "line": "it has no smaller form of the sizes asked for"}),
+        "grouped": "no form of it is smaller at the sizes tried",
+        "odd": "no form of it is smaller at the sizes tried",
+        "line": "no form of it is smaller at the sizes tried"}),
     ("lowrank{rank=9,method=spatial}", {
         "line": "its window isn't along two axes",
-        "odd": "it has no smaller form of the sizes asked for",
+        "odd": "no form of it is smaller at the sizes tried",
         "grouped": "it gains nothing on the target",
-        "depthwise": "it has no smaller form of the sizes asked for"}),
+        "depthwise": "no form of it is smaller at the sizes tried"}),
 ])  # fmt: skip
 def test_layers_that_no_form_asked_for_fits_say_so(passes: str, told: dict[str, str]) -> None:
     (one,) = parse_pipeline(passes)
