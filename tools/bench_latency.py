@@ -52,6 +52,7 @@ import graphopt
 from graphopt.analysis.bind import bind
 from graphopt.analysis.interpret import random_inputs
 from graphopt.cli.options import parse_shapes
+from graphopt.cli.peers import openvino_run
 from graphopt.data import seeded_runs
 from graphopt.loss import decibels
 from graphopt.measure import interleave
@@ -168,7 +169,7 @@ def prepare(path: Path, feed: Feed, o: argparse.Namespace, folder: Path) -> File
 
 
 def peer_runs(
-    bundle: Path, files: Files, feed: Feed, threads: int, hint: str
+    bundle: Path, files: Files, feed: Feed, threads: int, type_: str
 ) -> dict[str, Callable[[], Any]]:
     """Runs of the model with its shapes fixed, in each peer at its best."""
     models = {"": files.quantized or files.fixed}
@@ -182,8 +183,9 @@ def peer_runs(
             print(f"ONNX Runtime refuses {file.name}: {str(e)[:200]}", file=sys.stderr)
             continue
         if importlib.util.find_spec("openvino"):
-            found[f"OpenVINO{name}"] = openvino_run(str(file), feed, threads, hint)
-    if hint != "f32":
+            hint = "bf16" if type_ == "bf16" else "f32"
+            found[f"OpenVINO{name}"] = openvino_run(file, feed, threads, hint)
+    if type_ != "f32":
         found["float32"] = onnxruntime_run(str(files.fixed), feed, threads)
     return found
 
@@ -228,16 +230,6 @@ def onnxruntime_run(path: str, feed: Feed, threads: int) -> Callable[[], Any]:
     options.log_severity_level = 4
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, dict(feed))
-
-
-def openvino_run(path: str, feed: Feed, threads: int, hint: str) -> Callable[[], Any]:
-    """OpenVINO with its latency hint, in float32 (`f32`, and what isn't `int8`) or `bf16`."""
-    openvino: Any = importlib.import_module("openvino")
-    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
-               "INFERENCE_PRECISION_HINT": hint if hint == "bf16" else "f32", "NUM_STREAMS": 1}  # fmt: skip
-    request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
-    given = {k: np.asarray(v, order="C") for k, v in feed.items()}
-    return lambda: request.infer(given, share_inputs=True, share_outputs=True)
 
 
 def time_all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from graphopt.analysis.einsum import einsum_macs
 from graphopt.ir.builtin import Const, Opaque
 from graphopt.ir.core import Graph, Op
 from graphopt.ir.data import nbytes, size
@@ -18,7 +19,7 @@ from graphopt.ops.winograd import ConvWinograd
 
 
 def macs(op: Op) -> int:
-    """Multiply-accumulates of convolutions, matrix products, LSTMs and the like; 0 for the rest.
+    """Multiply-accumulates of convolutions, products, Einsum, LSTMs and the like; 0 for the rest.
 
     A symbolic size counts as 1. A fused op is the sum of its region.
     """
@@ -44,6 +45,8 @@ def macs(op: Op) -> int:
         case Opaque("LSTM" | "GRU" | "RNN", ""):  # X [steps, batch, in], W and R for all gates
             turns = math.prod(_dims(types[0])[:2])
             return inner + turns * (_size(types[1]) + _size(types[2]))
+        case Opaque("Einsum", "") as kind:
+            return inner + einsum_macs(str(kind.attr("equation")), [_dims(t) for t in types])
         case _:
             return inner
 

@@ -6,19 +6,16 @@ import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from graphopt.cli import console
 from graphopt.cli.bench_board import bench_board
 from graphopt.cli.options import Either, Json, Shapes, Threads, existing, parse_shapes
+from graphopt.cli.peers import PEERS, installed, peer_run
 from graphopt.errors import InputError, UnsupportedError
 
-if TYPE_CHECKING:
-    from graphopt.ir.core import Module
-
-PEERS = ("onnxruntime",)
 Runs = dict[str, Callable[[], Any]]
 
 
@@ -47,8 +44,9 @@ def bench(
 ) -> None:  # fmt: skip
     """Time a bundle; a model is compiled for this computer first. Runs take turns, A B A B.
 
-    The peer runs the same ONNX file (of a bundle: its model.onnx) with its own optimizer on, on as
-    many threads, from the same arrays.
+    Peers run the same ONNX file (of a bundle: its model.onnx) with their own optimizers on, on as
+    many threads, from the same arrays. OpenVINO (of the extra `bench`) computes in float32, but in
+    the 16-bit floats of a file that holds some, and in a quantized one's integers.
     """
     if ssh:
         if vs or input_shape:
@@ -81,6 +79,8 @@ def _peers(text: str | None) -> list[str]:
     for name in names:
         if name not in PEERS:
             raise InputError(f"--vs: no peer named {name!r}{nearest(name, PEERS)}")
+    for name in names:
+        installed(name)
     return list(dict.fromkeys(names))
 
 
@@ -117,26 +117,31 @@ def _measure(
     from graphopt.runtime import Session
 
     feed = feed_for(bundle, None)
-    model = bundle / "model.onnx" if path.is_dir() else path
-    with Session(bundle, threads=threads) as session:
+    with Session(bundle, threads=threads) as session, _peers_file(path) as model:
         runs: Runs = {"graphopt": lambda: session.run(feed)}
         for peer in peers:
-            runs[peer] = _peer(model, session.threads, feed)
+            runs[peer] = peer_run(peer, model, feed, session.threads)
         times = measure.interleave(runs, seconds, most=1_000_000)
         count = session.threads
     return {
-        "model": str(path), "peer_model": str(model), "threads": count,
+        "model": str(path), "peer_model": str(path / "model.onnx" if path.is_dir() else path),
+        "threads": count,
         "results": [{"what": name, **summary(t)} for name, t in times.items()],
     }  # fmt: skip
 
 
-def _peer(model: Path, threads: int, feed: Any) -> Callable[[], Any]:
+@contextmanager
+def _peers_file(path: Path) -> Generator[Path]:
+    """The ONNX that peers get: a bundle's, or the model's own; IR text is written as ONNX."""
+    if path.is_dir() or path.suffix != ".gir":
+        yield path / "model.onnx" if path.is_dir() else path
+        return
     from graphopt import api
-    from graphopt.cli.numbers import reference
 
-    module: Module = api.load(model)
-    run = reference(model, module, optimize=True, threads=threads)
-    return lambda: run(feed)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        file = Path(folder) / "model.onnx"
+        api.save(api.load(path), file)
+        yield file
 
 
 def summary(seconds: list[float]) -> dict[str, Any]:

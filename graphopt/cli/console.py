@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from graphopt.errors import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress
@@ -52,8 +54,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 
         side = "left" if i < left or name in ("", "notes", "what it does") else "right"
         made.add_column(name, justify=side, overflow="fold", no_wrap=False)
     for row in rows:
-        made.add_row(*(Text(str(cell)) for cell in row))
+        made.add_row(*(Text(_printable(str(cell))) for cell in row))
     return made
+
+
+def _printable(text: str) -> str:
+    """Lines without what steers a terminal, which names in models may hold."""
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 class Progressing:

@@ -22,7 +22,7 @@ from graphopt.cli.options import (
     writable,
 )
 from graphopt.cli.watch import Watch
-from graphopt.errors import InputError
+from graphopt.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from graphopt.ir.core import Module
@@ -138,7 +138,7 @@ def _run(module: Module, chain: Sequence[Pass], controls: Controls, watch: Watch
     watch.keep(records)
     notes = [samples.note] if isinstance(samples, Generated) and samples.used else []
     for note in dict.fromkeys([*notes, *(n for r in records for n in r.notes)]):
-        sys.stderr.write(f"note: {note}\n")
+        sys.stderr.write(f"note: {one_line(note)}\n")
     return records
 
 

@@ -19,13 +19,15 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from graphopt.errors import InputError
-from graphopt.ir.core import Module
-from graphopt.ops.nn import Conv
+from graphopt.ir.core import Module, Op
+from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.passes.factorize.forms import DepthwiseFirst, PointwiseFirst
 from graphopt.passes.factorize.shuffled import Shuffled
 from graphopt.passes.layers.forms import Form, Numbers, Size
 from graphopt.passes.layers.gain import Aim, multiple
-from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
+from graphopt.passes.layers.left import unruled
+from graphopt.passes.layers.measured import LONGEST
+from graphopt.passes.layers.propose import Asked, Rewriting
 from graphopt.passes.layers.sites import Site
 from graphopt.pipeline import Ahead, Context, Effect, Pass, PassResult
 
@@ -70,7 +72,7 @@ class Factorize(Pass, name="factorize"):
         """
         self.check(Ahead(module, ctx))
         terms = Terms(self.terms, multiple(self.aim, ctx))
-        return Rewriting(self._asked, ctx, self._forms, terms).run(module)
+        return Rewriting(self._asked, ctx, self._forms, terms, self._left).run(module)
 
     def _forms(self, site: Site) -> list[Form]:
         """What a convolution could be, by the form asked for."""
@@ -83,10 +85,34 @@ class Factorize(Pass, name="factorize"):
             found.append(DepthwiseFirst(site))
         if self.form in ("auto", "pointwise"):
             found.append(PointwiseFirst(site))
-        if self.form in ("auto", "shuffle") and site.groups == 1 and site.op.result.tensor.static:
+        static = all(one.op.result.tensor.static for one in site.family)
+        if self.form in ("auto", "shuffle") and site.groups == 1 and static:
             whole = [g for g in GROUPS if site.ins % g == 0 == site.outs % g]
             found += [Shuffled(site, g, h) for g in whole for h in whole]
         return found
+
+    def _left(self, op: Op) -> str:
+        """Why a convolution with a window and channels that it sums stays."""
+        if not isinstance(op.kind, Conv | ConvTranspose):
+            return ""
+        each, *taps = (op.operand(1).tensor.static or (1,))[1:]
+        if each == 1 or math.prod(taps) == 1:
+            return ""
+        if why := unruled(op):
+            return why
+        if each * math.prod(taps) > LONGEST:
+            return f"a row of its weights has more than {LONGEST} numbers"
+        return self._unshuffled(op, op.kind.group) if self.form == "shuffle" else ""
+
+    def _unshuffled(self, op: Op, groups: int) -> str:
+        """Why a convolution can't be in groups with a shuffle, if it can't."""
+        if groups > 1:
+            return "it is in groups as it is"
+        if not op.result.tensor.static:
+            return "its sizes aren't known before a run"
+        counts = (op.operand(0).tensor.shape or ())[1:2], (op.result.tensor.shape or ())[1:2]
+        even = all(isinstance(n, int) and n % GROUPS[0] == 0 for c in counts for n in c)
+        return "" if even else f"its channels aren't multiples of {GROUPS[0]}"
 
 
 @dataclass(frozen=True)

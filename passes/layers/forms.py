@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -81,6 +81,11 @@ class Form(ABC):
     def parameters(self, size: Size) -> int:
         """Numbers in its weights."""
         return sum(map(math.prod, self.shapes(size)))
+
+
+def family(form: Form) -> list[Form]:
+    """A form of each of the layers with the same weights; the first is the form itself."""
+    return [form, *(replace(form, site=twin) for twin in form.site.twins)]
 
 
 def pointwise(rank: int) -> Conv:

@@ -2,36 +2,34 @@
 
 For each layer, a pass says what forms it could take and at what sizes; here they are priced on the
 target, fitted to the Gram matrix of what the layer reads, and put before `choices.settle`. Weights
-of alternatives wait in files, so that no more than one layer's are in memory.
+of alternatives wait in files, so that no more than one layer's are in memory. Layers that have the
+same weights go together, and have the same weights afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
 
 from graphopt.analysis.cost import total_macs, weight_bytes
-from graphopt.analysis.price import graph_of
+from graphopt.analysis.price import Costs, graph_of
 from graphopt.choices import Choice, Goal, settle
 from graphopt.errors import InputError
 from graphopt.ir.core import Graph, Module
-from graphopt.ir.types import Array
-from graphopt.passes.layers.forms import Form, Numbers, Size
+from graphopt.passes.layers.forms import Form, Numbers, Size, family
 from graphopt.passes.layers.gain import Aim, gain, saved_macs
-from graphopt.passes.layers.gram import Gram, grams
+from graphopt.passes.layers.left import NOTHING, Why, left, unruled
+from graphopt.passes.layers.measured import Looked, looked_at
 from graphopt.passes.layers.names import check_skip
-from graphopt.passes.layers.replace import Weights, example, replace_layer
-from graphopt.passes.layers.sensitivity import sensitivities
+from graphopt.passes.layers.replace import Weights, example, replace_layers
 from graphopt.passes.layers.sites import Site, sites, skipped
 from graphopt.passes.layers.store import store
-from graphopt.passes.quantize.rounding import damped
-from graphopt.pipeline import Activations, Ahead, Context, PassResult
+from graphopt.pipeline import Ahead, Context, PassResult
 
-RUNS = 128  # of the model that Gram matrices are made of, at most
-LONGEST = 6144  # numbers in a row of a weight whose inputs are looked at: their matrix has 300 MB
+SMALLEST = "no form of it is smaller at the sizes tried"
 
 Forms = Callable[[Site], Sequence[Form]]
 Sizes = Callable[[Form, Numbers | None], Sequence[Size] | None]
@@ -114,18 +112,19 @@ class Candidate:
     def choice(self, error: float) -> Choice:
         """As the driver of choices has it."""
         site = self.form.site
-        return Choice(site.name, site.op.loc, self.form.told(self.size), self.gain, error,
+        return Choice(site.name, site.loc, self.form.told(self.size), self.gain, error,
                       self.unit, saves=self.saves)  # fmt: skip
 
 
 @dataclass
 class Rewriting:
-    """One run of a pass over a module."""
+    """One run of a pass over a module; `why` says what layers without a form are listed with."""
 
     asked: Asked
     ctx: Context
     forms: Forms
     sizes: Sizes
+    why: Why = unruled
     weights: dict[tuple[str, str], tuple[Form, Weights]] = field(
         default_factory=dict[tuple[str, str], "tuple[Form, Weights]"]
     )
@@ -140,19 +139,22 @@ class Rewriting:
             InputError: `skip` names nothing.
         """
         found = sites(module.main)
-        out = skipped(found, self.asked.skip)
+        formed, names = list(filter(self._has_form, found)), {s.name for s in found}
+        others = left(self.asked.name, module.main, self._has_form, self.why, names)
+        out = skipped(found, self.asked.skip, others)
         if self.asked.ratio == 0:
             return PassResult(False)  # nothing is to be saved
         places = {op: i for i, op in enumerate(module.main)}
-        at = {s.name: places[s.op] for s in found}
-        choices = list(self._choices(module, found, out))
+        at = {s.name: [places[one.op] for one in s.family] for s in found}
+        choices = [*self._choices(module, formed, out), *others]
 
         def apply(m: Module, made: Sequence[Choice]) -> None:
             self._apply(m, made, at)
 
         settled = settle(module, choices, apply, self.ctx, self.asked.goal(module.main))
+        nothing = () if choices else (f"{self.asked.name}: {NOTHING}",)
         return PassResult(bool(settled.kept), settled.remarks(), settled,
-                          (*settled.notes(), *self._blind()))  # fmt: skip
+                          (*nothing, *settled.notes(), *self._blind()))  # fmt: skip
 
     def _blind(self) -> tuple[str, ...]:
         """What readers must know where nobody has samples."""
@@ -160,12 +162,18 @@ class Rewriting:
             return ()
         return (f"{self.asked.name}: no samples, so errors are those of weights",)
 
-    def _apply(self, module: Module, made: Sequence[Choice], at: dict[str, int]) -> None:
+    def _has_form(self, site: Site) -> bool:
+        return bool(self.forms(site))
+
+    def _kept(self, site: Site, why: str) -> Choice:
+        return Choice(site.name, site.loc, self.asked.name, 0, 0, refused=why)
+
+    def _apply(self, module: Module, made: Sequence[Choice], at: dict[str, list[int]]) -> None:
         """Make choices in a module whose ops stand where those of the original do."""
         ops = list(module.main)
         for choice in made:
             form, weights = self.weights[choice.layer, choice.rewrite]
-            replace_layer(ops[at[choice.layer]], form, weights)
+            replace_layers([ops[i] for i in at[choice.layer]], form, weights)
 
     def _choices(self, module: Module, found: Sequence[Site], out: set[str]) -> Iterator[Choice]:
         """In the order of the graph; layers for which there is nothing to gain say so."""
@@ -173,11 +181,9 @@ class Rewriting:
         told = dict[str, list[Choice]]()
         for site in found:
             why = self._refused(site, out)
-            forms = self.forms(site)
-            if why and forms:
-                kept = Choice(site.name, site.op.loc, self.asked.name, 0, 0, refused=why)
-                told[site.name] = [kept]
-            elif forms and self._may_gain(site, told):
+            if why:
+                told[site.name] = [self._kept(site, why)]
+            elif self._may_gain(site, told):
                 able.append(site)
         self._fit_all(module, able, told)
         for site in found:
@@ -186,11 +192,11 @@ class Rewriting:
     def _refused(self, site: Site, out: set[str]) -> str:
         if site.name in out:
             return "skipped, as asked"
-        if self.asked.aim == "size" and site.op.operand(1).use_count > 1:
+        if self.asked.aim == "size" and site.shared:
             return "its weights are another's, too"
         if not np.isfinite(site.weight.numpy()).all():
             return "a weight isn't finite"
-        return "" if self.ctx.permit(self.asked.name, site.op.loc) else "not permitted"
+        return "" if self.ctx.permit(self.asked.name, site.loc) else "not permitted"
 
     def _may_gain(self, site: Site, told: dict[str, list[Choice]]) -> bool:
         """Whether some form of a layer gains, or can't be priced before its numbers are known."""
@@ -201,41 +207,52 @@ class Rewriting:
                 return True
             for one in (self._priced(form, size) for size in sizes):
                 best = max((one, best or one), key=lambda c: c.gain)
-        if best and best.gain <= 0:
-            told[site.name] = [best.choice(0.0)]
-        return best is not None and best.gain > 0
+        if best is None or best.gain <= 0:
+            told[site.name] = [best.choice(0.0) if best else self._kept(site, SMALLEST)]
+            return False
+        return True
 
     def _priced(self, form: Form, size: Size) -> Candidate:
         """What a form at a size gains; remembered."""
         key = (form, size)
         if key not in self.prices:
-            aim, site = self.asked.aim, form.site
-            before, after = graph_of([site.op]), example(form, size)
-            costs = self.ctx.costs if site.op.operand(0).tensor.static else None
-            gained, unit = gain(before, after, costs, aim)
-            saves = gained if aim == "size" else saved_macs(before, after)
-            self.prices[key] = Candidate(form, size, gained, unit, saves)
+            static = all(one.op.operand(0).tensor.static for one in form.site.family)
+            costs = self.ctx.costs if static else None
+            every = [self._one_priced(f, size, costs) for f in family(form)]
+            if self.asked.aim == "size":
+                every = every[:1]  # the file holds their weights once
+            gained, saves = (sum(numbers) for numbers in zip(*(e[:2] for e in every), strict=True))
+            self.prices[key] = Candidate(form, size, gained, every[0][2], saves)
         return self.prices[key]
+
+    def _one_priced(self, form: Form, size: Size, costs: Costs | None) -> tuple[float, float, str]:
+        """What a form of one layer gains, what it saves of what a goal counts, the gain's unit."""
+        aim = self.asked.aim
+        before, after = graph_of([form.site.op]), example(form, size)
+        gained, unit = gain(before, after, costs, aim)
+        return gained, gained if aim == "size" else saved_macs(before, after), unit
 
     def _fit_all(self, module: Module, able: list[Site], told: dict[str, list[Choice]]) -> None:
         """Fit the forms of all layers, with what they read in memory a few at a time."""
         samples = self.ctx.samples if self.ctx.samples and self.ctx.samples.runs else None
-        for site, inputs, sense in looked_at(module, able, samples):
-            told[site.name] = list(self._fitted(site, inputs, sense))
+        for looked in looked_at(module, able, samples):
+            told[looked.site.name] = list(self._fitted(looked))
 
-    def _fitted(self, site: Site, inputs: Gram | None, sense: float) -> Iterator[Choice]:
-        """The choices of one layer."""
-        measured = Measured(site, inputs)
-        numbers = measured.numbers(self.asked.whiten)
-        for one in self._wanted(site, numbers):
+    def _fitted(self, looked: Looked) -> Iterator[Choice]:
+        """The choices of one layer, or family."""
+        numbers = looked.numbers(self.asked.whiten)
+        wanted = self._wanted(looked.site, numbers)
+        if not wanted:
+            yield self._kept(looked.site, SMALLEST)
+        for one in wanted:
             if one.gain <= 0:
                 yield one.choice(0.0)
                 continue
             fit = one.form.fit(numbers, one.size)
-            error, shift = measured.error(fit.made)
-            choice = one.choice(error * sense)
+            error, shifts = looked.error(fit.made)
+            choice = one.choice(error)
             told = tuple(store(a) for a in fit.weights)
-            self.weights[choice.layer, choice.rewrite] = one.form, Weights(told, shift)
+            self.weights[choice.layer, choice.rewrite] = one.form, Weights(told, shifts)
             yield choice
 
     def _wanted(self, site: Site, numbers: Numbers) -> list[Candidate]:
@@ -247,60 +264,3 @@ class Rewriting:
         ]
         gaining = [c for c in able if c.gain > 0]
         return gaining or sorted(able, key=lambda c: -c.gain)[:1]
-
-
-def looked_at(
-    module: Module, able: Sequence[Site], samples: Activations | None
-) -> Iterator[tuple[Site, Gram | None, float]]:
-    """Layers with what they read on samples and how much their errors count in the outputs.
-
-    None and 1 without samples; None for rows of more than LONGEST weights. In any order.
-    """
-    if samples is None or not able:
-        yield from ((site, None, 1.0) for site in able)
-        return
-    found = sensitivities(module, [s.op.result for s in able], samples)
-    sense = {s.name: w for s, w in zip(able, found, strict=True)}
-    seen = [s for s in able if s.length <= LONGEST]
-    by_op = {s.op: s for s in seen}
-    for inputs in grams(module, [s.op for s in seen], samples, RUNS):
-        site = by_op[inputs.op]
-        yield site, inputs, sense[site.name]
-    yield from ((s, None, sense[s.name]) for s in able if s.length > LONGEST)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A layer with what it reads on samples; None: nobody knows, all inputs count alike."""
-
-    site: Site
-    inputs: Gram | None
-
-    def numbers(self, whiten: bool) -> Numbers:
-        """What forms are fitted to."""
-        w = self.site.rows()
-        if self.inputs is None or not whiten:
-            return Numbers(w, [None] * len(w))
-        return Numbers(w, [damped(c, self.inputs.count) for c in self._grams()])
-
-    def _grams(self) -> Iterable[Array]:
-        """About the mean where the bias takes that up, else of the inputs as they are."""
-        assert self.inputs
-        return self.inputs.covariances() if self.site.centred else self.inputs.moments()
-
-    def error(self, made: Array) -> tuple[float, Array | None]:
-        """Noise over signal of the results with another weight, and what the bias takes up."""
-        w = self.site.rows()
-        lost = w - made
-        if self.inputs is None:
-            return float(np.sum(lost**2) / max(float(np.sum(w**2)), 1e-300)), None
-        noise = sum(_power(e, c) for e, c in zip(lost, self._grams(), strict=True))
-        signal = sum(_power(v, c) for v, c in zip(w, self.inputs.covariances(), strict=True))
-        mean, bias = self.inputs.mean(), self.site.bias() / (self.site.scale or 1.0)
-        signal += float(np.sum((np.einsum("gmk,gk->gm", w, mean) + bias) ** 2))
-        shift = np.einsum("gmk,gk->gm", lost, mean) if self.site.centred else None
-        return max(noise, 0.0) / max(signal, 1e-300), shift
-
-
-def _power(w: Array, c: Array) -> float:
-    return float(np.vdot(w @ c, w))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, repeat
 
 import numpy as np
 
@@ -14,17 +14,20 @@ from graphopt.ir.core import Graph, Op, OpKind, Value
 from graphopt.ir.data import Data, Inline
 from graphopt.ir.types import Array, DType
 from graphopt.ops.linalg import Gemm
-from graphopt.passes.layers.forms import Form, Size
+from graphopt.passes.layers.forms import Form, Size, family
 from graphopt.passes.quantize.swap import swap
 from graphopt.rewrite import const
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Those of a form, and what is added to the layer's bias (float64 [groups, outs]; None: 0)."""
+    """Those of a form, and what is added to the bias of each layer of a family.
+
+    `shifts`: float64 [groups, outs] each; None: 0.
+    """
 
     data: tuple[Data, ...]
-    shift: Array | None
+    shifts: tuple[Array | None, ...]
 
 
 def example(form: Form, size: Size) -> Graph:
@@ -40,31 +43,43 @@ def example(form: Form, size: Size) -> Graph:
     return graph
 
 
-def replace_layer(op: Op, form: Form, weights: Weights) -> None:
-    """Compute a layer by a form; the result keeps its name, values on the way get `NAME/n`.
+def replace_layers(ops: Sequence[Op], form: Form, weights: Weights) -> None:
+    """Compute a layer, and those with the same weights, by a form: all read the same constants.
+
+    Results keep their names, values on the way get `NAME/n`.
 
     Args:
-        op: the layer, of the same kind and types as the one that the form was made for.
-        form: how to compute it.
+        ops: the layers, of the same kinds and types as those that the form was made for, in the
+            order of their graph.
+        form: how to compute them.
         weights: fitted.
+    """
+    made: Sequence[Value] = ()
+    for op, one, shift in zip(ops, family(form), weights.shifts, strict=True):
+        made = _replace(op, one, weights.data, shift, made)
+
+
+def _replace(
+    op: Op, form: Form, weights: Sequence[Data], shift: Array | None, made: Sequence[Value]
+) -> Sequence[Value]:
+    """Compute one layer by a form; `made` are the constants of a layer before it, if there was one.
+
+    Returns:
+        The constants.
     """
     graph, name = op.graph, op.result.hint
     assert graph
     insert = _inserter(graph, op, op)
-    kind, bias = _biased(op, weights.shift, insert)
+    kind, bias = _biased(op, shift, insert)
     if bias and not bias.hint:
         bias.hint = f"{name}/b" if name else ""
     form = replace(form, site=replace(form.site, op=_of_kind(op, kind)))
-    data = [insert(Const(d)) for d in weights.data]
+    data = made or [insert(Const(d)) for d in weights]
     before = op.prev
     new = form.build(insert, op.operand(0), data, bias)
-    made = before.next if before else graph.first
-    unused = _unused(graph, name)
-    while made and made is not op:
-        for result in made.results if made is not new.op else ():
-            result.hint = next(unused) if name else ""
-        made = made.next
-    for i, value in enumerate(data):
+    first = before.next if before else graph.first
+    _name(first, op, new, _unused(graph, name) if name else repeat(""))
+    for i, value in enumerate(() if made else data):
         value.hint = f"{name}/w{i + 1}" if name else ""
     op.result.replace_all_uses_with(new)
     new.hint = name
@@ -72,6 +87,15 @@ def replace_layer(op: Op, form: Form, weights: Weights) -> None:
         if i and old:
             swap(op, i, op.operand(0))  # its weight and bias go with it
     graph.erase(op)
+    return data
+
+
+def _name(first: Op | None, end: Op, new: Value, names: Iterator[str]) -> None:
+    """Give names to results from an op on, but to the last one."""
+    while first and first is not end:
+        for result in first.results if first is not new.op else ():
+            result.hint = next(names)
+        first = first.next
 
 
 def _unused(graph: Graph, name: str) -> Iterator[str]:

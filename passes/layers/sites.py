@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from graphopt.choices import Choice
 from graphopt.errors import InputError
-from graphopt.ir.core import Graph, Op
+from graphopt.ir.core import Graph, Loc, Op
 from graphopt.ir.data import Data
 from graphopt.ir.types import Array, DType
 from graphopt.ops.linalg import Gemm, MatMul
@@ -25,7 +26,8 @@ class Site:
 
     `name` tells it from the others of its graph. A group reads `ins` channels and makes `outs`;
     `taps` are the sizes of the window, none of a product's. `centred` says whether the layer can
-    have a bias of one number a channel, which takes up the mean of what is changed.
+    have a bias of one number a channel, which takes up the mean of what is changed. `twins` are the
+    later layers with the same weights, in order: what is done to one is done to all.
     """
 
     op: Op
@@ -35,6 +37,22 @@ class Site:
     ins: int
     taps: tuple[int, ...]
     centred: bool
+    twins: tuple[Site, ...] = ()
+
+    @property
+    def family(self) -> tuple[Site, ...]:
+        """The layer and its twins."""
+        return (self, *self.twins)
+
+    @property
+    def loc(self) -> Loc:
+        """The ONNX nodes of all."""
+        return Loc(tuple(dict.fromkeys(n for one in self.family for n in one.op.loc.nodes)))
+
+    @property
+    def shared(self) -> bool:
+        """Whether something else has the weights, too, so that they would stay in the file."""
+        return self.op.operand(1).use_count > len(self.family)
 
     @property
     def length(self) -> int:
@@ -68,15 +86,17 @@ class Site:
 
 
 def sites(graph: Graph) -> list[Site]:
-    """Those of a graph, in its order; the regions of its ops stay as they are."""
-    found, names = list[Site](), set[str]()
+    """Those of a graph, in its order, twins with the first of them; regions stay as they are."""
+    families, names = dict[object, list[Site]](), set[str]()
     for op in graph:
         data = _weight(op)
         if data is None:
             continue
-        name = _fresh(op.result.hint or (op.loc.nodes or ("layer",))[0], names)
-        found.append(Site(op, name, *_sizes(op, data), _centred(op)))
-    return found
+        name = fresh(layer_name(op), names)
+        site = Site(op, name, *_sizes(op, data), _centred(op))
+        same = op.operand(1), type(op.kind), getattr(op.kind, "trans_b", False), site.groups
+        families.setdefault(same, []).append(site)
+    return [replace(first, twins=tuple(twins)) for first, *twins in families.values()]
 
 
 def _weight(op: Op) -> Data | None:
@@ -115,8 +135,13 @@ def _centred(op: Op) -> bool:
     return data is not None and data.shape in ((width,), (1, width), (1,), (), (1, 1))
 
 
-def _fresh(name: str, names: set[str]) -> str:
-    """A name that no other layer has."""
+def layer_name(op: Op) -> str:
+    """What a layer is called, be it the only one of this name."""
+    return op.results[0].hint or (op.loc.nodes or ("layer",))[0]
+
+
+def fresh(name: str, names: set[str]) -> str:
+    """A name that no other layer has; it is added to the names."""
     unique, number = name, 2
     while unique in names:
         unique, number = f"{name}#{number}", number + 1
@@ -124,13 +149,19 @@ def _fresh(name: str, names: set[str]) -> str:
     return unique
 
 
-def skipped(found: Sequence[Site], parts: Iterable[str]) -> set[str]:
+def skipped(found: Sequence[Site], parts: Iterable[str], others: Iterable[Choice]) -> set[str]:
     """The names of layers that have one of some parts in those of their ONNX nodes.
+
+    Args:
+        found: the layers.
+        parts: of names.
+        others: of layers that stay anyhow, which may be named, too.
 
     Raises:
         InputError: no layer has one of them.
     """
     names = [n for site in found for n in _names(site)]
+    names += [n for other in others for n in (*other.loc.nodes, other.layer)]
     parts = tuple(parts)
     for part in parts:
         if not any(part in n for n in names):
@@ -139,5 +170,5 @@ def skipped(found: Sequence[Site], parts: Iterable[str]) -> set[str]:
 
 
 def _names(site: Site) -> Iterator[str]:
-    yield from site.op.loc.nodes
-    yield site.name
+    yield from site.loc.nodes
+    yield from (one.name for one in site.family)

@@ -15,9 +15,9 @@ from graphopt.choices import Choice, Goal, settle
 from graphopt.ir.core import Module, Value
 from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Fit, Form, Make, Numbers, Size
-from graphopt.passes.layers.gram import Gram
-from graphopt.passes.layers.propose import Measured, looked_at
-from graphopt.passes.layers.replace import Weights, replace_layer
+from graphopt.passes.layers.left import NOTHING, left, unruled
+from graphopt.passes.layers.measured import Looked, looked_at
+from graphopt.passes.layers.replace import Weights, replace_layers
 from graphopt.passes.layers.sites import Site, sites, skipped
 from graphopt.passes.layers.store import store
 from graphopt.passes.layers.unfold import unrows
@@ -83,52 +83,56 @@ class Revaluing:
             InputError: `skip` names nothing.
         """
         found = sites(module.main)
-        out = skipped(found, self.skip)
+        names = {s.name for s in found}
+        others = left(self.name, module.main, lambda _: True, unruled, names)
+        out = skipped(found, self.skip, others)
         places = {op: i for i, op in enumerate(module.main)}
-        at = {s.name: places[s.op] for s in found}
+        at = {s.name: [places[one.op] for one in s.family] for s in found}
         told = {s.name: [self._refusal(s, why)] for s in found if (why := self._refused(s, out))}
         able = [s for s in found if s.name not in told]
-        for site, inputs, sense in looked_at(module, able, telling(self.ctx)):
-            told[site.name] = list(self._fitted(site, inputs, sense))
-        choices = [c for s in found for c in told[s.name]]
+        for looked in looked_at(module, able, telling(self.ctx)):
+            told[looked.site.name] = list(self._fitted(looked))
+        choices = [*(c for s in found for c in told[s.name]), *others]
 
         def apply(copy: Module, made: Sequence[Choice]) -> None:
             self._apply(copy, made, at)
 
         settled = settle(module, choices, apply, self.ctx, goal)
-        return PassResult(bool(settled.kept), settled.remarks(), settled, settled.notes())
+        nothing = () if choices else (f"{self.name}: {NOTHING}",)
+        return PassResult(bool(settled.kept), settled.remarks(), settled,
+                          (*nothing, *settled.notes()))  # fmt: skip
 
-    def _apply(self, module: Module, made: Sequence[Choice], at: dict[str, int]) -> None:
+    def _apply(self, module: Module, made: Sequence[Choice], at: dict[str, list[int]]) -> None:
         """Make choices in a module whose ops stand where those of the original do."""
         ops = list(module.main)
         for choice in made:
             form, weights = self.weights[choice.layer, choice.rewrite]
-            replace_layer(ops[at[choice.layer]], form, weights)
+            replace_layers([ops[i] for i in at[choice.layer]], form, weights)
 
     def _refused(self, site: Site, out: set[str]) -> str:
         if site.name in out:
             return "skipped, as asked"
-        if len(site.op.operand(1).uses) > 1:
+        if site.shared:
             return "its weights are another's, too"
-        return "" if self.ctx.permit(self.name, site.op.loc) else "not permitted"
+        return "" if self.ctx.permit(self.name, site.loc) else "not permitted"
 
     def _refusal(self, site: Site, why: str) -> Choice:
-        return Choice(site.name, site.op.loc, self.name, 0, 0, "bytes", why)
+        return Choice(site.name, site.loc, self.name, 0, 0, "bytes", why)
 
-    def _fitted(self, site: Site, inputs: Gram | None, sense: float) -> Iterator[Choice]:
-        """The choices of one layer."""
-        measured = Measured(site, inputs)
-        offers = self.offers(site, measured.numbers(whiten=True))
+    def _fitted(self, looked: Looked) -> Iterator[Choice]:
+        """The choices of one layer, or family."""
+        site = looked.site
+        offers = self.offers(site, looked.numbers(whiten=True))
         if isinstance(offers, str):
             yield self._refusal(site, offers)
             return
         before, shape = stored_bytes(site.weight.numpy()), tuple(site.weight.shape)
         for one in offers:
             array = unrows(site.op, one.rows, shape).astype(np.float32) + np.float32(0)  # no -0.0
-            error, shift = measured.error(one.rows.astype(np.float32).astype(np.float64))
-            choice = Choice(site.name, site.op.loc, one.told, before - stored_bytes(array),
-                            error * sense, "bytes", saves=one.saves)  # fmt: skip
-            self.weights[site.name, one.told] = Same(site), Weights((store(array),), shift)
+            error, shifts = looked.error(one.rows.astype(np.float32).astype(np.float64))
+            choice = Choice(site.name, site.loc, one.told, before - stored_bytes(array),
+                            error, "bytes", saves=one.saves)  # fmt: skip
+            self.weights[site.name, one.told] = Same(site), Weights((store(array),), shifts)
             yield choice
 
 

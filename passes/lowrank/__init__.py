@@ -12,15 +12,18 @@ least squares from a whitened start. Biases take up what changes of means.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from graphopt.errors import InputError
-from graphopt.ir.core import Module
-from graphopt.ops.nn import Conv
+from graphopt.ir.core import Module, Op
+from graphopt.ops.nn import Conv, ConvTranspose
 from graphopt.passes.layers.forms import Form
 from graphopt.passes.layers.gain import Aim, multiple
-from graphopt.passes.layers.propose import LONGEST, Asked, Rewriting
+from graphopt.passes.layers.left import unruled
+from graphopt.passes.layers.measured import LONGEST
+from graphopt.passes.layers.propose import Asked, Rewriting
 from graphopt.passes.layers.sites import Site
 from graphopt.passes.lowrank.forms import Spatial, Svd, Tucker
 from graphopt.passes.lowrank.ranks import Ranks
@@ -67,7 +70,18 @@ class LowRank(Pass, name="lowrank"):
         """
         self.check(Ahead(module, ctx))
         ranks = Ranks(self.rank, self.energy, multiple(self.aim, ctx))
-        return Rewriting(self._asked, ctx, self._forms, ranks).run(module)
+        return Rewriting(self._asked, ctx, self._forms, ranks, self._left).run(module)
+
+    def _left(self, op: Op) -> str:
+        """Why a layer stays; products are a matter of `svd` alone."""
+        convolves = isinstance(op.kind, Conv | ConvTranspose)
+        why = unruled(op) if convolves or self.method in ("auto", "svd") else ""
+        if why or not convolves:
+            return why
+        each, *taps = (op.operand(1).tensor.static or (1,))[1:]
+        if math.prod(taps) > 1 and each * math.prod(taps) > LONGEST:
+            return f"a row of its weights has more than {LONGEST} numbers"
+        return "its window isn't along two axes" if self.method == "spatial" else ""
 
     def _forms(self, site: Site) -> list[Form]:
         """What a layer could be, by the method asked for."""

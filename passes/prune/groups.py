@@ -7,7 +7,8 @@ them are merged: along the axis that leaves most units.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,13 +20,17 @@ from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.types import Array, TensorType
 from graphopt.ops.linalg import Gemm, MatMul
+from graphopt.ops.nn import Conv, ConvTranspose
+from graphopt.passes.fuse.weights import Linear
+from graphopt.passes.layers.left import INSIDE, UNRULED, regions, stored
 from graphopt.passes.prune.rules import Follow, Port, weighted
 from graphopt.passes.prune.units import FIXED, Units, components, thin, varying
 from graphopt.rewrite import const
 
 ALONE = "nothing would be left of it"
 UNKNOWN = "its shapes aren't known before a run"
-UNRULED = {"LSTM", "GRU", "RNN", "Einsum"}  # opaque ops that are layers
+ROWS = "it hands channels on as the rows that it multiplies"
+RUNS = 3  # of channels that a name shows
 SIZES = (64, 32, 224, 1)  # tried for sizes that are known in a run only
 
 
@@ -59,7 +64,12 @@ class Group:
     @property
     def channels(self) -> int:
         """Channels of the first layer that makes them."""
-        return len(self.makers[0].of(self.units))
+        return len(self.places)
+
+    @property
+    def places(self) -> Array:
+        """Which of that layer's they are, in order."""
+        return self.makers[0].of(self.units)
 
     @property
     def each(self) -> int:
@@ -75,6 +85,22 @@ class Groups:
     of: dict[Value, Array] = field(default_factory=dict[Value, Array])
     makers: list[End] = field(default_factory=list[End])
     readers: list[End] = field(default_factory=list[End])
+
+
+def told_apart(found: Sequence[Group]) -> dict[str, str]:
+    """By name, of groups whose first layer is another's, too: which channels of it they are.
+
+    As `channels 0-7, 24-31`, numbered from 0.
+    """
+    shared = Counter(g.makers[0].op for g in found if g.units.size)
+    return {g.name: f"channels {_ranges(g.places)}" for g in found
+            if g.units.size and shared[g.makers[0].op] > 1}  # fmt: skip
+
+
+def _ranges(places: Array) -> str:
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    shown = ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs[:RUNS])
+    return shown + (", ..." if len(runs) > RUNS else "")
 
 
 def groups(module: Module, inside: bool = False) -> Groups:
@@ -173,15 +199,28 @@ def _named(follow: Follow, twins: dict[Op, Op], module: Module) -> Groups:
 
 
 def _list_others(found: Groups, module: Module) -> None:
-    """Layers of unknown sizes, so that nothing could be followed, and those without a rule."""
+    """Layers of unknown sizes, of rows that are channels of others, and those without a rule."""
     listed = {e.op for e in found.makers}
     for op in module.main:
         layer = weighted(op) if op not in listed else None
-        why = UNKNOWN if layer else _unruled(op) if op not in listed else ""
+        if layer:
+            why = ROWS if op.result in found.of else UNKNOWN
+        else:
+            why = _unruled(op) if op not in listed else ""
         if why:
-            line = np.zeros(layer.outputs if layer else 1, np.int32)
-            found.groups.append(Group(_unique(found, _name(op)), op.loc, line[:0],
-                                      (End(op, line, layer is not None),), (), why))  # fmt: skip
+            _add(found, op, why, layer)
+    for region in regions(module.main):
+        for op in region:
+            layer = weighted(op)
+            if why := INSIDE if layer else _unruled(op):
+                _add(found, op, why, layer)
+
+
+def _add(found: Groups, op: Op, why: str, layer: Linear | None) -> None:
+    """List a layer as a group without units."""
+    line = np.zeros(layer.outputs if layer else 1, np.int32)
+    ends = (End(op, line, layer is not None),)
+    found.groups.append(Group(_unique(found, _name(op)), op.loc, line[:0], ends, (), why))
 
 
 def _unruled(op: Op) -> str:
@@ -191,10 +230,14 @@ def _unruled(op: Op) -> str:
     """
     name = getattr(op.kind, "op_type", op.kind.name)
     if isinstance(op.kind, MatMul | Gemm):
+        if const(op.operand(0)) is None and (few := stored(op)):
+            return few
         factors = op.operands[:2]
         right = isinstance(op.kind, Gemm) and not op.kind.trans_a and const(op.operand(1))
         why = ("its bias is neither one number nor a row" if right else
                "its constant factor isn't a matrix on the right of a product")  # fmt: skip
+    elif isinstance(op.kind, Conv | ConvTranspose):
+        return stored(op)
     elif isinstance(op.kind, Opaque) and name in UNRULED:
         factors, why = op.operands, f"{name} has no rule"
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from graphopt.ir.types import Array
 from graphopt.ops.linalg import Attention
 from graphopt.passes.layers.gain import Aim, gain
 from graphopt.passes.prune.eliminate import Order
-from graphopt.passes.prune.groups import Group, Groups, groups
+from graphopt.passes.prune.groups import Group, Groups, groups, told_apart
 from graphopt.passes.prune.repair import Repair, repair
 from graphopt.passes.prune.scores import Inputs, columns
 from graphopt.passes.prune.surgery import Remains, cut_out, graph_left
@@ -28,7 +28,8 @@ LEVELS = 16  # numbers of channels that are tried of a group, at most
 class Plan:
     """The groups of a module, what of them may go in which order, and what the layers read.
 
-    `module` stays as it is: `apply` changes it or a copy. `orders` are by the names of groups.
+    `module` stays as it is: `apply` changes it or a copy. `orders` are by the names of groups, and
+    so are `parts`, which tell those of one layer apart.
     """
 
     module: Module
@@ -39,17 +40,16 @@ class Plan:
     inputs: Mapping[Op, Inputs] = field(default_factory=dict[Op, Inputs])
     touched: dict[str, list[Op]] = field(default_factory=dict[str, list[Op]])
     whole: dict[str, Graph] = field(default_factory=dict[str, Graph])
+    inside: bool = False
+    parts: dict[str, str] = field(default_factory=dict[str, str])
 
     @staticmethod
     def of(module: Module, aim: Aim, multiple: int, inside: bool = False) -> Plan:
         """One without orders yet; `inside`: see `groups`."""
-        plan = Plan(module, groups(module, inside), aim, multiple)
+        plan = Plan(module, groups(module, inside), aim, multiple, inside=inside)
+        plan.parts = told_apart(plan.found.groups)
         plan.touched = _touched(module.main, plan.found)
         return plan
-
-    def able(self, out: Iterable[str]) -> list[Group]:
-        """Groups of which some could go, but for those of some names."""
-        return [g for g in self.found.groups if not g.why and g.name not in set(out)]
 
     def choices(self, group: Group, ctx: Context) -> list[Choice]:
         """Of how many channels stay, the most first."""
@@ -78,11 +78,21 @@ class Plan:
                       saves=saves)  # fmt: skip
 
     def _told(self, group: Group, number: int) -> str:
-        count = len(group.units)
-        heads = any(isinstance(op.kind, Attention) for op in self.touched[group.name])
-        what = "heads" if heads and count < group.channels else "channels"
-        each = 1 if what == "heads" else group.each
-        return f"pruned: {(count - number) * each} of {count * each} {what}"
+        count, what = len(group.units), self._what(group)
+        each = group.each if what == "channels" else 1
+        return f"pruned: {(count - number) * each} of {count * each} {what}{self.part(group)}"
+
+    def part(self, group: Group) -> str:
+        """What tells it from others of its layer, in brackets; "" where there are none."""
+        return f" ({self.parts[group.name]})" if group.name in self.parts else ""
+
+    def _what(self, group: Group) -> str:
+        """What a unit is: an attention head, a channel that each head has, or channels."""
+        attended = (op for op in self.touched[group.name] if isinstance(op.kind, Attention))
+        heads = [shape[-3] for op in attended if len(shape := op.operand(0).tensor.shape or ()) > 3]
+        if self.inside:
+            return "channels of each head" if any(h != 1 for h in heads) else "channels"
+        return "heads" if len(group.units) in heads else "channels"
 
     @property
     def _counted(self) -> Aim:

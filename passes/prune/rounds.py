@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from graphopt.analysis.cost import total_macs, weight_bytes
 from graphopt.choices import Choice, Goal, Settled, settle, unreached
 from graphopt.errors import InputError
@@ -17,6 +19,7 @@ from graphopt.passes.prune.groups import Group
 from graphopt.passes.prune.propose import Plan
 from graphopt.passes.prune.scores import Criterion, look, losses, norms
 from graphopt.pipeline import Context, PassResult
+from graphopt.rewrite import const
 
 RUNS = 256  # of the model that Gram matrices are made of, at most
 EACH = 0.1  # of the model's multiply-adds that go in a round
@@ -104,19 +107,12 @@ class Rounds:
 
     def _round(self, plan: Plan, out: Mapping[str, str], amount: float | None) -> Settled:
         """Choose and make the choices of one round."""
-        able = plan.able(out)
-        self._order(plan, [g for g in able if plan.most(g)])
+        refused = {g.name: self._refused(plan, g, out) for g in plan.found.groups}
+        self._order(plan, [g for g in plan.found.groups if not refused[g.name]])
         choices = list[Choice]()
         for g in plan.found.groups:
-            if g.why or g.name in out:
-                why = g.why or out[g.name]
-                choices.append(Choice(g.name, g.loc, "pruned", 0, 0, refused=why))
-            elif not plan.most(g):
-                why = f"{g.channels} channels are no more than {self.asked.multiple} (round_to)"
-                choices.append(Choice(g.name, g.loc, "pruned", 0, 0, refused=why))
-            elif self.asked.aim == "size" and _shared(g):
-                why = "another layer has weights of it, too, which would stay in the file"
-                choices.append(Choice(g.name, g.loc, "pruned", 0, 0, refused=why))
+            if why := refused[g.name]:
+                choices.append(Choice(g.name, g.loc, f"pruned{plan.part(g)}", 0, 0, refused=why))
             else:
                 choices += plan.choices(g, self.ctx)
         what = "bytes of weights" if self.asked.aim == "size" else "multiply-adds"
@@ -124,6 +120,16 @@ class Rounds:
         settled = settle(self.module, choices, lambda m, c: self._apply(plan, m, c), self.ctx, goal)
         self._remember(settled)
         return settled
+
+    def _refused(self, plan: Plan, group: Group, out: Mapping[str, str]) -> str:
+        """Why nothing of a group can go; "": something can."""
+        if group.why or group.name in out:
+            return group.why or out[group.name]
+        if not plan.most(group):
+            return f"{group.channels} channels are no more than {self.asked.multiple} (round_to)"
+        if self.asked.aim == "size" and _shared(group):
+            return "another layer has weights of it, too, which would stay in the file"
+        return "" if _finite(group) else "a weight isn't finite"
 
     def _apply(self, plan: Plan, module: Module, made: Sequence[Choice]) -> None:
         kept = plan.apply(module, made)
@@ -159,7 +165,7 @@ class Rounds:
         for c in settled.kept:
             before = self.made.get(c.layer)
             first = before.rewrite if before else c.rewrite
-            told = c.rewrite.split(" of ")[0] + " of " + first.split(" of ")[1]
+            told = c.rewrite.split(" of ")[0] + " of " + first.partition(" of ")[2]
             old = before or replace(c, gain=0.0, error=0.0, saves=0.0)
             self.made[c.layer] = replace(
                 c, rewrite=told, gain=old.gain + c.gain, error=old.error + c.error,
@@ -197,10 +203,21 @@ def still(old: tuple[int, ...] | None, places: tuple[int, ...]) -> tuple[int, ..
     return tuple(old[p] for p in places) if max(places, default=0) < len(old) else ()
 
 
+def _weights(group: Group) -> dict[Value, None]:
+    """Those of the layers that make or read channels of a group."""
+    ends = (e for e in (*group.makers, *group.readers) if e.weighted)
+    return dict.fromkeys(e.op.operand(1) for e in ends)
+
+
 def _shared(group: Group) -> bool:
     """Whether a layer that makes or reads channels of a group shares its weights."""
-    ends = (e for e in (*group.makers, *group.readers) if e.weighted)
-    return any(e.op.operand(1).use_count > 1 for e in ends)
+    return any(w.use_count > 1 for w in _weights(group))
+
+
+def _finite(group: Group) -> bool:
+    """Whether norms of weights, or what is lost without some, tell anything."""
+    found = filter(None, map(const, _weights(group)))
+    return all(np.isfinite(d.numpy().astype(np.float64)).all() for d in found)
 
 
 def _name(op: Op) -> str:

@@ -13,7 +13,6 @@ import pytest
 
 from graphopt import Session
 from graphopt.api import default_passes
-from graphopt.cli.bench import summary
 from graphopt.onnx import Reference
 from graphopt.passes import PIPELINES
 from graphopt.targets.base import parse_target
@@ -174,25 +173,6 @@ def test_a_damaged_bundle_is_refused(cli: Cli, made: Path, model: Path) -> None:
     assert "is damaged: libmodel.so" in done.err
     Path("b/manifest.json").write_text("{}")
     assert "b/manifest.json can't be used" in cli("inspect", "b").err
-
-
-@pytest.mark.parametrize("what", ["small.graphopt", "small.onnx"])
-def test_bench(cli: Cli, here: Path, what: str) -> None:
-    done = cli(
-        "bench", here / what, "--vs", "onnxruntime", "--seconds", 0.1, "--threads", 1, "--json"
-    )
-    told = json.loads(done.out)
-    assert [r["what"] for r in told["results"]] == ["graphopt", "onnxruntime"]
-    assert told["threads"] == 1
-    for row in told["results"]:
-        assert row["min"] <= row["p50"] <= row["p90"] <= row["p99"]
-    assert not list(Path().iterdir())
-
-
-def test_percentiles() -> None:
-    told = summary([i / 1000 for i in range(1, 101)])
-    assert told == {"p50": 50.5, "p90": pytest.approx(90.1), "p99": pytest.approx(99.01),
-                    "min": 1.0, "mean": 50.5, "runs": 100, "unit": "ms"}  # fmt: skip
 
 
 def test_inspect_model(cli: Cli, here: Path) -> None:

@@ -124,3 +124,15 @@ def test_data_and_input_shape(cli: Cli, model: Path) -> None:
     done = cli("opt", model, "--passes", "default", "--check-each", "--data", "x.npz",
                "--input-shape", "x=1x3x8x8", "-o", "o.onnx")  # fmt: skip
     assert done.code == 0
+
+
+def test_names_that_steer_a_terminal_are_escaped(cli: Cli, model: Path) -> None:
+    made: Any = onnx.load(model)  # pyright: ignore
+    made.graph.node[3].name = "two\n\x1b[31mred"
+    model.write_bytes(made.SerializeToString())
+    done = cli("opt", model, "--passes", "default,lowrank{ratio=0.01,skip=[red]}", "-o", "o.onnx")
+    assert done.code == 0
+    assert "two \\x1b[31mred (skipped, as asked)" in done.err
+    shown = cli("inspect", model, "--layers").out
+    assert "\x1b" not in shown
+    assert "\\x1b[31mred" in shown

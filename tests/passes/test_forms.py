@@ -17,8 +17,8 @@ from graphopt.passes.factorize.forms import DepthwiseFirst, PointwiseFirst
 from graphopt.passes.factorize.shuffled import Shuffled
 from graphopt.passes.layers.forms import Form
 from graphopt.passes.layers.gram import grams
-from graphopt.passes.layers.propose import Measured
-from graphopt.passes.layers.replace import Weights, replace_layer
+from graphopt.passes.layers.measured import Measured
+from graphopt.passes.layers.replace import Weights, replace_layers
 from graphopt.passes.layers.sites import Site, sites
 from graphopt.passes.lowrank.forms import Spatial, Svd, Tucker
 
@@ -89,10 +89,10 @@ def fitted(
     (inputs,) = grams(module, [site.op], samples)
     measured = Measured(site, inputs)
     fit = form.fit(measured.numbers(whiten), tuple(size or form.full()))
-    error, shift = measured.error(fit.made)
+    error, shifts = measured.error(fit.made)
     assert [a.shape for a in fit.weights] == list(form.shapes(tuple(size or form.full())))
     data = tuple(Inline(a.astype(np.float32)) for a in fit.weights)
-    replace_layer(site.op, form, Weights(data, shift))
+    replace_layers([site.op], form, Weights(data, shifts))
     verify(module)
     return module, error, samples
 

@@ -13,8 +13,10 @@ from graphopt.activations import SampleRuns
 from graphopt.analysis.cost import total_macs, weight_bytes
 from graphopt.analysis.interpret import interpret
 from graphopt.errors import InputError
+from graphopt.ir.builtin import Const
 from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Module
+from graphopt.ir.data import Inline
 from graphopt.ir.parser import parse
 from graphopt.ir.types import Array
 from graphopt.ir.verify import verify
@@ -95,6 +97,23 @@ def test_greedy_elimination_loses_what_least_squares_lose() -> None:
         assert order.losses[n] == pytest.approx(0.5 * float(np.trace(lost)), rel=1e-8)
     alone = [reading(w, gram, at, 0.5).losses(np.ones(6, np.bool_))]
     assert order.units[0] == np.argmin(alone)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+def test_groups_with_a_weight_that_is_not_finite_stay(criterion: str, value: float) -> None:
+    """Their norms would tell nothing; a reader's count, too."""
+    module = parse(NETWORK)
+    last = next(op for op in module.main if op.kind.name == "gemm").operand(1).op
+    assert last and isinstance(last.kind, Const)
+    weights = last.kind.data.numpy().copy()
+    weights[2, 3] = value
+    last.kind = Const(Inline(weights))
+    (p,) = parse_pipeline(f"prune{{ratio=0.1,criterion={criterion}}}")
+    settled = p.run(module, Context()).settled
+    assert settled
+    assert [c.layer for c in settled.kept] == ["expand"]
+    assert {c.layer: c.refused for c in settled.left}["stem"] == "a weight isn't finite"
 
 
 def test_a_ratio_is_reached_and_not_much_more() -> None:
@@ -232,22 +251,25 @@ TOWERS = """graph @main(%x: f32[1,6,8,8], %z: f32[1,6,8,8]) {
 }"""
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "prune{ratio=0.3,criterion=l1,aim=size}",
-        "lowrank{ratio=0.3,aim=size}",
-        "factorize{ratio=0.3,aim=size}",
-    ],
-)
-def test_bytes_of_weights_that_layers_share_are_not_saved_by_one_of_them(text: str) -> None:
+def test_bytes_of_weights_that_layers_share_are_not_saved_by_one_of_them() -> None:
     """The other layer keeps them: the model would grow."""
     before = weight_bytes(parse(TOWERS).main)
-    module, done = run(text, Context(), TOWERS)
+    module, done = run("prune{ratio=0.3,criterion=l1,aim=size}", Context(), TOWERS)
     told = {r.loc.nodes[0]: r.text for r in done.remarks if not r.applied and r.loc.nodes}
     assert "weights" in told["a0"] and "another" in told["a0"]
     changed = {r.loc.nodes[0] for r in done.remarks if r.applied}
     assert changed and changed <= {"third", "last"}
     assert done.settled
+    saved = sum(c.saves for c in done.settled.kept)
+    assert before - weight_bytes(module.main) == saved > 0
+
+
+@pytest.mark.parametrize("text", ["lowrank{rank=4,aim=size}", "factorize{terms=1,aim=size}"])
+def test_bytes_of_weights_that_layers_share_are_saved_once(text: str) -> None:
+    """Both layers read the same new ones."""
+    before = weight_bytes(parse(TOWERS).main)
+    module, done = run(text, Context(), TOWERS)
+    assert done.settled
+    assert {("a0", "b0"), ("a1", "b1")} <= {c.loc.nodes for c in done.settled.kept}
     saved = sum(c.saves for c in done.settled.kept)
     assert before - weight_bytes(module.main) == saved > 0

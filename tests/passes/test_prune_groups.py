@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.ir.builtin import Const, Opaque
-from graphopt.ir.core import Loc, Op, Value
+from graphopt.ir.core import Loc, Module, Op, Value
 from graphopt.ir.data import Inline
 from graphopt.ir.types import TensorType
 from graphopt.ir.verify import verify
@@ -20,8 +20,9 @@ from graphopt.ops.excite import SqueezeExcite
 from graphopt.ops.linalg import Attention, Gemm, MatMul
 from graphopt.ops.reduce import ReduceMax, ReduceMean
 from graphopt.ops.resize import Resize
-from graphopt.passes.prune.groups import groups
+from graphopt.passes.prune.groups import groups, told_apart
 from graphopt.passes.prune.surgery import cut_out
+from graphopt.pipeline import Context, parse_pipeline
 from tests.prunenet import F, Net, check, shape
 
 
@@ -243,6 +244,51 @@ def test_of_all_heads_the_same_channels_go(
     assert [(len(g.makers), len(g.readers)) for g in found] == ends
 
 
+def packed(n: Net, heads: int) -> Value:
+    """Channels of q, k and v side by side in one product of 36 channels."""
+    made = n.put(MatMul(), n.x, n.const(8, 36, fan=8))
+    parts = n.put(mv.Split(2, (12, 12, 12)), made).op
+    assert parts
+    q, k, v = (n.put(mv.Transpose((0, 2, 1, 3)), n.reshape(p, 1, 5, heads, 12 // heads))
+               for p in parts.results)  # fmt: skip
+    y = n.put(mv.Transpose((0, 2, 1, 3)), n.put(Attention(0.5), q, k, v))
+    return n.product(n.reshape(y, 1, 5, 12), 8)
+
+
+def test_groups_of_one_layer_are_told_apart_by_their_channels() -> None:
+    n = Net(1, 5, 8)
+    module = n.done(packed(n, 3))
+    found = groups(module, inside=True).groups
+    parts = {g.name: g.channels for g in found if not g.why}
+    assert list(parts.values()) == [24, 12]  # of q with k's, and of v
+    assert list(told_apart(found)) == list(parts)
+    assert list(told_apart(found).values()) == ["channels 0-23", "channels 24-35"]
+    assert not told_apart(groups(module).groups)  # whole heads are of all three
+
+
+@pytest.mark.parametrize(("heads", "how", "told"), [
+    (3, "whole", {"3 heads"}),
+    (3, "inside", {"4 channels of each head (channels 0-23)",
+                   "4 channels of each head (channels 24-35)"}),
+    (1, "inside", {"24 channels (channels 0-23)", "12 channels (channels 24-35)"}),
+])  # fmt: skip
+def test_what_goes_is_called_what_it_is(heads: int, how: str, told: set[str]) -> None:
+    def net(heads: int) -> Module:
+        n = Net(1, 5, 8)
+        return n.done(packed(n, heads))
+
+    (p,) = parse_pipeline(f"prune{{ratio=0.01,criterion=l1,heads={how}}}")
+    settled = p.run(net(heads), Context()).settled
+    assert settled
+    rewrites = [c.rewrite for c in (*settled.left, *settled.kept) if c.gain]
+    assert {r.partition(" of ")[2] for r in rewrites} == told
+    (p,) = parse_pipeline(f"prune{{ratio=0.01,criterion=l1,heads={how},round_to=64}}")
+    settled = p.run(net(heads), Context()).settled
+    assert settled
+    parts = {r.rewrite for r in settled.left if "round_to" in r.refused}
+    assert parts == {"pruned" + t[t.find(" (") :] if "(" in t else "pruned" for t in told}
+
+
 def test_one_head_alone_loses_what_is_inside() -> None:
     """Elements of q go with those of k, those of v by themselves."""
     n = Net(1, 5, 8)
@@ -290,6 +336,14 @@ def test_layers_that_prune_has_no_rule_for_are_listed_too() -> None:
     assert [told[op] for op in made] == [
         form, form, "its bias is neither one number nor a row", "Einsum has no rule"
     ]  # fmt: skip
+
+
+def test_a_product_along_rows_is_not_of_unknown_sizes() -> None:
+    n = Net(1, 4, 6, 6)
+    rows = n.put(MatMul(), n.conv(n.x, 8), n.const(6, 5))
+    told = {g.makers[0].op: g.why for g in groups(n.done(n.conv(rows, 3))).groups}
+    assert rows.op
+    assert told[rows.op] == "it hands channels on as the rows that it multiplies"
 
 
 def test_layers_made_of_one_node_have_groups_of_their_own_names() -> None:
