@@ -19,6 +19,7 @@ from graphopt.passes.expand import Expand
 from graphopt.passes.group import Group
 from graphopt.passes.halves import NarrowConstants, WidenConstants
 from graphopt.passes.integers import Integers
+from graphopt.passes.inverses import Inverses
 from graphopt.passes.layout import Layout
 from graphopt.passes.phased import Phased
 from graphopt.passes.recurrent import Recurrent
@@ -113,8 +114,10 @@ class Compiled(Target):
 
         `coded`: constants that can be stored in fewer bytes will be.
         """
-        phased = (Phased(),) if FEATURE in self.machine().cpu_features else ()
-        return (WidenConstants(), Expand(), Recurrent(), Integers(), *phased,
+        m = self.machine()
+        phased = (Phased(),) if FEATURE in m.cpu_features else ()
+        inverses = (Inverses(),) if m.fma else ()
+        return (WidenConstants(), Expand(), Recurrent(), Integers(), *inverses, *phased,
                 Winograd(coded=coded), Layout(), Tiles(), NarrowConstants(), Group())  # fmt: skip
 
     def lower(
