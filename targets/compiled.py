@@ -19,10 +19,10 @@ from graphopt.passes.expand import Expand
 from graphopt.passes.group import Group
 from graphopt.passes.halves import NarrowConstants, WidenConstants
 from graphopt.passes.integers import Integers
-from graphopt.passes.inverses import Inverses
 from graphopt.passes.layout import Layout
 from graphopt.passes.phased import Phased
 from graphopt.passes.recurrent import Recurrent
+from graphopt.passes.scales import Scales
 from graphopt.passes.tiles import Tiles
 from graphopt.passes.winograd import Winograd
 from graphopt.pipeline import Context, Hook, Pass, run_pipeline
@@ -116,8 +116,7 @@ class Compiled(Target):
         """
         m = self.machine()
         phased = (Phased(),) if FEATURE in m.cpu_features else ()
-        inverses = (Inverses(),) if m.fma else ()
-        return (WidenConstants(), Expand(), Recurrent(), Integers(), *inverses, *phased,
+        return (WidenConstants(), Expand(), Recurrent(), Integers(), Scales(m.fma), *phased,
                 Winograd(coded=coded), Layout(), Tiles(), NarrowConstants(), Group())  # fmt: skip
 
     def lower(

@@ -83,10 +83,12 @@ class QuantizeByInverse(Scaled, name="quantize_by_inverse"):
     """saturate(round(x * inverse + x * rest) + zero) of float32 x; the products' sum rounds once.
 
     inverse, rest: float32, scalars or [C] as a scale's, from `inverses`; so it is `quantize`.
+    `small`: no sum is of more than 32 bits, or NaN.
     """
 
     dtype: DType
     axis: int = 1
+    small: bool = False
     operands = ("x", "inverse", "rest", "zero?")
     factors = 2
 

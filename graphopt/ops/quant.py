@@ -160,10 +160,14 @@ class Dequantize(Scaled, name="dequantize"):
 
 @dataclass(frozen=True)
 class Requantize(Scaled, name="requantize"):
-    """saturate(round(float32(x) * scale) + zero) of int32 sums x."""
+    """saturate(round(float32(x) * scale) + zero) of int32 sums x.
+
+    `small`: no product is of more than 32 bits (it changes no number; kernels needn't look).
+    """
 
     dtype: DType
     axis: int = 1
+    small: bool = False
 
     def type_of(self, x: DType) -> DType:
         """The attribute."""

@@ -18,6 +18,8 @@ from tvm import tirx
 from graphopt.ir.core import Value
 from graphopt.ir.layout import physical_shape
 from graphopt.ir.types import DType
+from graphopt.ops.inverse import QuantizeByInverse
+from graphopt.ops.quant import Requantize
 from graphopt.targets.tvm import expr, formulas, marks
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.region import Reader, Region, shape_of, static
@@ -43,7 +45,8 @@ def fits(region: Region, output: Value) -> bool:
 def numbers(region: Region, output: Value) -> tuple[Reader, Any, Any]:
     """A result that fits, before it is packed: its reader, what its padding is, and the zero point.
 
-    The numbers are those of the result less the zero point, and no more than its largest.
+    The numbers are those of the result less the zero point; larger ones become its largest, now or
+    when they are packed.
     """
     op = output.op
     assert op is not None
@@ -54,6 +57,8 @@ def numbers(region: Region, output: Value) -> tuple[Reader, Any, Any]:
 
     def rounded(index: Any) -> Any:
         ratio = formulas.QUOTIENTS[kind.name](*islice(region.scaled(op, kind, index), end))
+        if isinstance(kind, Requantize | QuantizeByInverse) and kind.small:
+            return call("whole", ratio)
         return call("nearest", ratio, expr.cast(tirx.const(255, "int32") - shift, "float32"))
 
     return rounded, tirx.const(0, "int32") - shift, shift
