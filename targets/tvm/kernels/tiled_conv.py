@@ -126,12 +126,13 @@ def flat(region: Region, op: Op, g: Geometry) -> bool:
     """Whether an image's pixels lie one after another in all that the epilogue reads and stores.
 
     So they do where the result's lines are those of the copy; then no line needs be told from the
-    next.
+    next. Where channels don't fill their blocks, indices are kept inside lines (`Region.place`).
     """
     reads = {v for o in region.graph if o is not op
              for i, v in enumerate(o.operands) if v and not (i and isinstance(o.kind, Scaled))}
     ways = [*(v for v in region.graph.args if v in reads), *region.graph.outputs]
-    return g.copy.columns == g.s.out[1] and all(_dense(v, g.s.out) for v in ways)
+    lines = g.copy.columns == g.s.out[1] and g.s.outs % BLOCK == 0
+    return lines and all(_dense(v, g.s.out) for v in ways)
 
 
 def _dense(value: Value, sizes: Sequence[int]) -> bool:
