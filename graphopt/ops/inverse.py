@@ -59,8 +59,8 @@ def inverses(scale: Array, dtype: DType) -> tuple[Array, Array] | None:
     inverse = np.where(inverse >= whole, np.nextafter(inverse, np.float32(0)), inverse)
     rest = np.asarray((1 - inverse * scale.astype(np.float64)) * whole, np.float32)  # > 0: for inf
     low, high = limits(dtype)
-    rows = zip(*(a.reshape(-1) for a in (scale, inverse, rest)), strict=True)
-    agree = all(_agree(*row, high - low) for row in rows)
+    rows = zip(scale.reshape(-1), inverse.reshape(-1), rest.reshape(-1), strict=True)
+    agree = all(_agree(s, i, r, high - low) for s, i, r in rows)
     return (inverse, rest) if agree else None
 
 

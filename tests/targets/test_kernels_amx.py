@@ -153,11 +153,10 @@ RESIDUALS = [
 def test_residuals_of_bytes_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
     text = residual(**case)
     arrays = numbers(text)
-    scale = np.float32(0.0173)
-    found = inverses(scale.reshape(()), DType.u8)
+    found = inverses(np.asarray(0.0173, np.float32), DType.u8)
     assert found
-    arrays[5:8] = [np.float32(0.0091), *found]
-    check(text, WIDE[0], arrays=[np.asarray(a) for a in arrays])
+    arrays[5:8] = [np.asarray(0.0091, np.float32), *found]
+    check(text, WIDE[0], arrays=arrays)
     assert emulated.amx_products() > 0
 
 

@@ -1,3 +1,5 @@
+# pyright: basic
+# Tables of cases of mixed types.
 """What constant scales let kernels leave out: the integers are those of the definition, always."""
 
 from __future__ import annotations
@@ -187,7 +189,7 @@ def test_small_sums_saturate_without_a_clamp(case: dict[str, Any], name: str) ->
     rng = np.random.default_rng(1)
     bias = np.array([2**31 - 2**24, -(2**31) + 2**24, 0, 2**20, -(2**16)], np.int32)
     arrays[2][:] = rng.choice(bias, arrays[2].shape)
-    arrays[3][:] = rng.choice(np.float32([0.5, 2.0**-9, 1e-4]), arrays[3].shape)
+    arrays[3][:] = rng.choice(np.array([0.5, 2.0**-9, 1e-4], np.float32), arrays[3].shape)
     kernelcheck.check(text, name, arrays=arrays)
 
 
