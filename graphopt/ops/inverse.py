@@ -57,7 +57,8 @@ def inverses(scale: Array, dtype: DType) -> tuple[Array, Array] | None:
     whole = 1 / scale.astype(np.float64)
     inverse = whole.astype(np.float32)
     inverse = np.where(inverse >= whole, np.nextafter(inverse, np.float32(0)), inverse)
-    rest = np.asarray((1 - inverse * scale.astype(np.float64)) * whole, np.float32)  # > 0: for inf
+    left: Array = (1 - inverse * scale.astype(np.float64)) * whole  # above 0, for infinite x
+    rest: Array = np.asarray(left, np.float32)
     low, high = limits(dtype)
     rows = zip(scale.reshape(-1), inverse.reshape(-1), rest.reshape(-1), strict=True)
     agree = all(_agree(s, i, r, high - low) for s, i, r in rows)
