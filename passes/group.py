@@ -264,12 +264,41 @@ def _follower(op: Op, taken: set[Op], catalog: Catalog) -> Op | None:
     user = op.result.uses[0].op
     if user in taken or user.graph is not op.graph or len(user.results) != 1:
         return None
-    if _pulled(user, catalog) and not _follower(user, taken, catalog):
+    if _pulled(user, catalog) and (
+        not _follower(user, taken, catalog) or _leaves(user, taken, catalog)
+    ):
         return None  # its user pulls it into another kernel: then memory keeps the shorter type
     same = user.result.type == op.result.type
     if not same and not _retypes(user, op):
         return None
     return user if catalog.joins(user) and catalog.family(user) is not None else None
+
+
+def _leaves(op: Op, taken: set[Op], catalog: Catalog) -> bool:
+    """Whether the user of a `dequantize` of bytes had better join another kernel.
+
+    So it had where its other operand is made by a kernel to come, of longer elements: if that takes
+    it in, what memory keeps between the two kernels are the bytes.
+    """
+    user = op.result.uses[0].op
+    if not isinstance(op.kind, Dequantize) or op.operand(0).tensor.dtype.bits > 8:
+        return False
+    others = [v for v in user.operands if v and v is not op.result and not is_constant(v)]
+    return len(others) == 1 and _ends(others[0], user.result, taken, catalog)
+
+
+def _ends(value: Value, result: Value, taken: set[Op], catalog: Catalog) -> bool:
+    """Whether a kernel to come makes a value of a result's shape, and stores no bytes before."""
+    op = value.op
+    while op and op not in taken and len(op.results) == 1 and op.result.use_count == 1:
+        t, last = op.result.tensor, result.tensor
+        if t.dtype.bits <= 8 or (t.shape, t.layout) != (last.shape, last.layout):
+            return False
+        if not catalog.joins(op):
+            alone = isinstance(op.kind, MOVES) or catalog.alone(op)
+            return catalog.family(op) is not None and not alone
+        op = op.operand(0).op
+    return False
 
 
 def _followed(ops: list[Op], taken: set[Op], catalog: Catalog) -> list[Op]:

@@ -22,6 +22,7 @@ from graphopt.passes.integers import Integers
 from graphopt.passes.layout import Layout
 from graphopt.passes.phased import Phased
 from graphopt.passes.recurrent import Recurrent
+from graphopt.passes.scales import Scales
 from graphopt.passes.tiles import Tiles
 from graphopt.passes.winograd import Winograd
 from graphopt.pipeline import Context, Hook, Pass, run_pipeline
@@ -113,8 +114,9 @@ class Compiled(Target):
 
         `coded`: constants that can be stored in fewer bytes will be.
         """
-        phased = (Phased(),) if FEATURE in self.machine().cpu_features else ()
-        return (WidenConstants(), Expand(), Recurrent(), Integers(), *phased,
+        m = self.machine()
+        phased = (Phased(),) if FEATURE in m.cpu_features else ()
+        return (WidenConstants(), Expand(), Recurrent(), Integers(), Scales(m.fma), *phased,
                 Winograd(coded=coded), Layout(), Tiles(), NarrowConstants(), Group())  # fmt: skip
 
     def lower(

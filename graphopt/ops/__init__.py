@@ -5,6 +5,7 @@ from graphopt.ops import (
     elementwise,
     excite,
     indexed,
+    inverse,
     linalg,
     movement,
     nn,
@@ -17,7 +18,7 @@ from graphopt.ops import (
 )
 
 __all__ = [
-    "Const", "Fused", "Opaque", "Return", "elementwise", "excite", "indexed", "linalg", "movement",
-    "nn", "ordered", "quant", "recurrent", "reduce", "resize",
+    "Const", "Fused", "Opaque", "Return", "elementwise", "excite", "indexed", "inverse", "linalg",
+    "movement", "nn", "ordered", "quant", "recurrent", "reduce", "resize",
     "winograd",
 ]  # fmt: skip

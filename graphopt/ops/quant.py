@@ -16,7 +16,7 @@ between `dequantize` and `quantize` is a `lookup`, the table being the numpy mea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,6 +51,8 @@ class Scaled(Elementwise):
 
     axis: int
     operands = ("x", "scale", "zero?")
+    factors: ClassVar[int] = 1
+    """How many operands stand between x and the zero point: what x is multiplied or divided by."""
 
     def infer(self, *types: ValueType | None) -> tuple[ValueType, ...]:
         """The shape of x."""
@@ -78,7 +80,7 @@ class Scaled(Elementwise):
         return along(scale, self.axis, x.ndim), along(z, self.axis, x.ndim)
 
 
-def _saturate(rounded: Array, zero: Array, dtype: DType) -> Array:
+def saturate(rounded: Array, zero: Array, dtype: DType) -> Array:
     """saturate(rounded + zero); the sum is taken where it is exact."""
     low, high = limits(dtype)
     return np.clip(np.nan_to_num(rounded).astype(np.float64) + zero, low, high).astype(dtype.numpy)
@@ -103,7 +105,7 @@ class Quantize(Scaled, name="quantize"):
         assert x is not None and scale is not None
         s, z = self.parameters(x, scale, zero)
         with np.errstate(all="ignore"):
-            return (_saturate(np.rint(x / s), z, self.dtype),)
+            return (saturate(np.rint(x / s), z, self.dtype),)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class DynamicQuantize(OpKind, name="dynamic_quantize"):
         with np.errstate(all="ignore"):
             scale = np.asarray((high - low) / np.float32(255), np.float32)
             scale = np.where(scale == 0, np.float32(1), scale)
-            zero = _saturate(np.rint(-low / scale), np.zeros((), np.int64), DType.u8)
+            zero = saturate(np.rint(-low / scale), np.zeros((), np.int64), DType.u8)
         return *Quantize(DType.u8).evaluate(x, scale, zero), scale, zero
 
 
@@ -158,10 +160,14 @@ class Dequantize(Scaled, name="dequantize"):
 
 @dataclass(frozen=True)
 class Requantize(Scaled, name="requantize"):
-    """saturate(round(float32(x) * scale) + zero) of int32 sums x."""
+    """saturate(round(float32(x) * scale) + zero) of int32 sums x.
+
+    `small`: no product is of more than 32 bits (it changes no number; kernels needn't look).
+    """
 
     dtype: DType
     axis: int = 1
+    small: bool = False
 
     def type_of(self, x: DType) -> DType:
         """The attribute."""
@@ -175,7 +181,7 @@ class Requantize(Scaled, name="requantize"):
         assert x is not None and scale is not None
         s, z = self.parameters(x, scale, zero)
         with np.errstate(over="ignore"):
-            return (_saturate(np.rint(x.astype(np.float32) * s), z, self.dtype),)
+            return (saturate(np.rint(x.astype(np.float32) * s), z, self.dtype),)
 
 
 @dataclass(frozen=True)

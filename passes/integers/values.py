@@ -17,7 +17,7 @@ from graphopt.passes.integers.read import like, parameters, quantized
 from graphopt.rewrite import Rewriter, Rule, const, rule
 
 
-def _bounds(op: Op | None) -> tuple[float, float] | None:
+def clipped(op: Op | None) -> tuple[float, float] | None:
     """The interval that an op clips to; None for any other op."""
     match op.kind if op else None:
         case Relu():
@@ -28,7 +28,7 @@ def _bounds(op: Op | None) -> tuple[float, float] | None:
             return None
 
 
-def _integer(x: float, scale: Array, zero: int, dtype: DType) -> int:
+def rounded(x: float, scale: Array, zero: int, dtype: DType) -> int:
     """What a bound becomes when it is quantized."""
     low, high = limits(dtype)
     if np.isinf(x):
@@ -44,7 +44,7 @@ def requantize(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
     the saturation implies are dropped (relu, where the zero point is the least integer).
     """
     bounds, value = None, op.operand(0)
-    if value.op and (bounds := _bounds(value.op)) is not None:
+    if value.op and (bounds := clipped(value.op)) is not None:
         if value.use_count != 1:
             return None
         rw.absorb(value.op)
@@ -60,7 +60,7 @@ def requantize(rw: Rewriter, op: Op, kind: Quantize) -> Value | None:
     result = rw.make(made, sums.integers, rw.const(ratio), *op.operands[2:])
     if bounds is None:
         return result
-    low, high = (_integer(b, scale, zero, kind.dtype) for b in bounds)
+    low, high = (rounded(b, scale, zero, kind.dtype) for b in bounds)
     if (low, high) == limits(kind.dtype):
         return result
     return rw.make(Clip(low, high), result)

@@ -111,12 +111,17 @@ def _saturated(x: Expr, zero: Sequence[Expr], dtype: DType) -> Expr:
     return cast(call("saturate", x, low, high) + shift, tvm_dtype(dtype))
 
 
-def _quantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
-    return _saturated(x / scale, zero, kind.dtype)
+QUOTIENTS: dict[str, Callable[..., Expr]] = {
+    "quantize": lambda x, scale: x / scale,
+    "quantize_by_inverse": lambda x, inverse, rest: call("multiplied", x, inverse, rest),
+    "requantize": lambda x, scale: cast(x, "float32") * scale,
+}
+"""What is rounded to an integer: of x and the factors after it."""
 
 
-def _requantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
-    return _saturated(cast(x, "float32") * scale, zero, kind.dtype)
+def _rounded(kind: Any, *operands: Expr) -> Expr:
+    end = 1 + kind.factors
+    return _saturated(QUOTIENTS[kind.name](*operands[:end]), operands[end:], kind.dtype)
 
 
 def _dequantize(kind: Any, x: Expr, scale: Expr, *zero: Expr) -> Expr:
@@ -205,8 +210,7 @@ RULES: dict[str, Callable[..., Expr]] = {
     "or": lambda k, a, b: tirx.any(cast(a, "bool"), cast(b, "bool")),
     "xor": lambda k, a, b: differ(cast(a, "bool"), cast(b, "bool")),
     "where": lambda k, c, a, b: select(c, a, b),
-    "quantize": _quantize,
-    "requantize": _requantize,
+    **dict.fromkeys(QUOTIENTS, _rounded),
     "dequantize": _dequantize,
     "lookup": _lookup,
 }

@@ -251,6 +251,7 @@ EVERYWHERE = {
     "byte_s8": _byte(-128),
     "saturate": Function("i32", ("float", "float", "float"), _saturate, _declare_saturate),
     "nearest": Function("i32", ("float", "float"), packmath.nearest, packmath.declare_nearest),
+    "whole": Function("i32", ("float",), packmath.whole, packmath.declare_nearest),
     "narrow": Function("i8", ("i32", "i32"), packmath.narrow, packmath.declare_narrow),
     "fence": Function("float", ("float",), _fence, _declare_fence),
 }

@@ -18,9 +18,18 @@ def nearest(b: Body, machine: Machine) -> str:
 
     What is below all integers becomes the least of them, so that packing saturates it.
     """
-    kind, word = b.type("float"), b.type("i32")
+    kind = b.type("float")
     under = b.emit(f"fcmp olt {kind} %a0, %a1")
-    below = b.emit(f"select {b.type('i1')} {under}, {kind} %a0, {kind} %a1")
+    return _converted(b, b.emit(f"select {b.type('i1')} {under}, {kind} %a0, {kind} %a1"))
+
+
+def whole(b: Body, machine: Machine) -> str:
+    """The nearest integer (half to even) to float x, which has one of 32 bits."""
+    return _converted(b, "%a0")
+
+
+def _converted(b: Body, below: str) -> str:
+    kind, word = b.type("float"), b.type("i32")
     if b.width != LANES:
         return b.emit(f"fptosi {kind} {b.call(*_rounded(b.width), f'{kind} {below}')} to {word}")
     given = f"{kind} {below}, {word} zeroinitializer, i16 -1, i32 4"

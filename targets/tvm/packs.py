@@ -10,6 +10,7 @@ as many columns as a vector of bytes holds.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from tvm import tirx
@@ -17,8 +18,9 @@ from tvm import tirx
 from graphopt.ir.core import Value
 from graphopt.ir.layout import physical_shape
 from graphopt.ir.types import DType
-from graphopt.ops.quant import Quantize, Requantize
-from graphopt.targets.tvm import expr, marks
+from graphopt.ops.inverse import QuantizeByInverse
+from graphopt.ops.quant import Requantize
+from graphopt.targets.tvm import expr, formulas, marks
 from graphopt.targets.tvm.intrinsics import call
 from graphopt.targets.tvm.region import Reader, Region, shape_of, static
 
@@ -31,7 +33,7 @@ AT_ONCE = (4, 2, 1)  # vectors of 32-bit numbers
 def fits(region: Region, output: Value) -> bool:
     """Whether a result is bytes in blocks of 16 that a region rounds to."""
     op = output.op
-    rounds = op is not None and isinstance(op.kind, Quantize | Requantize)
+    rounds = op is not None and op.kind.name in formulas.QUOTIENTS
     tag = static(output).layout
     return (
         rounds and static(output).dtype is DType.u8 and tag.startswith("aB")
@@ -43,17 +45,20 @@ def fits(region: Region, output: Value) -> bool:
 def numbers(region: Region, output: Value) -> tuple[Reader, Any, Any]:
     """A result that fits, before it is packed: its reader, what its padding is, and the zero point.
 
-    The numbers are those of the result less the zero point, and no more than its largest.
+    The numbers are those of the result less the zero point; larger ones become its largest, now or
+    when they are packed.
     """
     op = output.op
     assert op is not None
     kind: Any = op.kind
-    zero = op.operands[2] if len(op.operands) > 2 else None
+    end = 1 + kind.factors
+    zero = op.operands[end] if len(op.operands) > end else None
     shift = expr.cast(region.at(zero, []), "int32") if zero else tirx.const(0, "int32")
 
     def rounded(index: Any) -> Any:
-        x, scale, *_ = region.scaled(op, kind, index)
-        ratio = x / scale if isinstance(kind, Quantize) else expr.cast(x, "float32") * scale
+        ratio = formulas.QUOTIENTS[kind.name](*islice(region.scaled(op, kind, index), end))
+        if isinstance(kind, Requantize | QuantizeByInverse) and kind.small:
+            return call("whole", ratio)
         return call("nearest", ratio, expr.cast(tirx.const(255, "int32") - shift, "float32"))
 
     return rounded, tirx.const(0, "int32") - shift, shift

@@ -234,7 +234,7 @@ class Region:
         return formulas.scalar(op.kind, [self.at(x, index), self.at(table, [ZERO])])
 
     def scaled(self, op: Op, kind: Scaled, index: Index) -> Iterator[Expr]:
-        """x, its scale and zero point: scalars, or of the index along the axis."""
+        """x, its factors and zero point: scalars, or of the index along the axis."""
         yield self.at(op.operand(0), index)
         for parameter in (v for v in op.operands[1:] if v):
             shape = shape_of(parameter)

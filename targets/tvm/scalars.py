@@ -27,7 +27,8 @@ _ORDERED = {"lt": "<", "gt": ">", "le": "<=", "ge": ">="}
 _CALLED = {"llvm.fabs.f32": ("float", "fabsf({})"), "llvm.floor.f32": ("float", "floorf({})"),
            "llvm.roundeven.f32": ("float", "nearbyintf({})"),
            "llvm.lrint.i32.f32": ("i32", "(uint32_t)(int32_t)lrintf({})"),
-           "llvm.arithmetic.fence.f32": ("float", "fenced({})")}  # fmt: skip
+           "llvm.arithmetic.fence.f32": ("float", "fenced({})"),
+           "llvm.fma.f32": ("float", "fmaf({}, {}, {})")}  # fmt: skip
 _CONVERTED = {
     ("bitcast", "float", "i32"): "float_bits({})",
     ("bitcast", "i32", "float"): "bits_float({})",
@@ -112,9 +113,10 @@ def _compared(how: str, a: str, b: str) -> str:
 
 def _memory(what: str, rest: str) -> tuple[str, str]:
     """Calls, and what `columns` and `lookup` read."""
-    if found := re.fullmatch(rf"{_TYPE} @(\S+)\({_TYPE} (\S+)\)", rest):
+    if found := re.fullmatch(rf"{_TYPE} @([^(]+)\((.*)\)", rest):
         kind, form = _CALLED[found[2]]
-        return kind, form.format(_value(found[4], found[3]))
+        given = (operand.split(" ") for operand in found[3].split(", "))
+        return kind, form.format(*(_value(text, its) for its, text in given))
     if found := re.fullmatch(r"i8, ptr (\S+), i64 (\S+)", rest):
         return "ptr", f"(const uint8_t *){found[1][1:]} + {found[2][1:]}"
     if found := re.fullmatch(r"i8, ptr (\S+)", rest):

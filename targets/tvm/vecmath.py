@@ -129,6 +129,13 @@ class Number:
         return Number(self.body, self.body.call(f"llvm.{intrinsic}.{suffix}", "float",
                                                 f"{kind} {self.name}"))  # fmt: skip
 
+    def fused(self, factor: Number, added: Number) -> Number:
+        """This times a factor, plus another, rounded once."""
+        kind = self.body.type("float")
+        suffix = "f32" if self.body.width == 1 else f"v{self.body.width}f32"
+        given = (f"{kind} {n.name}" for n in (self, factor, added))
+        return Number(self.body, self.body.call(f"llvm.fma.{suffix}", "float", *given))
+
     def extreme(self, intrinsic: str, other: Number | float) -> Number:
         """LLVM's maximum or minimum of two, NaN where one is."""
         kind = self.body.type("float")
@@ -337,13 +344,18 @@ def minimum(a: Number, b: Number | float) -> Number:
     return choose(a.compare("uno", 0.0), a, smaller)
 
 
+def multiplied(x: Number, inverse: Number, rest: Number) -> Number:
+    """x * inverse + x * rest, the sum rounded once (see `ops.inverse`)."""
+    return x.fused(inverse, x * rest)
+
+
 FUNCTIONS: dict[str, tuple[int, Callable[..., Number]]] = {
     "exp": (1, exp), "expm1": (1, expm1), "sigmoid": (1, sigmoid), "tanh": (1, tanh),
     "erf": (1, erf), "log": (1, log), "softplus": (1, softplus), "gelu": (1, gelu),
     "gelu_tanh": (1, gelu_tanh), "mish": (1, mish), "silu": (2, silu), "elu": (2, elu),
     "hard_swish": (1, hard_swish), "softsign": (1, softsign), "leaky": (2, leaky),
     "at_least": (2, at_least), "at_most": (2, at_most), "clamp": (3, clamp),
-    "maximum": (2, maximum), "minimum": (2, minimum),
+    "maximum": (2, maximum), "minimum": (2, minimum), "multiplied": (3, multiplied),
 }  # fmt: skip
 
 
@@ -370,7 +382,7 @@ def module(names: Sequence[str], machine: Machine) -> str:
     extremes = machine.arch == "aarch64"
     text = "\n".join(define(n, w, avx512, extremes) for n in names for w in WIDTHS)
     declared: list[str] = []
-    called = {"floor": 1, "fabs": 1, **({"maximum": 2, "minimum": 2} if extremes else {})}
+    called = {"floor": 1, "fabs": 1, "fma": 3, **({"maximum": 2, "minimum": 2} if extremes else {})}
     for intrinsic, operands in called.items():
         for w in WIDTHS:
             kind, suffix = Body(w).type("float"), "f32" if w == 1 else f"v{w}f32"

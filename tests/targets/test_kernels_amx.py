@@ -18,6 +18,7 @@ import pytest
 from graphopt.errors import GraphoptError
 from graphopt.ir.parser import parse
 from graphopt.ir.types import DType
+from graphopt.ops.inverse import inverses
 from graphopt.pipeline import Context as PassContext
 from graphopt.pipeline import parse_pipeline, run_pipeline
 from graphopt.runtime.native import Context, Library, addresses
@@ -120,6 +121,43 @@ def looked_up(text: str) -> str:
     assert found
     text = text.replace("%z: u8[])", "%z: u8[], %t: u8[256])")
     return text.replace("return(%q)", f"%l = lookup(%q, %t) : {found[1]}\n return(%l)")
+
+
+def residual(ins, outs, size, stride=1, n=1) -> str:
+    """A convolution of pixels, and the sum of a residual, as bytes."""
+    out = result_size(size, [0] * 4, 1, stride)
+    shape = f"[{n},{outs},{out[0]},{out[1]}:aBcd16b]"
+    return with_weights(f"""graph @k(%x: u8[{n},{ins},{size[0]},{size[1]}:aBcd16b], %w: i8[{outs},{ins},1,1:TAG],
+             %b: i32[{outs},1,1], %s: f32[{outs}], %r: u8{shape}, %t: f32[], %i: f32[], %j: f32[], %z: u8[]) {{
+      %c = conv_integer(%x, %w) {{strides=[{stride},{stride}],pads=[0,0,0,0],
+        dilations=[1,1],group=1,pad_value=119}} : i32{shape}
+      %d = add(%c, %b) : i32{shape}
+      %e = dequantize(%d, %s) : f32{shape}
+      %f = dequantize(%r, %t, %z) : f32{shape}
+      %g = add(%e, %f) : f32{shape}
+      %q = quantize_by_inverse(%g, %i, %j, %z) {{dtype=u8,small=true}} : u8{shape}
+      return(%q)
+    }}""", 4)
+
+
+RESIDUALS = [
+    dict(ins=64, outs=64, size=(14, 14)),  # pieces of a tile cross lines
+    dict(ins=64, outs=32, size=(7, 7), n=2),
+    dict(ins=128, outs=48, size=(13, 18), stride=2),
+    dict(ins=64, outs=40, size=(9, 9)),  # channels that fill no block
+]
+
+
+@pytest.mark.skipif(not WIDE, reason="this CPU lacks AVX-512, which the rest of the kernel needs")
+@pytest.mark.parametrize("case", RESIDUALS, ids=lambda c: "-".join(map(str, c.values())))
+def test_residuals_of_bytes_on_emulated_tiles(case: dict, emulated: ctypes.CDLL) -> None:
+    text = residual(**case)
+    arrays = numbers(text)
+    found = inverses(np.asarray(0.0173, np.float32), DType.u8)
+    assert found
+    arrays[5:8] = [np.asarray(0.0091, np.float32), *found]
+    check(text, WIDE[0], arrays=arrays)
+    assert emulated.amx_products() > 0
 
 
 TEXTS = [*(product(**c) for c in PRODUCTS), *(convolution(**c) for c in CONVS)]

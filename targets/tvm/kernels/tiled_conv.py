@@ -17,13 +17,16 @@ register tile's rows just before it multiplies them, where its weights stay in t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as ir
 
-from graphopt.ir.core import Op
+from graphopt.ir.core import Op, Value
+from graphopt.ir.layout import parse_layout
+from graphopt.ops.quant import Scaled
 from graphopt.targets.machine import Machine
 from graphopt.targets.tvm import amx, tiles
 from graphopt.targets.tvm.amx import BLOCK, Form
@@ -38,7 +41,7 @@ from graphopt.targets.tvm.kernels.tiled_plan import (
     Words,
     stays,
 )
-from graphopt.targets.tvm.region import Region, static
+from graphopt.targets.tvm.region import Region, shape_of, static
 
 Expr = Any
 SCRATCH = 1 << 16  # bytes of rows that are copied for one register tile
@@ -119,6 +122,30 @@ def geometry(s: conv.Shape, of: Words, form: Form, machine: Machine) -> Geometry
     return Geometry(s, form, copy, made, long, single, scratch)
 
 
+def flat(region: Region, op: Op, g: Geometry) -> bool:
+    """Whether an image's pixels lie one after another in all that the epilogue reads and stores.
+
+    So they do where the result's lines are those of the copy; then no line needs be told from the
+    next. Where channels don't fill their blocks, indices are kept inside lines (`Region.place`).
+    """
+    reads = {v for o in region.graph if o is not op
+             for i, v in enumerate(o.operands) if v and not (i and isinstance(o.kind, Scaled))}
+    ways = [*(v for v in region.graph.args if v in reads), *region.graph.outputs]
+    lines = g.copy.columns == g.s.out[1] and g.s.outs % BLOCK == 0
+    return lines and all(_dense(v, g.s.out) for v in ways)
+
+
+def _dense(value: Value, sizes: Sequence[int]) -> bool:
+    """Whether pixels of images of some sizes lie so in a tensor, or there is one for all."""
+    shape, tag = shape_of(value), static(value).layout
+    if all(d == 1 for d in shape[-2:]):
+        return True
+    layout = parse_layout(tag or "abcd")
+    across, down = (layout.order.index(a) for a in (3, 2))
+    split = {a for a, _ in layout.blocks}
+    return shape[-2:] == tuple(sizes) and across == down + 1 and not split & {2, 3}
+
+
 class Convolution(tiled.Kernel):
     """A convolution of images in channel blocks, or of few dense channels."""
 
@@ -127,7 +154,7 @@ class Convolution(tiled.Kernel):
         super().__init__(region, op, g.plan, work)
         self.g, self.image = g, self.x
         self.blocks = -(-g.s.ins // BLOCK)
-        self.outside = self.border()
+        self.outside, self.flat = self.border(), flat(region, op, g)
         if g.scratch:
             return
         c = g.copy
@@ -168,7 +195,7 @@ class Convolution(tiled.Kernel):
         s, chunks = self.g.s, self.g.form.chunks
         for i, one in enumerate(rows):
             with ir.serial(0, self.p.sizes.rows) as r:
-                y, x = self.place(one, r)
+                y, x = self.place(one, r) if s.strides == (1, 1) else self.pixel_of(one, r)
                 for chunk in range(chunks):
                     place = [chunk, i * tiles.ROWS + r]
                     self.pixel(chunk, place, [image, y * s.strides[0], x * s.strides[1]])
@@ -274,6 +301,12 @@ class Convolution(tiled.Kernel):
             ir.buffer_store(self.x, self.outside, [*start, first + x, lane])
 
     def place(self, rows: Rows, r: Expr) -> list[Expr]:
+        """A row's pixel, told by a line and a column (which may be past the line's end)."""
+        if self.flat:
+            return [tirx.const(0, "int32"), rows.line * self.p.rows + rows.start + r]
+        return self.pixel_of(rows, r)
+
+    def pixel_of(self, rows: Rows, r: Expr) -> list[Expr]:
         """A row's pixel: its line and column, or a column past the result's, between lines."""
         columns = self.g.copy.columns
         if not self.g.long:
@@ -322,7 +355,8 @@ class Convolution(tiled.Kernel):
 
     def beside(self, place: list[Expr]) -> list[Expr]:
         """Where tiles cross lines, some aren't."""
-        return [place[1] + (tiled.TOGETHER - 1) < self.g.s.out[1]] if self.g.long else []
+        crossed = self.g.long and not self.flat
+        return [place[1] + (tiled.TOGETHER - 1) < self.g.s.out[1]] if crossed else []
 
     def index(self, image: Expr, place: list[Expr], column: Expr) -> list[Expr]:
         """Image, channel, and place in it."""
