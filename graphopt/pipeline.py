@@ -139,7 +139,8 @@ class Context:
     None where nobody can. `before` is the module as it was before the first lossy pass: what that
     and later ones are to stay close to. `judge` measures losses, `max_drop` limits them (in points;
     see `graphopt.loss`); `lenient`: a pass with a goal needn't keep to that where a later one
-    repairs, which `mended` tells of the pass that runs. `channels` tells of values that lost
+    repairs, which `mended` tells of the pass that runs; `apart`: other samples than those that
+    choose tell the result. `channels` tells of values that lost
     channels which of the original's they still have, by name. `progress` is told what a long pass
     does, how many parts are done, of how many.
     """
@@ -156,6 +157,7 @@ class Context:
     max_drop: float | None = None
     lenient: bool = False
     mended: bool = False
+    apart: bool = True
     channels: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     progress: Callable[[str, int, int], None] = silent
 

@@ -76,7 +76,7 @@ def test_a_limit_that_nothing_can_meet() -> None:
                      lambda m, made: m.metadata.update({c.layer: "" for c in made}),
                      Context(judge=judge, max_drop=1))  # fmt: skip
     assert not settled.kept and list(module.metadata) == ["given"]
-    assert settled.left[0].refused.startswith("9.00 points of 1 points are lost without it")
+    assert settled.left[0].refused.startswith("9.00 points of 1 are lost without it")
 
 
 def alternatives(*rows: tuple[str, float, float]) -> list[Choice]:
