@@ -230,3 +230,13 @@ def test_a_second_attempt_that_loses_more_than_the_first_is_not_taken(tmp_path: 
     assert best and made(best.report) == {"2"}
     assert best.report.losses[0].drop.mean == 0
     assert {p.name for p in tmp_path.glob("*.gir")} == {"000_input.gir", "001_forget_features.gir"}
+
+
+def test_the_limit_is_held_where_nothing_is_verified() -> None:
+    chain = [Forget(goal=3), Remember(most=0)]
+    with pytest.raises(LimitError, match="the best found has 33% of them") as caught:
+        graphopt.optimize(model(), passes=chain, data=data(), max_drop=1, check=False)
+    best = caught.value.best
+    assert best and made(best.report) == {"2"} and not best.report.checks
+    with pytest.raises(LimitError, match="over the limit of 1 "):
+        graphopt.optimize(model(), passes=[Spoil()], data=data(), max_drop=1, check=False)
