@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,3 +241,12 @@ def test_the_limit_is_held_where_nothing_is_verified() -> None:
     assert best and made(best.report) == {"2"} and not best.report.checks
     with pytest.raises(LimitError, match="over the limit of 1 "):
         graphopt.optimize(model(), passes=[Spoil()], data=data(), max_drop=1, check=False)
+
+
+def test_the_error_goes_to_other_processes_without_the_best() -> None:
+    error = LimitError("too much")
+    error.best = graphopt.optimize(model(), passes="default")
+    error.add_note("the best found is elsewhere")
+    again = pickle.loads(pickle.dumps(error))
+    assert isinstance(again, LimitError) and str(again) == "too much"
+    assert again.__notes__ == ["the best found is elsewhere"] and again.best is None
