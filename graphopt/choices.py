@@ -178,8 +178,8 @@ def settle(
     multiple-choice knapsack, Sinha and Zoltners 1979), as many as the goal needs, and fewer if the
     measured loss is over the limit. A goal isn't held to that where the context is lenient and a
     later pass repairs. Choices keep a distance from the limit, but for a goal's where no other
-    samples tell the result: what was asked for is given up only if it is over. Where gains are seconds they count as much as what the goal counts (see
-    `_ladder`).
+    samples tell the result: what was asked for is given up only if it is over. Where gains are
+    seconds they count as much as what the goal counts (see `_ladder`).
 
     Args:
         module: changed in place.
