@@ -4,7 +4,8 @@ Passes choose by one half of the samples, and the other half tells the result (`
 What a later pass repairs needn't be within the limit before it, where a goal says how much to do.
 If too much is lost in the end, or a goal is given up for the distance that choices keep from the
 limit, the passes run once more on the original: each is held to the limit, they choose by all of
-these samples, and goals needn't keep a distance.
+these samples, and goals needn't keep a distance. (What any pass of the first attempt has looked at
+isn't among them: all passes of the second choose by the same samples.)
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ class Attempts:
         again = self._measured(self._run(judge, lenient=False), judge)
         if again.excess(limit) > one.excess(limit):
             if self.hooks:  # what they saw last is to be what the user gets
+                self.judge.seen.used = 0
                 self._run(self.judge, lenient=True)
             return one
         return replace(again, notes=(_told(one, again, limit),))
@@ -110,7 +112,7 @@ class Attempts:
         return bool(over) or one.gave_up
 
     def _run(self, judge: SampleJudge, lenient: bool) -> Attempt:
-        module, self.judge.seen.used = clone_module(self.original), 0
+        module = clone_module(self.original)
         ctx = replace(
             self.asked, judge=judge, lenient=lenient, apart=lenient, before=None, channels={}
         )

@@ -94,7 +94,8 @@ class Settled:
         for c in self.left:
             if c.layer not in changed:
                 seen.setdefault(c.layer, c)
-        names = [f"{_first(c.loc)} ({c.refused})" for c in seen.values()]
+        # Several layers may come from one ONNX node.
+        names = list(dict.fromkeys(f"{_first(c.loc)} ({c.refused})" for c in seen.values()))
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         kept = f"; kept as they were: {', '.join(names[:SHOWN])}{more}" if names else ""
         told = f"{made or 'no layer changed'}{kept}" if made or kept else ""

@@ -124,6 +124,18 @@ class Collapse(Pass, name="collapse"):
         return PassResult(True)
 
 
+@dataclass(frozen=True)
+class Look(Pass, name="look"):
+    """Look at half of the samples."""
+
+    effect = "lossy"
+
+    def run(self, module: Module, ctx: Context) -> PassResult:
+        assert ctx.samples
+        list(ctx.samples.take(RUNS // 2))
+        return PassResult(False)
+
+
 def rare() -> list[dict[str, Array]]:
     """Samples of which one in 20, of both halves, is answered by the second feature."""
     rng = np.random.default_rng(0)
@@ -215,6 +227,15 @@ def test_a_goal_is_not_given_up_for_a_distance_where_the_limit_allows_it() -> No
     assert loss.samples == RUNS - SEEN and 4 < loss.drop.mean <= 6
     (note,) = (note for note in report.notes if "first attempt" in note)
     assert "gave up a goal to keep a distance from the limit of 6; so" in note
+
+
+def test_in_a_second_attempt_all_choose_by_the_samples_that_tell() -> None:
+    """Those that a later pass looks at lose less: with them, feature 1 would be forgotten."""
+    chain = [Forget(), Look()]
+    report = graphopt.optimize(model(), passes=chain, data=data(), max_drop=36).report
+    assert "1" not in made(report) and not report.missed
+    assert any("ran again" in note for note in report.notes)
+    assert report.losses[0].samples == RUNS // 2
 
 
 def test_without_a_goal_choices_keep_their_distance() -> None:
