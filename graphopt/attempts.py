@@ -113,9 +113,7 @@ class Attempts:
 
     def _run(self, judge: SampleJudge, lenient: bool) -> Attempt:
         module = clone_module(self.original)
-        ctx = replace(
-            self.asked, judge=judge, lenient=lenient, apart=lenient, before=None, channels={}
-        )
+        ctx = self.asked.anew(judge, lenient)
         run = lambda: run_pipeline(self.passes, module, ctx, self.hooks)  # noqa: E731
         records = self.timed("passes", run)
         verify(module)

@@ -96,8 +96,8 @@ class Generated(SampleRuns):
     ) -> Iterator[tuple[int, Array]]:
         """Pairs of an index into `values` and its array (see `SampleRuns.watch`)."""
         known = {} if own else self._known()
-        there = [i for i, v in enumerate(values) if v.hint in known]
-        rest = [i for i, v in enumerate(values) if v.hint not in known]
+        there = [i for i, v in enumerate(values) if v.hint in known and _alike(v, known[v.hint])]
+        rest = [i for i in range(len(values)) if i not in set(there)]
         self.used = self.runs
         if there and (source := self.source):
             batch = SampleRuns(lambda: [inputs(source)], 1, NOISE)
@@ -112,6 +112,14 @@ class Generated(SampleRuns):
         graph = self.source.main if self.source else None
         values = [] if graph is None else [*graph.args, *(r for op in graph for r in op.results)]
         return {v.hint: v for v in values if v.hint and _is_float(v)}
+
+
+def _alike(value: Value, source: Value) -> bool:
+    """Whether values have the same shape but for the batch: one that was pruned hasn't."""
+    mine, theirs = value.tensor.shape, source.tensor.shape
+    if not mine or not theirs:
+        return False
+    return len(mine) == len(theirs) and mine[1:] == theirs[1:]
 
 
 def _is_float(value: Value) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar, Literal, Protocol
 
@@ -136,13 +136,16 @@ class Context:
     result that folding may make. `catalog` and `lanes` (the float32 vector width) describe the
     target; None and 0 when there is none. `costs` tells what ops take on it (see
     `graphopt.analysis.price`); None where nobody can. `samples` runs a module and shows its values;
-    None where nobody can. `before` is the module as it was before the first lossy pass: what that
-    and later ones are to stay close to. `judge` measures losses, `max_drop` limits them (in points;
-    see `graphopt.loss`); `lenient`: a pass with a goal needn't keep to that where a later one
-    repairs, which `mended` tells of the pass that runs; `apart`: other samples than those that
-    choose tell the result. `channels` tells of values that lost
-    channels which of the original's they still have, by name. `progress` is told what a long pass
-    does, how many parts are done, of how many.
+    None where nobody can. `judge` measures losses, `max_drop` limits them (in points; see
+    `graphopt.loss`); `lenient`: a pass with a goal needn't keep to that where a later one repairs;
+    `apart`: other samples than those that choose tell the result.
+    `progress` is told what a long pass does, how many parts are done, of how many.
+
+    The rest is noted while passes run. `before` is the module as it was before the first lossy
+    pass: what that and later ones are to stay close to; `floats` as it was before `quantize`, what
+    other passes had done being done; `mended` whether a later pass repairs what the one that runs
+    does; `channels` tells of values that lost channels which of the original's they still have, by
+    name.
     """
 
     permit: Permission = permit_all
@@ -152,14 +155,25 @@ class Context:
     lanes: int = 0
     costs: Costs | None = None
     samples: Activations | None = None
-    before: Module | None = None
     judge: Judge | None = None
     max_drop: float | None = None
     lenient: bool = False
-    mended: bool = False
     apart: bool = True
-    channels: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     progress: Callable[[str, int, int], None] = silent
+    before: Module | None = None
+    floats: Module | None = None
+    mended: bool = False
+    channels: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    @property
+    def unquantized(self) -> Module | None:
+        """What quantized layers are held against, each beside the one that it was."""
+        return self.floats or self.before
+
+    def anew(self, judge: Judge, lenient: bool) -> Context:
+        """For a run of its own: nothing is noted yet."""
+        return replace(self, judge=judge, lenient=lenient, apart=lenient, before=None,
+                       floats=None, mended=False, channels={})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def test_every_row_has_a_name_of_its_own() -> None:
     names = [m.name for m in found]
     assert len(set(names)) == len(names)
     passes = {m.name: m.options.get("passes") for m in found}
-    assert passes["prune-30+reconstruct"].endswith("{ratio=0.3,criterion=reconstruct},reconstruct")
+    assert passes["prune-30+reconstruct"].endswith("reconstruct},reconstruct{samples=1024}")
     assert passes["l1-50"] == "default,prune{ratio=0.5,criterion=l1}"
 
 

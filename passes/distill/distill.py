@@ -26,11 +26,12 @@ from graphopt.passes.distill.augment import check, is_image
 from graphopt.passes.distill.network import Network, parameters
 from graphopt.passes.distill.objective import Objective
 from graphopt.passes.distill.train import History, Settings, Trainer
+from graphopt.passes.layers.apart import fitted
 from graphopt.pipeline import Activations, Ahead, Context, Effect, Pass, PassResult
 from graphopt.rewrite import Remark
 
 PROBED = 4  # runs on which is tried whether all can be computed as one batch
-LEFT = 64  # runs that are left to measure losses on, where there are many
+LEFT = 10  # one in so many runs is left to measure losses on
 SHARE = 4  # of the memory limit that samples may take: its fourth part
 
 
@@ -149,15 +150,9 @@ class Distill(Pass, name="distill"):
         """The inputs of the runs, [runs, ...] each, as many as fit into memory."""
         args = before.main.args
         room = max_memory() // SHARE // max(sum(map(bytes_of, args)), 1)
-        runs = max(min(self.samples or _most(samples.runs), samples.runs, room), 1)
+        runs = max(min(self.samples or fitted(samples.runs, LEFT), samples.runs, room), 1)
         feeds = list(samples.take(runs))
         return [np.stack([feed[a.hint] for feed in feeds]) for a in args]
-
-
-def _most(runs: int) -> int:
-    """How many runs are used where nobody says: a tenth, at least LEFT, is left to measure on."""
-    left = max(runs // 10, LEFT)
-    return runs - left if runs >= 4 * left else runs
 
 
 def _nothing(why: str) -> PassResult:

@@ -89,11 +89,11 @@ class AdaRound(Pass, name="adaround"):
 
     def _inputs(self, part: Sequence[Pair], ctx: Context) -> list[Gram]:
         """What the layers read on the samples, rounded (zeros around images stay zeros)."""
-        assert ctx.samples and ctx.before
+        assert ctx.samples and ctx.unquantized
         runs = min(self.samples, ctx.samples.runs)
         found = [Gram(pair.twin, runs, pair.rounded) for pair in part]
         values = [source(pair.twin.operand(0)) for pair in part]
-        for i, x in ctx.samples.watch(ctx.before, values, runs):
+        for i, x in ctx.samples.watch(ctx.unquantized, values, runs):
             found[i].add(x)
         return found
 

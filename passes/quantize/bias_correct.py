@@ -68,14 +68,15 @@ class BiasCorrect(Pass, name="bias_correct"):
             InputError: no samples, or an option out of its range.
         """
         self.check(Ahead(module, ctx))
-        if not layers(module) or ctx.before is None:
+        floats = ctx.unquantized
+        if not layers(module) or floats is None:
             return nothing("bias_correct")
         if self.method == "analytic":
             return _analytic(module, ctx)
         if (left := declined("bias_correct", ctx, "take means of")) is not None:
             return left
         assert ctx.samples
-        wanted = self._means(ctx.before, _twins(module, ctx.before), ctx.samples)
+        wanted = self._means(floats, _twins(module, floats), ctx.samples)
         return kept_if_nearer(
             "bias_correct", module, ctx,
             lambda m: self._repair(m, ctx, wanted, each=False),
@@ -86,8 +87,8 @@ class BiasCorrect(Pass, name="bias_correct"):
         self, module: Module, ctx: Context, wanted: Mapping[str, Array], *, each: bool
     ) -> PassResult:
         """Layer by layer, if asked, then the last ones as the whole model gives them."""
-        assert ctx.before and ctx.samples
-        remarks = self._each(layers(module), ctx, ctx.before, ctx.samples) if each else []
+        assert ctx.unquantized and ctx.samples
+        remarks = self._each(layers(module), ctx, ctx.unquantized, ctx.samples) if each else []
         ends = [op for op in last(module.main) if _name(op) in wanted]
         means = self._means(module, [(op, shifted(op)) for op in ends], ctx.samples)
         for op in ends:

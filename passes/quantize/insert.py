@@ -16,6 +16,7 @@ import numpy as np
 from graphopt.choices import Choice, settle
 from graphopt.errors import InputError
 from graphopt.ir.builtin import Const
+from graphopt.ir.clone import clone_module
 from graphopt.ir.core import Graph, Loc, Module, Op, OpKind, Value
 from graphopt.ir.data import Computed, Data, Inline
 from graphopt.ir.types import Array, DType
@@ -78,6 +79,7 @@ class QuantizePass(Pass, name="quantize"):
             InputError: nothing was calibrated, or an option out of its range.
         """
         self.check(Ahead(module, ctx))
+        ctx.floats = ctx.floats or clone_module(module)
         activations, scans = self.activations != "f32", self.scans()
         left = recurrent.left(module.main) if scans == "f32" else ()
         choices = proposals(module, ctx, self.insert, self.skip, activations,

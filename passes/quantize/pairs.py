@@ -59,13 +59,13 @@ class Pair:
 def pairs(module: Module, ctx: Context) -> list[Pair]:
     """The layers of the main graph with quantized weights, in order.
 
-    An op's twin is that of `ctx.before` whose result has the same name, since equal names mean
+    An op's twin is that of `ctx.unquantized` whose result has the same name, since equal names mean
     equal numbers; an op without a twin is left out.
     """
     ops = [op for op in module.main if weighted(op) and _symmetric(op)]
-    if ctx.before is None:
+    if ctx.unquantized is None:
         return []
-    twins = {op.result.hint: op for op in ctx.before.main if weighted(op)}
+    twins = {op.result.hint: op for op in ctx.unquantized.main if weighted(op)}
     found: list[Pair] = []
     for op in ops:
         twin = twins.get(op.result.hint) if op.result.hint else None

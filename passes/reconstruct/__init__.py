@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from graphopt.errors import InputError
 from graphopt.ir.core import Loc, Module
+from graphopt.passes.layers.apart import fitted
 from graphopt.passes.reconstruct.prepare import prepared
 from graphopt.passes.reconstruct.repair import repair
 from graphopt.passes.reconstruct.sites import NAME, Site
@@ -24,12 +25,16 @@ from graphopt.rewrite import Remark
 
 __all__ = ["Reconstruct"]
 
+MOST = 1024  # runs to look at where the user doesn't say
+LEFT = 4  # one in so many runs is left to measure losses on
+
 
 @dataclass(frozen=True)
 class Reconstruct(Pass, name="reconstruct"):
     """Fit the weights of a compressed model to what the original gives, layer by layer.
 
-    `samples`: runs to look at, at most; fewer where they don't fit into memory. `ridge`: how much
+    `samples`: runs to look at; none: as many as MOST, and a quarter of all is left to measure
+    losses on; fewer where they don't fit into memory. `ridge`: how much
     a change of weights counts, as a share of the mean square of what the layer reads; 0: chosen by
     the quarter of the samples that nothing is fitted to. A layer's change that doesn't lower the
     error there isn't made, and none is where the outputs would be worse there. Zeros stay zeros;
@@ -38,12 +43,12 @@ class Reconstruct(Pass, name="reconstruct"):
 
     effect: ClassVar[Effect] = "lossy"
     repairs: ClassVar[bool] = True
-    samples: int = 1024
+    samples: int | None = None
     ridge: float = 0.0
 
     def check(self, ahead: Ahead) -> None:
         """Raise InputError for an option out of its range, missing samples (see `Pass.check`)."""
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise InputError(f"samples={self.samples} isn't 1 or more")
         if not 0 <= self.ridge < float("inf"):
             raise InputError(f"ridge={self.ridge} isn't a number from 0 up")
@@ -60,7 +65,8 @@ class Reconstruct(Pass, name="reconstruct"):
         self.check(Ahead(module, ctx))
         before = ctx.before
         assert before and ctx.samples
-        work = prepared(module, before, ctx.channels, ctx.samples, self.samples)
+        most = self.samples or min(fitted(ctx.samples.runs, LEFT), MOST)
+        work = prepared(module, before, ctx.channels, ctx.samples, most)
         if isinstance(work, list):
             return PassResult(False, tuple(work))
         remarks, solved = list(work.remarks), list[tuple[Site, Solution]]()

@@ -145,10 +145,11 @@ class _Fit:
         return both - means[:, :, None] * self.mean[:, None, :]
 
     def able(self, ridges: tuple[float, ...]) -> Iterator[float]:
-        """The ridges with which the matrices can be factored."""
+        """The ridges with which the matrices can be factored; an infinite one needs none."""
         for ridge in ridges:
             try:
-                self._solvers(self._level(ridge))
+                if np.isfinite(ridge):
+                    self._solvers(self._level(ridge))
             except np.linalg.LinAlgError:
                 continue
             yield ridge
@@ -181,8 +182,6 @@ class _Fit:
         return Change(w, b)
 
     def _solvers(self, level: Array) -> list[Solver]:
-        if not np.isfinite(level).all():
-            return []
         masks = [None] * len(level) if self.p.mask is None else list(self.p.mask)
         raised = zip(self.gram, level, masks, strict=True)
         return [_solver(gram + max(by, 1e-30) * np.eye(len(gram)), mask)

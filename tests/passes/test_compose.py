@@ -20,7 +20,7 @@ MODELS = Path(__file__).parents[2] / "models"
 LOSSY = ["factorize", "lowrank", "prune", "quantize"]
 PIPELINE = (
     "default,factorize{ratio=0.1,aim=macs},lowrank{ratio=0.1,aim=macs},"
-    "prune{ratio=0.1,aim=macs},calibrate,quantize"
+    "prune{ratio=0.1,aim=macs},reconstruct,int8"
 )
 
 

@@ -221,3 +221,14 @@ def test_lowrank_without_data_chooses_by_error() -> None:
     passes = parse_pipeline("fold,fuse,lowrank{method=svd,ratio=0.3}")
     settled = run_pipeline(passes, module, Context(samples=samples))[-1].settled
     assert settled and settled.kept and all(c.error > 0 for c in settled.kept)
+
+
+@pytest.mark.parametrize("after", ["cluster{bits=3}", "lowrank{rank=4,method=svd}", "calibrate"])
+def test_values_that_lost_channels_are_made_anew_without_data(after: str) -> None:
+    """The original's values of these names have other shapes."""
+    module = parse(NORMED)
+    bind(module)
+    samples = sample_runs(module, None, lambda: parse(NORMED))
+    passes = parse_pipeline(f"fold,fuse,prune{{ratio=0.3,criterion=l2}},{after}")
+    records = run_pipeline(passes, module, Context(samples=samples))
+    assert records[-2].changed and records[-1].changed

@@ -365,6 +365,21 @@ def test_after_lowrank_through_the_front_door(tmp_path: Any) -> None:
     assert losses[1] > losses[0]
 
 
+@pytest.mark.parametrize(("count", "told"), [(400, 100), (255, 255)])
+def test_the_loss_is_told_by_samples_that_nothing_was_fitted_to(
+    tmp_path: Any, count: int, told: int
+) -> None:
+    """A quarter of them, where that is 64 at least."""
+    before = parse(NETWORK)
+    given = [random_inputs(before, seed) for seed in range(count)]
+    path = tmp_path / "m.gir"
+    path.write_text(NETWORK, "utf-8")
+    passes = "lowrank{rank=3,method=svd},reconstruct"
+    made = graphopt.optimize(path, passes=passes, data=given)
+    assert made.report.losses[0].samples == told
+    assert any("fitted to" in note for note in made.report.notes) == (told == count)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_samples_that_are_almost_alike_end_in_a_larger_ridge(seed: int) -> None:
     """Of all columns the matrix can't be factored with the ridge that those fitted to chose."""
@@ -375,3 +390,13 @@ def test_samples_that_are_almost_alike_end_in_a_larger_ridge(seed: int) -> None:
     t = random.standard_normal((1, 6, 512)).astype(np.float32) @ x
     found = solve(Problem(x, np.zeros((1, 512)), np.zeros_like(t), t, 64, bias=False))
     assert found is None or found.after < found.before
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_group_that_reads_zeros_alone_gets_a_bias() -> None:
+    """As behind channels that are always clipped to 0; nothing is divided by their mean square."""
+    random = np.random.default_rng(0)
+    x, t = np.zeros((2, 3, 64), np.float32), np.ones((2, 2, 64), np.float32)
+    x[0] = random.standard_normal((3, 64))
+    found = solve(Problem(x, x.mean(-1, dtype=np.float64), np.zeros_like(t), t, 48, bias=True))
+    assert found and np.allclose(found.change.b[1], 1) and not found.change.w[1].any()

@@ -19,6 +19,7 @@ REWRITES = {
 }
 PLAIN = "default,prune{{ratio={0},criterion=l1}}"
 DISTILL = "distill{epochs=6}"
+REPAIR = "reconstruct{samples=1024}"  # all of them: rows are judged by samples of their own
 
 
 def ours(name: str, passes: str) -> Method:
@@ -33,8 +34,8 @@ def methods(distill: str = DISTILL) -> Iterator[Method]:
         for name, text in REWRITES.items():
             passes = f"default,{text.format(ratio)}"
             yield ours(f"{name}-{percent}", passes)
-            yield ours(f"{name}-{percent}+reconstruct", f"{passes},reconstruct")
-            yield ours(f"{name}-{percent}+distill", f"{passes},reconstruct,{distill}")
+            yield ours(f"{name}-{percent}+reconstruct", f"{passes},{REPAIR}")
+            yield ours(f"{name}-{percent}+distill", f"{passes},{REPAIR},{distill}")
         yield ours(f"l1-{percent}", PLAIN.format(ratio))
         for where in ("local", "global"):
             options = {"ratio": ratio, "everywhere": where == "global"}
