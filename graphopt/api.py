@@ -150,7 +150,8 @@ def optimize(
         data: samples to verify on: an .npz, a folder of them, or `{name: array}`s; None: seeded.
         input_shapes: shapes to fix, by input name.
         threads: of the Session that verifies and measures; None: all cores.
-        check: verify against the original in ONNX Runtime with its optimizer off.
+        check: verify against the original in ONNX Runtime with its optimizer off. (`max_drop` is
+            held all the same.)
         hooks: watch the pipeline.
         build: parallel compilations, cache, progress.
         measure: time the bundle and ONNX Runtime, and profile the layers.

@@ -94,7 +94,8 @@ class Settled:
         for c in self.left:
             if c.layer not in changed:
                 seen.setdefault(c.layer, c)
-        names = [f"{_first(c.loc)} ({c.refused})" for c in seen.values()]
+        # Several layers may come from one ONNX node.
+        names = list(dict.fromkeys(f"{_first(c.loc)} ({c.refused})" for c in seen.values()))
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         kept = f"; kept as they were: {', '.join(names[:SHOWN])}{more}" if names else ""
         told = f"{made or 'no layer changed'}{kept}" if made or kept else ""
@@ -124,6 +125,7 @@ class _Trials:
     apply: Apply
     ctx: Context
     limit: float | None
+    spare: bool
     known: dict[frozenset[Choice], Loss | None] = field(
         default_factory=dict[frozenset[Choice], "Loss | None"]
     )
@@ -139,11 +141,13 @@ class _Trials:
         return self.known[key]
 
     def fits(self, chosen: Sequence[Choice]) -> bool:
-        """Whether a set of choices is within the limit, other samples deciding in the end."""
+        """Whether a set of choices is within the limit; with a distance (`spare`) or just so."""
         if self.limit is None or self.ctx.judge is None:
             return True
         found = self.loss(chosen)
-        return found is None or found.surely_within(self.limit)
+        if found is None:
+            return True
+        return found.surely_within(self.limit) if self.spare else found.drop.mean <= self.limit
 
 
 @dataclass(frozen=True)
@@ -174,8 +178,9 @@ def settle(
     steps of all ladders are taken in the order of error for gain (the greedy solution of the
     multiple-choice knapsack, Sinha and Zoltners 1979), as many as the goal needs, and fewer if the
     measured loss is over the limit. A goal isn't held to that where the context is lenient and a
-    later pass repairs. Where gains are seconds they count as much as what the goal counts (see
-    `_ladder`).
+    later pass repairs. Choices keep a distance from the limit, but for a goal's where no other
+    samples tell the result: what was asked for is given up only if it is over. Where gains are
+    seconds they count as much as what the goal counts (see `_ladder`).
 
     Args:
         module: changed in place.
@@ -188,7 +193,8 @@ def settle(
     steps = _ladders([c for c in priced if not c.refused], goal)
     steps = _needed(_finished(steps[: _enough(steps, goal)], steps, goal), goal)
     later = goal is not None and ctx.lenient and ctx.mended
-    trials = _Trials(module, apply, ctx, None if later else ctx.max_drop)
+    spare = goal is None or ctx.apart
+    trials = _Trials(module, apply, ctx, None if later else ctx.max_drop, spare)
     kept, over, missed = _reached(steps), "", ""
     if not trials.fits(kept):
         kept, over = _retreat(steps, trials)
@@ -337,10 +343,10 @@ def _retreat(steps: Sequence[_Step], trials: _Trials) -> tuple[list[Choice], str
     gains among those taken back are tried once more, one by one.
     """
     low, high = 0, len(steps)  # so many taken: within the limit, too many
-    limit = f"{trials.limit:g} points"
+    limit = f"{trials.limit:g} point{'' if trials.limit == 1 else 's'}"
     if not trials.fits(()):
         found = trials.loss(())
-        lost = f"{found.drop.mean:.2f} points of {limit} are" if found else "too much is"
+        lost = f"{found.drop.mean:.2f} points of {trials.limit:g} are" if found else "too much is"
         return [], f"{lost} lost without it"
     while high - low > 1:
         middle = (low + high) // 2

@@ -55,6 +55,11 @@ class LimitError(GraphoptError):
     exit_code = 4
     best: Result | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without `best`, whose bundle lies in a folder of this process: for other processes."""
+        state = {k: v for k, v in self.__dict__.items() if k != "best"}
+        return type(self), self.args, state
+
 
 def one_line(text: str) -> str:
     """Text with line breaks made spaces, what can't be printed escaped, and a long middle cut."""

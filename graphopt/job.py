@@ -183,7 +183,7 @@ class Job:
         if check and (before := one.before):
             self.progress("verify the model before lossy passes", 0, 1)
             self.timed("verify", lambda: self._verify_model("the exact part", before))
-        if check and self.request.lossy:
+        if self.request.lossy and (check or self.request.max_drop is not None):
             one = self.attempts.within(one)
         self.module, self.records, self.losses = one.module, one.records, one.losses
         self.notes += [*one.notes, *dict.fromkeys(self.judge.notes)]

@@ -137,7 +137,8 @@ class Context:
     target; None and 0 when there is none. `costs` tells what ops take on it (see
     `graphopt.analysis.price`); None where nobody can. `samples` runs a module and shows its values;
     None where nobody can. `judge` measures losses, `max_drop` limits them (in points; see
-    `graphopt.loss`); `lenient`: a pass with a goal needn't keep to that where a later one repairs.
+    `graphopt.loss`); `lenient`: a pass with a goal needn't keep to that where a later one repairs;
+    `apart`: other samples than those that choose tell the result.
     `progress` is told what a long pass does, how many parts are done, of how many.
 
     The rest is noted while passes run. `before` is the module as it was before the first lossy
@@ -157,6 +158,7 @@ class Context:
     judge: Judge | None = None
     max_drop: float | None = None
     lenient: bool = False
+    apart: bool = True
     progress: Callable[[str, int, int], None] = silent
     before: Module | None = None
     floats: Module | None = None
@@ -170,8 +172,8 @@ class Context:
 
     def anew(self, judge: Judge, lenient: bool) -> Context:
         """For a run of its own: nothing is noted yet."""
-        return replace(self, judge=judge, lenient=lenient, before=None, floats=None, mended=False,
-                       channels={})  # fmt: skip
+        return replace(self, judge=judge, lenient=lenient, apart=lenient, before=None,
+                       floats=None, mended=False, channels={})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import GraphoptError, InputError
+from graphopt.folders import replace, resolved
 from graphopt.later import Later
 from graphopt.runtime.manifest import (
     FILE_NAME,
@@ -124,7 +125,7 @@ def write(
         InputError: the folder exists and is something else.
         UnsupportedError: there is no C compiler, or the program is beyond it.
     """
-    target = Path(directory).resolve()
+    target = resolved(Path(directory))
     _check_replaceable(target)
     segments = _segments(program)
     contents = {MODEL: model, **segments, **(files or {})}
@@ -162,7 +163,7 @@ def publish(
     Raises:
         InputError: the folder exists and is something else, or can't be written.
     """
-    target = Path(directory).resolve()
+    target = resolved(Path(directory))
     _check_replaceable(target)
     with _staged(target) as stage:
         for path in sorted(p for p in source.rglob("*") if p.is_file()):
@@ -216,24 +217,11 @@ def _staged(target: Path) -> Generator[Path, None, None]:
         stage = holder / "new"
         stage.mkdir()
         yield stage
-        _replace(stage, target, holder / "old")
+        replace(stage, target, holder / "old")
     except OSError as error:
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(holder, ignore_errors=True)
-
-
-def _replace(stage: Path, target: Path, aside: Path) -> None:
-    if not target.exists():
-        stage.rename(target)
-        return
-    target.rename(aside)
-    try:
-        stage.rename(target)
-    except BaseException:  # an interrupt, too: what is left in the holder is removed
-        if not target.exists():
-            aside.rename(target)
-        raise
 
 
 def _write_file(path: Path, content: Content) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphopt import parse
-from graphopt.choices import Choice, Goal, settle
+from graphopt.choices import Choice, Goal, Settled, settle
 from graphopt.ir.core import Loc, Module
 from graphopt.loss import Loss, Meter, Share
 from graphopt.pipeline import Context
@@ -76,7 +76,7 @@ def test_a_limit_that_nothing_can_meet() -> None:
                      lambda m, made: m.metadata.update({c.layer: "" for c in made}),
                      Context(judge=judge, max_drop=1))  # fmt: skip
     assert not settled.kept and list(module.metadata) == ["given"]
-    assert settled.left[0].refused.startswith("9.00 points of 1 points are lost without it")
+    assert settled.left[0].refused.startswith("9.00 points of 1 are lost without it")
 
 
 def alternatives(*rows: tuple[str, float, float]) -> list[Choice]:
@@ -142,6 +142,13 @@ def test_what_saves_more_but_gains_less_time_comes_last() -> None:
     for amount, what in wanted.items():
         _, settled = decide(forms, Goal(amount, "multiply-adds"))
         assert [c.rewrite for c in settled.kept] == what and not settled.short
+
+
+def test_layers_of_one_node_are_named_once() -> None:
+    left = [Choice(name, Loc(("conv",)), "cut", 1, 1, refused="not needed") for name in "ab"]
+    other = Choice("c", Loc(("fc",)), "cut", 1, 1, refused="not needed")
+    (note,) = Settled((), (*left, other)).notes()
+    assert note == "no layer changed; kept as they were: conv (not needed), fc (not needed)"
 
 
 def test_a_goal_that_is_missed_says_so() -> None:

@@ -98,7 +98,7 @@ def optimize(
 
     began = time.perf_counter()
     place = _place(output or Path(f"{stem}.graphopt"))
-    second = _place(_beside(place)) if max_drop is not None else place
+    second = _place(beside(place)) if max_drop is not None else place
     chosen = api.parse_target(target)
     chain = read_passes(passes, chosen)
     if data:
@@ -134,12 +134,12 @@ def _best(work: Callable[[], Result]) -> tuple[Result, LimitError | None]:
         return error.best, error
 
 
-def _beside(place: Path) -> Path:
+def beside(place: Path) -> Path:
     """Where a bundle goes that misses a limit: so that nobody ships it by mistake.
 
     What is at the place that was asked for stays as it is.
     """
-    named = place if place.name else place.resolve()
+    named = place.resolve() if place.name in ("", "..") else place
     return named.with_name(f"{named.name}.best")
 
 

@@ -104,7 +104,9 @@ def writable(path: Path) -> Path:
     """
     import os
 
-    parent = path.absolute().parent
+    from graphopt.folders import resolved
+
+    parent = resolved(path).parent
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     if not parent.is_dir():

@@ -65,6 +65,29 @@ def test_optimize_again_replaces_the_bundle_and_nothing_else(cli: Cli, model: Pa
     assert names == ["other.txt", "out", "small.onnx"]
 
 
+def test_the_folder_that_one_is_in_takes_the_bundle(
+    cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays the same folder: a shell in it sees the files."""
+    place = model.parent / "out"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    for _ in range(2):
+        done = cli("optimize", model, *X86, "-o", ".")
+        assert done.code == 0, done.err
+        names = {p.name for p in Path(".").iterdir()}
+        assert {"libmodel.so", "manifest.json", "model.onnx"} <= names
+        assert "libmodel.so" in done.out
+    assert sorted(p.name for p in model.parent.iterdir()) == ["out", "small.onnx"]
+
+
+def test_an_output_whose_links_go_round_is_refused_before_any_work(cli: Cli, model: Path) -> None:
+    Path("loop").symlink_to("loop")
+    done = cli("optimize", model, *X86, "-o", "loop")
+    assert (done.code, done.out) == (2, "")
+    assert "loop can't be written: its links go round in a circle" in done.err
+
+
 def test_optimize_json(cli: Cli, model: Path) -> None:
     np.savez("d.npz", x=np.repeat(X, 2, 0))
     done = cli("optimize", model, *X86, "-o", "out", "--json", "--data", "d.npz", "--threads", 1)

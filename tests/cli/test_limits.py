@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from graphopt.cli.optimize import beside
 from graphopt.runtime import Session
 from tests.cli.conftest import Cli
 
@@ -69,3 +70,18 @@ def test_a_folder_that_would_be_lost_is_refused_before_any_work(
     assert done.code == 2
     assert "out.best exists and is not a graphopt bundle" in done.err
     assert (tmp_path / "out.best" / "mine.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("place", "best"),
+    [("out", "out.best"), ("out/", "out.best"), ("a/out", "a/out.best"), (".", "/here/m.best"),
+     ("..", "/here.best"), ("seg/..", "/here/m.best")],
+)  # fmt: skip
+def test_beside_is_beside_the_folder_itself(
+    place: str, best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "here" / "m"
+    (inside / "seg").mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    wanted = tmp_path / best[1:] if best.startswith("/") else Path(best)
+    assert beside(Path(place)) == wanted
