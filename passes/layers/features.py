@@ -22,9 +22,8 @@ from graphopt.ir.types import Array
 from graphopt.passes.layers.forms import Numbers
 from graphopt.passes.layers.least import descend, fitted, leading
 
-ROUNDS = 3  # of alternating least squares
-STEPS = 6  # of descent in a round
-WORK = 4e10  # multiply-adds that the descent for one fit may take
+ROUNDS, STEPS = 3, 6  # of alternating least squares, and of descent in a round
+COSTLY = 2e8  # multiply-adds a step from which one round of two is enough: 1 % more error at most
 SMALL = 1e-9  # of the mean of a diagonal, added to it before it is factored
 
 
@@ -36,6 +35,11 @@ class Split:
     own: int
     shared: int
     order: Array
+
+    @property
+    def key(self) -> object:
+        """What tells it from others."""
+        return self.blocks, self.own, self.shared, self.order.tobytes()
 
     def arrange(self, w: Array) -> Array:
         """Rows [M, K] as [M, blocks, own, shared]."""
@@ -67,7 +71,7 @@ def through(b: Array, q: Array) -> Array:
 
 
 def features(
-    split: Split, w: Array, c: Array, rank: int, outputs: int | None = None, refine: bool = True
+    split: Split, w: Array, c: Array, start: Array, outputs: int | None = None, refine: bool = True
 ) -> Features:
     """Those of least error in the results: a whitened decomposition, then alternating refits.
 
@@ -75,16 +79,15 @@ def features(
         split: the structure.
         w: the weight, float64 [M, K].
         c: the Gram matrix of the windows, float64 [K, K], positive definite.
-        rank: features of each block.
+        start: as many of `whitened` as there are to be of each block.
         outputs: the rank of `b` as a matrix of M rows; None: any.
         refine: whether to alternate; the second factor is refitted in any case.
     """
     wanted = split.arrange(w)
     own = c[np.ix_(split.order, split.order)]
-    found = Features(_start(split, wanted, own, rank), np.zeros(0))
-    found = _refit(split, found.q, wanted, own, outputs)
-    steps = int(min(STEPS, WORK / ROUNDS / max(len(w) * len(own) ** 2, 1)))
-    for _ in range(ROUNDS if refine and steps and rank < split.own else 0):
+    found = _refit(split, start, wanted, own, outputs)
+    rounds, steps = (1, 2) if len(w) * len(own) ** 2 >= COSTLY else (ROUNDS, STEPS)
+    for _ in range(rounds if refine and start.shape[1] < split.own else 0):
         q = _refeature(split, found, wanted, own, steps)
         found = _refit(split, q, wanted, own, outputs)
     return found
@@ -114,10 +117,14 @@ def _whitened(split: Split, wanted: Array, c: Array) -> tuple[Array, Array]:
     return root, rows.transpose(0, 2, 1) @ rows
 
 
-def _start(split: Split, wanted: Array, c: Array, rank: int) -> Array:
-    """V^T L^-1 of the largest singular vectors V of W L: features of unit power."""
-    root, squares = _whitened(split, wanted, c)
-    v = leading(squares, rank)
+def whitened(split: Split, w: Array, c: Array) -> Array:
+    """V^T L^-1 of the singular vectors V of W L: features of unit power [blocks, own, own].
+
+    Those that give most come first; w float64 [M, K], c float64 [K, K].
+    """
+    own = c[np.ix_(split.order, split.order)]
+    root, squares = _whitened(split, split.arrange(w), own)
+    v = leading(squares, split.own)
     return np.linalg.solve(root.transpose(0, 2, 1), v).transpose(0, 2, 1)
 
 
@@ -163,11 +170,11 @@ def fitted_groups(
 
     Where all inputs count alike, the decomposition is the best already, but for a second rank.
     """
-    found = [
-        features(split, w, numbers.gram(g), rank, outputs,
-                 numbers.inputs[g] is not None or outputs is not None)
-        for g, w in enumerate(numbers.w)
-    ]  # fmt: skip
+    found = list[Features]()
+    for g, w in enumerate(numbers.w):
+        c, able = numbers.gram(g), numbers.inputs[g] is not None or outputs is not None
+        every = numbers.once((split.key, g), lambda w=w, c=c: whitened(split, w, c))
+        found.append(features(split, w, c, every[:, :rank], outputs, able))
     return found, np.stack([split.back(f.product()) for f in found])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,11 +25,19 @@ class Numbers:
     """What a form is fitted to.
 
     `w`: the weight, float64 [groups, outs, K]. `inputs`: of each group, the Gram matrix of what it
-    reads, float64 [K, K] and positive definite; None where all inputs count alike.
+    reads, float64 [K, K] and positive definite; None where all inputs count alike. `known`:
+    what is the same for all sizes of a form.
     """
 
     w: Array
     inputs: Sequence[Array | None]
+    known: dict[object, Array] = field(default_factory=dict[object, Array], compare=False)
+
+    def once(self, key: object, work: Callable[[], Array]) -> Array:
+        """What some work gives, which is done once."""
+        if key not in self.known:
+            self.known[key] = work()
+        return self.known[key]
 
     def gram(self, g: int) -> Array:
         """The Gram matrix of a group's inputs."""

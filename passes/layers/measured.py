@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -88,6 +89,11 @@ class Measured:
     inputs: Gram | None
     sense: float = 1.0
 
+    @cached_property
+    def signal(self) -> float:
+        """The mean square of what it gives at a place, all channels together."""
+        return _signal(self.site, self.inputs, self.site.rows()) if self.inputs else 0.0
+
     def numbers(self, whiten: bool) -> Numbers:
         """See `Looked`."""
         w = self.site.rows()
@@ -104,9 +110,8 @@ class Measured:
             return share * self.sense, (None,) * len(self.site.family)
         pairs = zip(lost, _needed(self.site, self.inputs), strict=True)
         noise = sum(_power(e, c) for e, c in pairs)
-        signal = _signal(self.site, self.inputs, w)
         shift = _shift(self.site, lost, self.inputs.mean())
-        return max(noise, 0.0) / max(signal, 1e-300) * self.sense, (shift,)
+        return max(noise, 0.0) / max(self.signal, 1e-300) * self.sense, (shift,)
 
 
 @dataclass

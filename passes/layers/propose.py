@@ -235,7 +235,8 @@ class Rewriting:
     def _fit_all(self, module: Module, able: list[Site], told: dict[str, list[Choice]]) -> None:
         """Fit the forms of all layers, with what they read in memory a few at a time."""
         samples = self.ctx.samples if self.ctx.samples and self.ctx.samples.runs else None
-        for looked in looked_at(module, able, samples):
+        for i, looked in enumerate(looked_at(module, able, samples)):
+            self.ctx.progress(f"{self.asked.name}: fit layers", i, len(able))
             told[looked.site.name] = list(self._fitted(looked))
 
     def _fitted(self, looked: Looked) -> Iterator[Choice]:

@@ -67,8 +67,10 @@ class Svd(Form):
 
     def fit(self, numbers: Numbers, size: Size) -> Fit:
         """A principal component analysis of the results."""
-        pairs = zip(numbers.w, numbers.inputs, strict=True)
-        u = np.stack([leading(responses(w, c), size[0]) for w, c in pairs])
+        pairs = enumerate(zip(numbers.w, numbers.inputs, strict=True))
+        every = [numbers.once((Svd, g), lambda w=w, c=c: leading(responses(w, c), len(w)))
+                 for g, (w, c) in pairs]  # fmt: skip
+        u = np.stack([one[:, : size[0]] for one in every])
         q = u.transpose(0, 2, 1) @ numbers.w
         shapes, kind = self.shapes(size), self.site.op.kind
         return Fit((stored(kind, q, shapes[0]), stored(kind, u, shapes[1])), u @ q)

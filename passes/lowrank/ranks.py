@@ -14,6 +14,7 @@ from graphopt.passes.lowrank.forms import Tucker
 from graphopt.passes.lowrank.vbmf import vbmf_rank
 
 STEPS = 10  # ranks of a ladder, at most
+LARGE, FEWER = 1 << 20, 6  # weights of a layer from which so many do: each takes seconds to fit
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Ranks:
             for share in np.linspace(0, 1, 4 * STEPS + 1)[1:].tolist()
         ]
         able = [z for z in self._below(sizes, full) if form.parameters(z) < weights]
-        kept = np.linspace(0, len(able) - 1, min(STEPS, len(able))).round().astype(int)
+        count = min(STEPS if weights < LARGE else FEWER, len(able))
+        kept = np.linspace(0, len(able) - 1, count).round().astype(int)
         return [able[i] for i in dict.fromkeys(kept.tolist())]
 
 

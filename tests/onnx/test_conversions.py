@@ -22,7 +22,7 @@ QUICK = (7, 9, 10, 11, 13, 18, NEWEST)
 ALL = pytest.param(OPSETS, marks=pytest.mark.slow, id="all")
 LOWERED = {
     "reorder", "fused", "squeeze_excite", "lstm_scan", "gru_scan", "conv_winograd", "conv_integer",
-    "matmul_integer", "requantize", "lookup", "calibrated", "part",
+    "matmul_integer", "requantize", "lookup", "calibrated", "part", "quantize_by_inverse",
 }  # fmt: skip
 IDS = [f"{i} {c.name}" for i, c in enumerate(CASES)]
 

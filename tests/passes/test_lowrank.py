@@ -147,7 +147,7 @@ def test_a_limit_bounds_the_whole(name: str) -> None:
     module, result = run(TEXT, name, judge=Dear(), max_drop=1.0)
     assert module.to_text() == parse(TEXT).to_text()
     assert result.settled
-    assert all("taken back: the drop would be over 1 points" in c.refused or "not" in c.refused
+    assert all("taken back: the drop would be over 1 point" in c.refused or "not" in c.refused
                or "gains nothing" in c.refused for c in result.settled.left)  # fmt: skip
 
 
