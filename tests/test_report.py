@@ -147,6 +147,14 @@ def test_json_is_json_whatever_the_numbers() -> None:
     assert told["before"]["operators"] == 155
 
 
+def test_names_that_steer_a_terminal_are_escaped(tmp_path: Path) -> None:
+    report = example()
+    report.notes, report.missed = ["kept: \x1b[31mred"], ["pass 8: \x1b]0;title"]
+    text = shown(report, 100, tmp_path)
+    assert "\x1b" not in text
+    assert "note: kept: \\x1b[31mred" in text and "limit missed: pass 8: \\x1b]0;title" in text
+
+
 def shown(report: Report, width: int, place: Path) -> str:
     console = Console(file=io.StringIO(), width=width)
     console.print(screen(report, model=Path("my model.onnx"), place=place, seconds=14.5))

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from graphopt.errors import one_line
 from graphopt.report.model import Latency, Report
 from graphopt.report.units import at_least, count, milliseconds, size
 
@@ -34,7 +35,8 @@ def screen(report: Report, *, model: Path, place: Path, seconds: float) -> Rende
 
 
 def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, overflow="fold")
+    """One line; what names in models may hold to steer a terminal is escaped."""
+    return Text(one_line(text), style=style, overflow="fold")
 
 
 def _numbers(report: Report) -> Table:
