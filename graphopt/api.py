@@ -184,12 +184,7 @@ def optimize(
     except BaseException:
         job.cleanup()
         raise
-    result = Result(job.module, job.report(), job.manifest, job.program, job.staged)
-    if job.missed:
-        error = LimitError(f"{name_of(model)}: {'; '.join(job.missed)}")
-        error.best = result
-        raise error
-    return result
+    return _handed_over(job)
 
 
 def _make(job: Job, check: bool, measure: bool) -> None:
@@ -211,6 +206,20 @@ def _make(job: Job, check: bool, measure: bool) -> None:
         job.await_checks()
         raise
     job.await_checks()
+
+
+def _handed_over(job: Job) -> Result:
+    """What was made.
+
+    Raises:
+        LimitError: it misses a limit of the user's, and is the `best` there is.
+    """
+    result = Result(job.module, job.report(), job.manifest, job.program, job.staged)
+    if job.missed:
+        error = LimitError(f"{name_of(job.request.source)}: {'; '.join(job.missed)}")
+        error.best = result
+        raise error
+    return result
 
 
 __all__ = ["Result", "Tolerance", "load", "optimize", "parse", "save"]
