@@ -124,17 +124,21 @@ def _measure(
         times = measure.interleave(runs, seconds, most=1_000_000)
         count = session.threads
     return {
-        "model": str(path), "peer_model": str(path / "model.onnx" if path.is_dir() else path),
-        "threads": count,
+        "model": str(path), "peer_model": str(_peers_model(path)), "threads": count,
         "results": [{"what": name, **summary(t)} for name, t in times.items()],
     }  # fmt: skip
 
 
+def _peers_model(path: Path) -> Path:
+    """The model that peers run: a bundle's, or the one given."""
+    return path / "model.onnx" if path.is_dir() else path
+
+
 @contextmanager
 def _peers_file(path: Path) -> Generator[Path]:
-    """The ONNX that peers get: a bundle's, or the model's own; IR text is written as ONNX."""
+    """A file of it that peers can read: IR text is written as ONNX."""
     if path.is_dir() or path.suffix != ".gir":
-        yield path / "model.onnx" if path.is_dir() else path
+        yield _peers_model(path)
         return
     from graphopt import api
 
